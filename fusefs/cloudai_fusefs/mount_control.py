@@ -89,6 +89,19 @@ class RunPlace:
     task_id: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class RunStatus:
+    """A run that the mount's user may see."""
+
+    path: str
+    """Relative to the mount point: user/task/name."""
+    task_id: str
+    created_at_ns: int
+    sealed: bool
+    exit_status: int | None = None
+    """Of a sealed run."""
+
+
 class MountControl(Protocol):
     """The requests of `cloudai status`, `wait`, `run`, `seal`, `umount`. Called on the mount's own loop.
 
@@ -106,6 +119,10 @@ class MountControl(Protocol):
 
     async def create_run(self, task: str, *, name: str = "", task_id: str = "") -> RunPlace:
         """A new open run of the token's user; an empty name is the master's time."""
+        ...
+
+    async def list_runs(self, path: str = "") -> Sequence[RunStatus]:
+        """The runs below "", user or user/task, in the order of their paths; of a run's path, that one."""
         ...
 
     async def seal_run(self, path: str, exit_status: int) -> None:

@@ -30,8 +30,8 @@ FIND_MISSING_DIGESTS_MAX: Final = 10_000
 TREE_PAGE_EDGES_MAX: Final = 20_000
 MANIFEST_PAGE_CHUNKS_MAX: Final = 50_000
 
-# 4 TiB of full chunks.
-FILE_CHUNKS_MAX: Final = 1024 * KIB
+# 1 TiB of full chunks: the manifest of such a file still fits into one commit.
+FILE_CHUNKS_MAX: Final = 256 * KIB
 FILE_BYTES_MAX: Final = FILE_CHUNKS_MAX * CHUNK_BYTES_MAX
 
 # NAME_MAX and PATH_MAX of Linux, without the final NUL; a tree deeper than this is a program's loop.
@@ -54,4 +54,5 @@ assert CHUNK_BYTES_MAX + 64 * KIB < MESSAGE_BYTES_MAX
 # bytes as well (TREE_PAGE_BYTES_MAX).
 TREE_PAGE_BYTES_MAX: Final = 4 * MIB
 assert MANIFEST_PAGE_CHUNKS_MAX * (DIGEST_BYTES + 16) < MESSAGE_BYTES_MAX
+assert FILE_CHUNKS_MAX * (DIGEST_BYTES + 8) + COMMIT_INLINE_BYTES_MAX < MESSAGE_BYTES_MAX
 assert INLINE_BYTES_MAX <= CHUNK_BYTES_MAX

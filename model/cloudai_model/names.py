@@ -66,7 +66,7 @@ def check_symlink_target(target: bytes) -> None:
 
 
 def check_managed_name(name: str) -> None:
-    """Accept the name of a user or a task: printable text of at most 255 bytes that does not start with a dot.
+    """Accept a user's or a task's name: printable text of at most 255 bytes that does not start with a dot.
 
     The dot keeps `.git`, `.Trash-1000` and their like, which programs try at the top of any mount, from
     becoming tasks.

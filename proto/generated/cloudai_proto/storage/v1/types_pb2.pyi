@@ -81,7 +81,7 @@ class Manifest(_message.Message):
     def __init__(self, chunks: _Optional[_Iterable[_Union[Chunk, _Mapping]]] = ...) -> None: ...
 
 class Run(_message.Message):
-    __slots__ = ("user", "task", "name", "task_id", "root_node_id", "created_at_ns", "sealed", "sealed_at_ns", "exit_status", "revision", "removed")
+    __slots__ = ("user", "task", "name", "task_id", "root_node_id", "created_at_ns", "sealed", "sealed_at_ns", "exit_status", "revision", "removed", "attributes")
     USER_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -93,6 +93,7 @@ class Run(_message.Message):
     EXIT_STATUS_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     REMOVED_FIELD_NUMBER: _ClassVar[int]
+    ATTRIBUTES_FIELD_NUMBER: _ClassVar[int]
     user: str
     task: str
     name: str
@@ -104,7 +105,8 @@ class Run(_message.Message):
     exit_status: int
     revision: int
     removed: bool
-    def __init__(self, user: _Optional[str] = ..., task: _Optional[str] = ..., name: _Optional[str] = ..., task_id: _Optional[str] = ..., root_node_id: _Optional[int] = ..., created_at_ns: _Optional[int] = ..., sealed: _Optional[bool] = ..., sealed_at_ns: _Optional[int] = ..., exit_status: _Optional[int] = ..., revision: _Optional[int] = ..., removed: _Optional[bool] = ...) -> None: ...
+    attributes: Attributes
+    def __init__(self, user: _Optional[str] = ..., task: _Optional[str] = ..., name: _Optional[str] = ..., task_id: _Optional[str] = ..., root_node_id: _Optional[int] = ..., created_at_ns: _Optional[int] = ..., sealed: _Optional[bool] = ..., sealed_at_ns: _Optional[int] = ..., exit_status: _Optional[int] = ..., revision: _Optional[int] = ..., removed: _Optional[bool] = ..., attributes: _Optional[_Union[Attributes, _Mapping]] = ...) -> None: ...
 
 class Task(_message.Message):
     __slots__ = ("user", "name", "created_at_ns", "removed")

@@ -1,0 +1,69 @@
+"""Files that may be lost but never be wrong: how both caches write them, and how they complain.
+
+Blocking; callers run it in a thread. A file appears under its name whole or not at all, to every process
+that shares the directory. Nothing is synced: after a power cut a file may hold anything, so whoever reads
+one verifies it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+TEMPORARY_PREFIX: Final = ".incoming-"
+"""Of files that are being written; what a killed process left has it too."""
+
+WARNING_INTERVAL_SECONDS: Final = 60.0
+
+
+def make_private_directory(root: Path, directory: Path) -> None:
+    """Makes root and the directory below it, and all between, for the owner alone; what is there stays."""
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    place = root
+    for name in directory.relative_to(root).parts:
+        place /= name
+        place.mkdir(mode=0o700, exist_ok=True)
+
+
+def write_cache_file(path: Path, parts: Iterable[bytes | memoryview]) -> None:
+    """Makes the file hold the parts one after another, mode 0600, replacing what had the name.
+
+    Raises OSError (ENOSPC, ENOENT without the directory, ...) and leaves nothing then.
+    """
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}")
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with os.fdopen(handle, "wb", buffering=0) as file:
+            for part in parts:
+                _write_all(file.fileno(), part)
+        temporary.rename(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _write_all(handle: int, part: bytes | memoryview) -> None:
+    rest = memoryview(part)
+    while rest:
+        rest = rest[os.write(handle, rest) :]
+
+
+class RareWarning:
+    """A warning that is logged at most once in WARNING_INTERVAL_SECONDS: a full disk fails every write."""
+
+    def __init__(self, log: logging.Logger, message: str) -> None:
+        self._log = log
+        self._message = message
+        self._logged_at: float | None = None
+
+    def log(self, *arguments: object) -> None:
+        now = time.monotonic()
+        if self._logged_at is not None and now - self._logged_at < WARNING_INTERVAL_SECONDS:
+            return
+        self._logged_at = now
+        self._log.warning(self._message, *arguments)

@@ -1,0 +1,227 @@
+"""One file, directory or symlink of a run, as this mount shows it: what the master said, overlaid with
+what has been done here since.
+
+A node keeps its inode number for as long as the mount lives, even when the master already had the directory
+under another id.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from typing import TYPE_CHECKING, Any
+
+from cloudai_model.chunks import Chunk, Manifest
+from cloudai_model.limits import NODE_ID_MAX, NODE_ID_MIN
+from cloudai_proto.storage.v1 import types_pb2 as types
+
+if TYPE_CHECKING:
+    from cloudai_fusefs.chunk_reader import FileContent
+    from cloudai_fusefs.run_tree import RunTree
+    from cloudai_fusefs.staged_file import StagedFile
+
+FILE = types.NODE_KIND_FILE
+DIRECTORY = types.NODE_KIND_DIRECTORY
+SYMLINK = types.NODE_KIND_SYMLINK
+
+
+def new_node_id() -> int:
+    """A random id for a node made here; two of 10 million nodes meet with a chance of 1 in 100,000."""
+    return NODE_ID_MIN + secrets.randbelow(NODE_ID_MAX - NODE_ID_MIN + 1)
+
+
+class Pending:
+    """What of a node the master has not acknowledged.
+
+    `change_count` counts the node's changes; a commit that was composed at one count settles the changes up
+    to it and no later ones.
+    """
+
+    __slots__ = (
+        "change_count",
+        "content",
+        "due_seconds",
+        "failure",
+        "is_urgent",
+        "place",
+        "sent",
+        "sequence",
+        "settled_count",
+        "uploaded_bytes",
+        "uploading",
+    )
+
+    def __init__(self, sequence: int) -> None:
+        self.sequence = sequence
+        self.change_count = 0
+        self.settled_count = 0
+        self.place = False  # has yet to be put at its path
+        self.content = False
+        self.sent = False  # a commit with it has left: the master may know of it
+        self.due_seconds = 0.0  # on trio's clock
+        self.is_urgent = False  # somebody waits: fsync, wait, umount
+        self.uploading = False
+        self.uploaded_bytes = 0
+        self.failure: Exception | None = None
+
+
+class Node:
+    """The state of one inode inside a run, changed by its tree and by the operations."""
+
+    __slots__ = (
+        "_edges",
+        "atime_ns",
+        "children",
+        "committed",
+        "content",
+        "ctime_ns",
+        "digest",
+        "generation",
+        "gid",
+        "ino",
+        "kernel_attributes",
+        "kernel_generation",
+        "kind",
+        "lookup_count",
+        "mode",
+        "mtime_ns",
+        "node_id",
+        "open_count",
+        "pending",
+        "revision",
+        "size_bytes",
+        "staged",
+        "subdirectory_count",
+        "symlink_target",
+        "tree",
+        "uid",
+        "writer_count",
+    )
+
+    def __init__(self, tree: RunTree, node_id: int, kind: types.NodeKind) -> None:
+        self.tree = tree
+        self.node_id = node_id
+        self.ino = node_id
+        self.kind = kind
+        self.mode = 0o755 if kind == DIRECTORY else 0o644
+        self.uid = 0
+        self.gid = 0
+        self.size_bytes = 0
+        self.mtime_ns = self.ctime_ns = self.atime_ns = 0
+        self.generation = 0
+        self.revision = 0
+        self.symlink_target = b""
+        self.digest = b""
+        self.children: dict[bytes, Node] | None = {} if kind == DIRECTORY else None
+        self._edges: list[tuple[Node, bytes]] = []
+        self.subdirectory_count = 0
+
+        self.pending: Pending | None = None
+        self.staged: StagedFile | None = None
+        self.committed = b""  # digest of the manifest that this mount committed last
+        self.content: FileContent | None = None  # of the generation, once its manifest is known
+
+        self.lookup_count = 0  # the kernel's references
+        self.open_count = 0
+        self.writer_count = 0
+        self.kernel_attributes: Any = None  # kept by the kernel's edge; None: to be built again
+        self.kernel_generation = -1  # of the content in the kernel's page cache
+
+    @property
+    def is_directory(self) -> bool:
+        return self.children is not None
+
+    @property
+    def is_file(self) -> bool:
+        return self.kind == FILE
+
+    @property
+    def edges(self) -> list[tuple[Node, bytes]]:
+        """Its names: (directory, name). A directory has one, the run's root none."""
+        return self._edges
+
+    @property
+    def link_count(self) -> int:
+        if self.children is not None:
+            return 2 + self.subdirectory_count
+        return len(self._edges)
+
+    @property
+    def is_attached(self) -> bool:
+        return bool(self._edges) or self is self.tree.root
+
+    @property
+    def is_unknown_to_master(self) -> bool:
+        """Made here, and no commit with it has left yet."""
+        return self.pending is not None and self.pending.place and not self.pending.sent
+
+    def touch(self, *, mtime: bool = True) -> None:
+        """Content, or a directory's names, changed now; without `mtime` only the attributes did."""
+        self.ctime_ns = time.time_ns()
+        if mtime:
+            self.mtime_ns = self.ctime_ns
+        self.kernel_attributes = None
+
+    def set_size(self, size_bytes: int) -> None:
+        self.size_bytes = size_bytes
+        self.kernel_attributes = None
+
+    def take_server_state(self, message: types.Node) -> bool:
+        """What the master says of the node, unless something newer is known here. True: something changed."""
+        if message.revision < self.revision:
+            return False
+        self.revision = message.revision
+        before = (
+            self.generation,
+            self.mode,
+            self.uid,
+            self.gid,
+            self.mtime_ns,
+            self.ctime_ns,
+            self.size_bytes,
+        )
+        # A change of attributes or content made here will be committed over what came: it stays shown.
+        if self.pending is None:
+            attributes = message.attributes
+            self.mode = attributes.mode
+            self.uid = attributes.uid
+            self.gid = attributes.gid
+            self.mtime_ns = attributes.mtime_ns
+            self.ctime_ns = attributes.ctime_ns
+            self.atime_ns = attributes.atime_ns
+        if self.generation != message.generation:
+            self.generation = message.generation
+            self.content = None
+        if self.staged is None and (self.pending is None or not self.pending.content):
+            self.size_bytes = message.size_bytes
+        self.digest = message.digest
+        self.symlink_target = message.symlink_target
+        after = (
+            self.generation,
+            self.mode,
+            self.uid,
+            self.gid,
+            self.mtime_ns,
+            self.ctime_ns,
+            self.size_bytes,
+        )
+        self.kernel_attributes = None
+        return before != after
+
+    def known_manifest(self, size_bytes: int) -> Manifest | None:
+        """The manifest of the master's generation where it follows from the node itself."""
+        if size_bytes == 0:
+            return Manifest()
+        if self.digest:
+            return Manifest([Chunk(size_bytes, self.digest)])
+        return None
+
+    def wire_attributes(self) -> types.Attributes:
+        return types.Attributes(
+            mode=self.mode,
+            uid=self.uid,
+            gid=self.gid,
+            mtime_ns=self.mtime_ns,
+            ctime_ns=self.ctime_ns,
+            atime_ns=self.atime_ns,
+        )

@@ -1,0 +1,263 @@
+"""The operations on contents: open, read, write, truncate, flush, fsync, release.
+
+A file with staged bytes is read from them and, for what is not staged, from its base; any other file is read
+by its generation's manifest. A handle belongs to a node, not to a generation: a reader of a growing file
+sees it grow.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+import trio
+
+from cloudai_fusefs.chunk_reader import ChunkReader, FileContent
+from cloudai_fusefs.master_client import MasterClient
+from cloudai_fusefs.node import DIRECTORY, Node
+from cloudai_fusefs.read_ahead import ReadAhead
+from cloudai_fusefs.sealed_cache import SealedCache
+from cloudai_fusefs.staged_file import StagedFile
+from cloudai_fusefs.staging import Staging, manifest_from_wire
+from cloudai_fusefs.uploader import Uploader
+from cloudai_model.chunks import Manifest
+from cloudai_model.errors import (
+    InternalError,
+    InvalidRequest,
+    IsADirectory,
+    MasterUnavailable,
+    NotFound,
+    ReadOnlyMount,
+    RunSealed,
+)
+from cloudai_model.limits import CHUNK_BYTES_MAX
+
+_STALE_GENERATION_ATTEMPTS: Final = 3
+"""A generation can be superseded between its news and the question for its manifest."""
+
+
+class OpenFile:
+    """One open handle."""
+
+    __slots__ = ("can_write", "node", "read_ahead")
+
+    def __init__(self, node: Node, *, can_write: bool) -> None:
+        self.node = node
+        self.can_write = can_write
+        self.read_ahead = ReadAhead()
+
+
+class OpenFiles:
+    """The open handles of a mount, by the number the kernel has."""
+
+    def __init__(
+        self,
+        client: MasterClient,
+        reader: ChunkReader,
+        sealed_cache: SealedCache,
+        staging: Staging,
+        uploader: Uploader,
+        *,
+        read_only: bool,
+        timeo_seconds: float,
+    ) -> None:
+        self._client = client
+        self._reader = reader
+        self._sealed_cache = sealed_cache
+        self._staging = staging
+        self._uploader = uploader
+        self._read_only = read_only
+        self._timeo_seconds = timeo_seconds
+        self._handles: dict[int, OpenFile] = {}
+        self._next_handle = 1
+
+    @property
+    def count(self) -> int:
+        return len(self._handles)
+
+    def node_of(self, handle: int) -> Node:
+        return self._handles[handle].node
+
+    async def open(self, node: Node, flags: int) -> tuple[int, bool]:
+        """A handle, and whether the kernel may keep the pages it has of the file.
+
+        O_TRUNC arrives here and truncates (libfuse turns ATOMIC_O_TRUNC on). Raises IsADirectory,
+        RunSealed, ReadOnlyMount, and the client's errors where the manifest has to be asked for.
+        """
+        if node.is_directory:
+            raise IsADirectory
+        if not node.is_file:
+            raise InvalidRequest("not a file")
+        can_write = flags & os.O_ACCMODE != os.O_RDONLY
+        if can_write or flags & os.O_TRUNC:
+            self._check_writable(node)
+        if flags & os.O_TRUNC:
+            self._truncate_to_nothing(node)
+        elif can_write:
+            await self._stage(node)
+        keep_pages = node.kernel_generation == node.generation or node.staged is not None
+        node.kernel_generation = node.generation
+        return self._add(node, can_write=can_write), keep_pages
+
+    def open_new(self, node: Node) -> int:
+        """A handle for a file that was made here just now."""
+        return self._add(node, can_write=True)
+
+    async def read(self, handle: int, offset_bytes: int, length_bytes: int) -> bytes | memoryview:
+        """The bytes [offset, offset + length), shorter only at the file's end. Short reads follow read(2).
+
+        Raises ChunkDamaged, MasterUnavailable when no answer came within timeo. Cancelled: nothing changed.
+        """
+        file = self._handles[handle]
+        node = file.node
+        if node.staged is not None:
+            return await node.staged.read(offset_bytes, length_bytes)
+        content = node.content or await self._content(node)
+        for index in file.read_ahead.note_read(content.manifest, offset_bytes, length_bytes):
+            self._reader.prefetch(content, index)
+        return await self._reader.read(content, offset_bytes, length_bytes)
+
+    async def write(self, handle: int, offset_bytes: int, data: bytes) -> int:
+        """Stages the bytes; they survive the death of the daemon once this has returned.
+
+        Raises FileTooLarge, RunSealed, OSError (ENOSPC) of the state disk.
+        """
+        node = self._handles[handle].node
+        self._check_writable(node)
+        staged = node.staged or await self._stage(node)
+        if node.pending is None or not node.pending.content:
+            # The row first: bytes without one would be taken for a leftover by the next mount.
+            self._staging.note_content(node)
+        await staged.write(offset_bytes, data)
+        node.set_size(staged.size_bytes)
+        node.touch()
+        self._staging.note_content(node)
+        end_bytes = offset_bytes + len(data)
+        if offset_bytes // CHUNK_BYTES_MAX != end_bytes // CHUNK_BYTES_MAX:
+            self._uploader.note_full_chunk(node)
+        return len(data)
+
+    async def truncate(self, node: Node, size_bytes: int) -> None:
+        """Cuts the file or extends it with zeros. Raises as write."""
+        self._check_writable(node)
+        if node.is_directory:
+            raise IsADirectory
+        if size_bytes == 0:
+            self._truncate_to_nothing(node)
+            return
+        staged = node.staged or await self._stage(node)
+        if staged.size_bytes == size_bytes:
+            node.touch()
+            self._staging.note_content(node)
+            return
+        self._staging.note_content(node)
+        staged.truncate(size_bytes)
+        node.set_size(size_bytes)
+        node.touch()
+        self._staging.note_content(node)
+        if node.writer_count == 0:
+            self._uploader.note_closed(node)
+
+    def flush(self, handle: int) -> None:
+        """close(2) of one descriptor: size and times are written down with the bytes."""
+        node = self._handles[handle].node
+        if node.pending is not None and node.pending.content:
+            self._staging.record(node)
+
+    async def fsync(self, node: Node) -> None:
+        """Returns when what was written before is at the master, by name and content, on its disk.
+
+        Raises the refusal (ENOSPC, EDQUOT...) or MasterUnavailable after timeo; the bytes stay staged, and
+        go on uploading. Cancelled: the same.
+        """
+        nodes = [node]
+        if node.kind == DIRECTORY:
+            nodes += (node.children or {}).values()
+        with trio.move_on_after(self._timeo_seconds) as scope:
+            await self._uploader.make_durable(nodes)
+        if scope.cancelled_caught:
+            raise MasterUnavailable("fsync", timeo_seconds=self._timeo_seconds)
+
+    def release(self, handle: int) -> Node:
+        """The last descriptor of the handle is closed; returns its node, which may now be unused."""
+        file = self._handles.pop(handle)
+        node = file.node
+        node.open_count -= 1
+        if file.can_write:
+            node.writer_count -= 1
+            if node.writer_count == 0:
+                self._uploader.note_closed(node)
+        self._staging.drop_staged_if_idle(node)
+        return node
+
+    def _add(self, node: Node, *, can_write: bool) -> int:
+        handle = self._next_handle
+        self._next_handle += 1
+        self._handles[handle] = OpenFile(node, can_write=can_write)
+        node.open_count += 1
+        node.writer_count += can_write
+        return handle
+
+    def _check_writable(self, node: Node) -> None:
+        if self._read_only:
+            raise ReadOnlyMount
+        if node.tree.is_sealed:
+            raise RunSealed(run=node.tree.path)
+
+    async def _stage(self, node: Node) -> StagedFile:
+        if node.staged is not None:
+            return node.staged
+        if node.pending is not None and node.pending.content:
+            return self._staging.stage(node, Manifest())  # made here, and still empty
+        content = await self._content(node)
+        # Another writer may have been faster: stage() returns what it made.
+        return self._staging.stage(node, content.manifest)
+
+    def _truncate_to_nothing(self, node: Node) -> None:
+        self._staging.note_content(node)
+        if node.staged is None:
+            self._staging.stage(node, Manifest())
+        else:
+            node.staged.truncate(0)
+        node.set_size(0)
+        node.touch()
+        self._staging.note_content(node)
+        if node.writer_count == 0:
+            self._uploader.note_closed(node)
+
+    async def _content(self, node: Node) -> FileContent:
+        for _ in range(_STALE_GENERATION_ATTEMPTS):
+            if node.content is not None:
+                return node.content
+            generation, size_bytes = node.generation, node.size_bytes
+            manifest = node.known_manifest(size_bytes)
+            if manifest is None:
+                manifest = await self._load_manifest(node, generation)
+            if manifest is None or node.generation != generation:
+                continue
+            if manifest.size_bytes != size_bytes and node.size_bytes == size_bytes:
+                raise InternalError("manifest and size do not agree", size_bytes=size_bytes)
+            node.content = FileContent(
+                task_id=node.tree.task_id,
+                node_id=node.node_id,
+                generation=generation,
+                manifest=manifest,
+                label=node.tree.label_of(node),
+            )
+            return node.content
+        raise NotFound("the file's content changed too often to be read", node_id=node.node_id)
+
+    async def _load_manifest(self, node: Node, generation: int) -> Manifest | None:
+        task_id, node_id = node.tree.task_id, node.node_id
+        manifest = await self._sealed_cache.load_manifest(task_id, node_id, generation)
+        if manifest is not None:
+            return manifest
+        try:
+            chunks = await self._client.get_manifest(task_id, node_id, generation)
+        except NotFound:
+            # Superseded, or gone: news of it is on the way.
+            await trio.sleep(0.1)
+            return None
+        manifest = manifest_from_wire(chunks)
+        await self._sealed_cache.store_manifest(task_id, node_id, generation, manifest)
+        return manifest

@@ -1,0 +1,169 @@
+"""A master client with patience: a call that was not answered is made again, until `timeo` is over.
+
+It may do so blindly: every mutating request carries its request id, every other call changes nothing.
+All other errors are answers, and pass at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Final, ParamSpec, TypeVar
+
+import trio
+from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
+
+from cloudai_fusefs.master_client import MasterClient
+from cloudai_model.errors import CloudAIError, MasterUnavailable
+from cloudai_proto.storage.v1 import names_pb2 as names
+from cloudai_proto.storage.v1 import types_pb2 as types
+
+RETRY_PAUSE_SECONDS_FIRST: Final = 0.2
+RETRY_PAUSE_SECONDS_MAX: Final = 2.0
+"""Pauses are drawn from [0, 0.2], [0, 0.4], ... [0, 2]: full jitter, so that the clients of a master that
+comes back do not come back together; soon, since a kernel request waits."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class RetryingMasterClient:
+    """A MasterClient that repeats each call of another on MasterUnavailable.
+
+    Every call raises the last MasterUnavailable once `timeo_seconds` have passed since it began, a call in
+    flight included, which is cancelled then and may have been carried out. Cancelled: the same.
+    `get_capabilities`, which asks whether the master is there, and `watch`, whose reader must list anew
+    when it broke, are not repeated.
+    """
+
+    def __init__(self, client: MasterClient, *, timeo_seconds: float) -> None:
+        self._client = client
+        self._timeo_seconds = timeo_seconds
+        self._is_connected = False
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the last call, or message of a watch, was answered, be it by a refusal.
+
+        False before the first.
+        """
+        return self._is_connected
+
+    async def get_capabilities(self) -> names.GetCapabilitiesResponse:
+        return await self.note_outcome(self._client.get_capabilities)
+
+    async def get_usage(self, user: str) -> names.GetUsageResponse:
+        return await self._repeat(self._client.get_usage, user)
+
+    async def list_users(self) -> list[str]:
+        return await self._repeat(self._client.list_users)
+
+    async def list_tasks(self, user: str) -> names.ListTasksResponse:
+        return await self._repeat(self._client.list_tasks, user)
+
+    async def list_runs(self, user: str, task: str = "") -> tuple[list[types.Run], int]:
+        return await self._repeat(self._client.list_runs, user, task)
+
+    async def create_task(self, request: names.CreateTaskRequest) -> types.Task:
+        return await self._repeat(self._client.create_task, request)
+
+    async def remove_task(self, request: names.RemoveTaskRequest) -> None:
+        await self._repeat(self._client.remove_task, request)
+
+    async def create_run(self, request: names.CreateRunRequest) -> types.Run:
+        return await self._repeat(self._client.create_run, request)
+
+    async def remove_run(self, request: names.RemoveRunRequest) -> None:
+        await self._repeat(self._client.remove_run, request)
+
+    async def seal_run(self, request: names.SealRunRequest) -> types.Run:
+        return await self._repeat(self._client.seal_run, request)
+
+    async def list_tree(self, task_id: str, page_token: str = "") -> names.ListTreeResponse:
+        return await self._repeat(self._client.list_tree, task_id, page_token)
+
+    async def get_manifest(self, task_id: str, node_id: int, generation: int) -> list[types.Chunk]:
+        return await self._repeat(self._client.get_manifest, task_id, node_id, generation)
+
+    async def commit_nodes(self, request: names.CommitNodesRequest) -> names.CommitNodesResponse:
+        return await self._repeat(self._client.commit_nodes, request)
+
+    async def append_file(self, request: names.AppendFileRequest) -> names.AppendFileResponse:
+        return await self._repeat(self._client.append_file, request)
+
+    async def link(self, request: names.LinkRequest) -> names.LinkResponse:
+        return await self._repeat(self._client.link, request)
+
+    async def rename(self, request: names.RenameRequest) -> names.RenameResponse:
+        return await self._repeat(self._client.rename, request)
+
+    async def remove(self, request: names.RemoveRequest) -> names.RemoveResponse:
+        return await self._repeat(self._client.remove, request)
+
+    def watch(
+        self, request: names.WatchRequest
+    ) -> AbstractAsyncContextManager[AsyncIterator[names.WatchResponse]]:
+        return self._watch(request)
+
+    async def find_missing_chunks(self, task_id: str, digests: Sequence[bytes]) -> set[bytes]:
+        return await self._repeat(self._client.find_missing_chunks, task_id, digests)
+
+    async def put_chunk(self, task_id: str, digest: bytes, data: bytes | memoryview) -> None:
+        await self._repeat(self._client.put_chunk, task_id, digest, data)
+
+    async def read_chunk(self, task_id: str, node_id: int, generation: int, chunk_index: int) -> bytes:
+        return await self._repeat(self._client.read_chunk, task_id, node_id, generation, chunk_index)
+
+    @asynccontextmanager
+    async def _watch(self, request: names.WatchRequest) -> AsyncIterator[AsyncIterator[names.WatchResponse]]:
+        async with self._client.watch(request) as messages:
+            yield _NotedMessages(self, messages)
+
+    async def _repeat(self, call: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+        retrying = AsyncRetrying(
+            sleep=trio.sleep,
+            retry=retry_if_exception_type(MasterUnavailable),
+            wait=wait_random_exponential(multiplier=RETRY_PAUSE_SECONDS_FIRST, max=RETRY_PAUSE_SECONDS_MAX),
+        )
+        last_error = MasterUnavailable("no answer in time", timeo_seconds=self._timeo_seconds)
+
+        async def attempt_call() -> T:
+            nonlocal last_error
+            try:
+                return await self.note_outcome(call, *args, **kwargs)
+            except MasterUnavailable as error:
+                last_error = error
+                raise
+
+        # The scope is the bound, by trio's clock; tenacity's own stop conditions look at another one.
+        with trio.move_on_after(self._timeo_seconds):
+            return await retrying(attempt_call)
+        self._is_connected = False
+        raise last_error
+
+    async def note_outcome(self, call: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
+        """What the call, made once, returns or raises, after which `is_connected` is known anew."""
+        try:
+            answer = await call(*args, **kwargs)
+        except MasterUnavailable:
+            self._is_connected = False
+            raise
+        except CloudAIError:
+            self._is_connected = True
+            raise
+        self._is_connected = True
+        return answer
+
+
+class _NotedMessages:
+    """The messages of a watch; each is an outcome like that of a call."""
+
+    def __init__(self, client: RetryingMasterClient, messages: AsyncIterator[names.WatchResponse]) -> None:
+        self._client = client
+        self._messages = messages
+
+    def __aiter__(self) -> AsyncIterator[names.WatchResponse]:
+        return self
+
+    async def __anext__(self) -> names.WatchResponse:
+        return await self._client.note_outcome(self._messages.__anext__)

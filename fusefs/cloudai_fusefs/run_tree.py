@@ -1,0 +1,307 @@
+"""The tree of one run: nodes and edges, what the master said of them, and what has been changed here since.
+
+Pure state: nothing here waits. Functions that take in news return what the kernel must be told
+(`Invalidation`); the caller sends it.
+
+Invariant: a node is in `nodes` from the moment it is known until it has neither a name, nor a reference of
+the kernel, nor an open handle.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
+
+import trio
+
+from cloudai_fusefs.node import DIRECTORY, Node, Pending
+from cloudai_model.errors import AlreadyExists, NameTooLong
+from cloudai_model.limits import PATH_BYTES_MAX, PATH_DEPTH_MAX
+from cloudai_proto.storage.v1 import names_pb2 as names
+from cloudai_proto.storage.v1 import types_pb2 as types
+
+
+class Invalidation(NamedTuple):
+    """Something that the kernel may have cached is not true any more.
+
+    With a name: the entry of that name in the directory `ino`, and if `removed_ino` is not 0 it is gone.
+    Without: the attributes of the inode.
+    """
+
+    ino: int
+    name: bytes | None = None
+    removed_ino: int = 0
+
+
+class RunTree:
+    """One run. `watch_is_healthy` says whether news of other writers arrives by itself."""
+
+    def __init__(self, run: types.Run, register: Callable[[Node], None]) -> None:
+        self.user = run.user
+        self.task = run.task
+        self.name = run.name
+        self.task_id = run.task_id
+        self.created_at_ns = run.created_at_ns
+        self.is_sealed = run.sealed
+        self.exit_status = run.exit_status
+        self.revision = 0
+        self.is_loaded = False
+        self.is_removed = False
+        self.watch_is_healthy = False
+        self.loading_lock = trio.Lock()
+        # Held around every call that changes names at the master: a commit whose answer is not here yet
+        # must not cross a rename of what it names.
+        self.mutation_lock = trio.Lock()
+        self.nodes: dict[int, Node] = {}
+        self.pending: dict[Node, Pending] = {}
+        # Removed or renamed here at a revision: older news of these nodes' names is history.
+        self._settled_revisions: dict[int, int] = {}
+        self._register = register
+        self._next_sequence = 1
+        self.root = Node(self, run.root_node_id, DIRECTORY)
+        moment_ns = run.sealed_at_ns or run.created_at_ns
+        self.root.mtime_ns = self.root.ctime_ns = self.root.atime_ns = moment_ns
+        if run.HasField("attributes"):
+            self._take_attributes(self.root, run.attributes)
+        self._add_node(self.root)
+
+    @property
+    def path(self) -> str:
+        """Relative to the mount point."""
+        return f"{self.user}/{self.task}/{self.name}"
+
+    def path_of(self, node: Node) -> bytes:
+        """The node's path in the run by its first name; b"" for the root and for a node without a name."""
+        components: list[bytes] = []
+        while node.edges:
+            node, name = node.edges[0]
+            components.append(name)
+        return b"/".join(reversed(components))
+
+    def label_of(self, node: Node) -> str:
+        """The path below the mount point, for people: bytes that are no UTF-8 as surrogate escapes."""
+        inside = self.path_of(node).decode(errors="surrogateescape")
+        return f"{self.path}/{inside}" if inside else self.path
+
+    def check_place(self, parent: Node, name: bytes) -> None:
+        """Raises NameTooLong where a new name would be past the limits of a path."""
+        parent_path = self.path_of(parent)
+        if len(parent_path) + 1 + len(name) > PATH_BYTES_MAX or parent_path.count(b"/") + 2 > PATH_DEPTH_MAX:
+            raise NameTooLong("the path is too long or too deep", name=name)
+
+    # --- changes made here -------------------------------------------------------------------------------
+
+    def add(self, parent: Node, name: bytes, node: Node) -> None:
+        """Gives the node a name that is free. Raises AlreadyExists."""
+        assert parent.children is not None
+        if name in parent.children:
+            raise AlreadyExists(name=name)
+        self._add_node(node)
+        self._attach(parent, name, node)
+        parent.touch()
+
+    def detach(self, parent: Node, name: bytes) -> Node:
+        """Takes the name away and returns the node that had it."""
+        node = self._detach(parent, name)
+        node.touch(mtime=False)
+        parent.touch()
+        return node
+
+    def move(self, old_parent: Node, old_name: bytes, new_parent: Node, new_name: bytes) -> Node | None:
+        """Renames; returns the node that had the new name, now without it."""
+        node = self.detach(old_parent, old_name)
+        assert new_parent.children is not None
+        replaced = self.detach(new_parent, new_name) if new_name in new_parent.children else None
+        self._attach(new_parent, new_name, node)
+        new_parent.touch()
+        return replaced
+
+    def note_pending(self, node: Node) -> Pending:
+        """The node has a change that the master must learn of."""
+        pending = node.pending
+        if pending is None:
+            pending = node.pending = self.pending[node] = Pending(self._next_sequence)
+            self._next_sequence += 1
+        pending.change_count += 1
+        pending.failure = None
+        return pending
+
+    def forget_pending(self, node: Node) -> None:
+        """The master knows all of it, or it need not."""
+        node.pending = None
+        self.pending.pop(node, None)
+
+    def note_settled(self, node: Node, revision: int) -> None:
+        """The master answered a removal or rename at this revision."""
+        self._settled_revisions[node.node_id] = revision
+
+    def take_node_id(self, node: Node, node_id: int) -> None:
+        """The master already had this directory, under another id; the inode number stays."""
+        if node_id != node.node_id and node_id not in self.nodes:
+            del self.nodes[node.node_id]
+            node.node_id = node_id
+            self.nodes[node_id] = node
+
+    def forget_if_unused(self, node: Node) -> bool:
+        """Lets go of a node that nothing refers to any more. True: it is gone."""
+        if node.is_attached or node.lookup_count or node.open_count:
+            return False
+        if self.nodes.get(node.node_id) is node:
+            del self.nodes[node.node_id]
+        return True
+
+    def walk(self, node: Node) -> Iterator[Node]:
+        """The node and all below it, parents first."""
+        stack = [node]
+        while stack:
+            node = stack.pop()
+            yield node
+            if node.children:
+                stack.extend(node.children.values())
+
+    # --- news from the master ----------------------------------------------------------------------------
+
+    def apply_tree(self, pages: Iterable[names.ListTreeResponse]) -> list[Invalidation]:
+        """The whole tree as listed. What is pending here stays; what the listing lacks otherwise goes."""
+        told: list[Invalidation] = []
+        seen: set[tuple[int, bytes]] = set()
+        first = True
+        revision = 0
+        for page in pages:
+            if first:
+                revision = page.revision
+                self.is_sealed = self.is_sealed or page.sealed
+                self.root.take_server_state(page.root)
+                first = False
+            for edge in page.edges:
+                self._set_edge(edge, told)
+                seen.add((edge.parent_node_id, edge.name))
+        for node in list(self.nodes.values()):
+            for name, child in list((node.children or {}).items()):
+                if (node.node_id, name) not in seen and not _stays(child):
+                    self._drop_edge(node, name, told)
+        self.revision = max(self.revision, revision)
+        self.is_loaded = True
+        return told
+
+    def apply_changes(self, response: names.WatchResponse) -> list[Invalidation]:
+        """What a watch brought. Applying it twice, or late, does no harm."""
+        told: list[Invalidation] = []
+        for change in response.changes:
+            match change.WhichOneof("change"):
+                case "edge_set":
+                    if not self._is_history(change.edge_set.node.node_id, change.revision):
+                        self._set_edge(change.edge_set, told)
+                case "edge_removed":
+                    removed = change.edge_removed
+                    if not self._is_history(removed.node_id, change.revision):
+                        self._remove_edge(removed, told)
+                case "node_changed":
+                    node = self.nodes.get(change.node_changed.node_id)
+                    if node is not None and node.take_server_state(change.node_changed):
+                        told.append(Invalidation(node.ino))
+                case "run_changed":
+                    self.note_sealed(change.run_changed)
+                    self.is_removed = self.is_removed or change.run_changed.removed
+                    told += [Invalidation(node.ino) for node in self.nodes.values() if node.lookup_count]
+                case _:
+                    pass  # a kind of change that this version does not know
+        self.revision = max(self.revision, response.revision)
+        for node_id, revision in list(self._settled_revisions.items()):
+            if revision <= self.revision:
+                del self._settled_revisions[node_id]
+        return told
+
+    def note_sealed(self, run: types.Run) -> None:
+        """What the master says of the run as a whole."""
+        if run.sealed and not self.is_sealed:
+            self.is_sealed = True
+            self.exit_status = run.exit_status
+            for node in self.nodes.values():
+                node.kernel_attributes = None  # they carry the timeouts
+
+    def _is_history(self, node_id: int, revision: int) -> bool:
+        return revision <= self._settled_revisions.get(node_id, 0)
+
+    def _set_edge(self, edge: types.Edge, told: list[Invalidation]) -> None:
+        parent = self.nodes.get(edge.parent_node_id)
+        if parent is None or parent.children is None:
+            return  # removed here in the meantime, and what is below it with it
+        node = self.nodes.get(edge.node.node_id)
+        holder = parent.children.get(edge.name)
+        if holder is not None and holder is node:
+            if node.take_server_state(edge.node):
+                told.append(Invalidation(node.ino))
+            return
+        if node is not None and (node.pending is not None and node.pending.place):
+            node.take_server_state(edge.node)
+            return  # made or moved here: its place is what this mount will commit
+        if holder is not None:
+            if holder.pending is not None and holder.pending.place:
+                if holder.is_directory and edge.node.kind == DIRECTORY:
+                    # Both made the directory: ours takes the master's id, as its commit would find.
+                    self.take_node_id(holder, edge.node.node_id)
+                return
+            self._drop_edge(parent, edge.name, told)
+        if node is None:
+            node = Node(self, edge.node.node_id, edge.node.kind)
+            self._add_node(node)
+        elif node.is_directory and node.edges:
+            self._drop_edge(*node.edges[0], told)
+        node.take_server_state(edge.node)
+        self._attach(parent, edge.name, node)
+        parent.kernel_attributes = None
+        told.append(Invalidation(parent.ino, edge.name))
+        told.append(Invalidation(parent.ino))
+
+    def _remove_edge(self, removed: names.EdgeRemoved, told: list[Invalidation]) -> None:
+        parent = self.nodes.get(removed.parent_node_id)
+        if parent is None or parent.children is None:
+            return
+        node = parent.children.get(removed.name)
+        if node is not None and node.node_id == removed.node_id and not _stays(node):
+            self._drop_edge(parent, removed.name, told)
+
+    def _drop_edge(self, parent: Node, name: bytes, told: list[Invalidation]) -> None:
+        node = self._detach(parent, name)
+        node.kernel_attributes = parent.kernel_attributes = None
+        told.append(Invalidation(parent.ino, name, node.ino))
+        told.append(Invalidation(parent.ino))
+        self.forget_if_unused(node)
+
+    @staticmethod
+    def _detach(parent: Node, name: bytes) -> Node:
+        assert parent.children is not None
+        node = parent.children.pop(name)
+        node.edges.remove((parent, name))
+        parent.subdirectory_count -= node.is_directory
+        return node
+
+    def _attach(self, parent: Node, name: bytes, node: Node) -> None:
+        assert parent.children is not None
+        parent.children[name] = node
+        node.edges.append((parent, name))
+        parent.subdirectory_count += node.is_directory
+        node.kernel_attributes = None
+
+    def _add_node(self, node: Node) -> None:
+        if node.node_id not in self.nodes:
+            self.nodes[node.node_id] = node
+            self._register(node)
+
+    @staticmethod
+    def _take_attributes(node: Node, attributes: types.Attributes) -> None:
+        node.mode = attributes.mode
+        node.uid = attributes.uid
+        node.gid = attributes.gid
+        node.mtime_ns = attributes.mtime_ns or time.time_ns()
+        node.ctime_ns = attributes.ctime_ns or node.mtime_ns
+        node.atime_ns = attributes.atime_ns or node.mtime_ns
+
+
+def _stays(node: Node) -> bool:
+    """Whether a name must outlive its removal elsewhere: something below is yet to be committed here."""
+    if node.pending is not None:
+        return node.pending.place or node.pending.content
+    return any(_stays(child) for child in (node.children or {}).values())

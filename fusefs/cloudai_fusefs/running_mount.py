@@ -1,0 +1,133 @@
+"""Answers what the command line asks of a running mount: status, waiting, runs. See mount_control."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from cloudai_fusefs.managed_tree import ManagedTree
+from cloudai_fusefs.mount_control import FileState, FileStatus, MountStatus, RunPlace, RunStatus
+from cloudai_fusefs.namespace import Namespace, new_request_id
+from cloudai_fusefs.node import Node, Pending
+from cloudai_fusefs.retrying_master_client import RetryingMasterClient
+from cloudai_fusefs.run_tree import RunTree
+from cloudai_fusefs.tree_sync import TreeSync
+from cloudai_fusefs.uploader import Uploader
+from cloudai_model.errors import NotFound
+from cloudai_proto.storage.v1 import names_pb2 as names
+
+
+class RunningMount:
+    """The MountControl of one mount."""
+
+    def __init__(
+        self,
+        source: str,
+        user: str,
+        client: RetryingMasterClient,
+        managed: ManagedTree,
+        namespace: Namespace,
+        sync: TreeSync,
+        uploader: Uploader,
+    ) -> None:
+        self._source = source
+        self._user = user
+        self._client = client
+        self._managed = managed
+        self._namespace = namespace
+        self._sync = sync
+        self._uploader = uploader
+
+    def status(self, path: str = "") -> MountStatus:
+        """See MountControl. Does not wait."""
+        pending = [
+            _file_status(tree, node, state) for tree, node, state in self._pending_below(path) if node.edges
+        ]
+        return MountStatus(
+            source=self._source,
+            user=self._user,
+            connected=self._client.is_connected,
+            staged_bytes=sum(file.size_bytes - file.uploaded_bytes for file in pending),
+            pending=pending,
+        )
+
+    async def wait_durable(self, path: str = "") -> None:
+        """See MountControl."""
+        await self._sync.wait_recovered()
+        while nodes := [node for _, node, _ in self._pending_below(path)]:
+            await self._uploader.make_durable(nodes)
+
+    async def create_run(self, task: str, *, name: str = "", task_id: str = "") -> RunPlace:
+        """See MountControl."""
+        request = names.CreateRunRequest(
+            request_id=new_request_id(), user=self._user, task=task, name=name, task_id=task_id
+        )
+        tree = await self._namespace.create_run(self._user, request)
+        return RunPlace(path=tree.path, task_id=tree.task_id)
+
+    async def list_runs(self, path: str = "") -> Sequence[RunStatus]:
+        """See MountControl."""
+        for user in self._managed.root.users.values():
+            if _is_below(user.name, path) or _is_below(path, user.name):
+                await self._sync.load_user(user)
+        found = [
+            RunStatus(
+                path=tree.path,
+                task_id=tree.task_id,
+                created_at_ns=tree.created_at_ns,
+                sealed=tree.is_sealed,
+                exit_status=tree.exit_status if tree.is_sealed else None,
+            )
+            for tree in self._managed.runs.values()
+            if _is_below(tree.path, path)
+        ]
+        if not found and path.count("/") == 2:
+            raise NotFound(path=path)
+        return sorted(found, key=lambda run: run.path)
+
+    async def seal_run(self, path: str, exit_status: int) -> None:
+        """See MountControl."""
+        tree = self._run_at(path)
+        await self.wait_durable(tree.path)
+        request = names.SealRunRequest(
+            request_id=new_request_id(), task_id=tree.task_id, exit_status=exit_status
+        )
+        tree.note_sealed(await self._client.seal_run(request))
+
+    def _run_at(self, path: str) -> RunTree:
+        for tree in self._managed.runs.values():
+            if tree.path == path.strip("/"):
+                return tree
+        raise NotFound("not a run", path=path)
+
+    def _pending_below(self, path: str) -> Iterator[tuple[RunTree, Node, Pending]]:
+        path = path.strip("/")
+        for tree in self._uploader.trees:
+            if not _is_below(tree.path, path) and not _is_below(path, tree.path):
+                continue
+            for node, state in list(tree.pending.items()):
+                if _is_below(tree.label_of(node), path):
+                    yield tree, node, state
+
+
+def _is_below(path: str, ancestor: str) -> bool:
+    """Whether the path is the ancestor or something in it; "" holds everything."""
+    return not ancestor or path == ancestor or path.startswith(ancestor + "/")
+
+
+def _file_status(tree: RunTree, node: Node, pending: Pending) -> FileStatus:
+    staged = node.staged
+    size_bytes = node.size_bytes if pending.content else 0
+    uploaded_bytes = size_bytes - staged.layout.changed_bytes if staged is not None else 0
+    if pending.failure is not None:
+        state = FileState.FAILED
+    elif pending.uploading or pending.is_urgent or uploaded_bytes > 0:
+        state = FileState.UPLOADING
+    else:
+        state = FileState.STAGED
+    return FileStatus(
+        path=tree.label_of(node),
+        state=state,
+        size_bytes=size_bytes,
+        uploaded_bytes=max(0, uploaded_bytes) if pending.content else 0,
+        reason=str(pending.failure) if pending.failure is not None else "",
+    )

@@ -1,0 +1,159 @@
+"""What never changes beside the chunks: trees of sealed runs and manifests of generations, on disk.
+
+With it a sealed run can be read with the master away. `<cache_dir>/sealed/<scope>/<task id>/tree` and
+`.../manifest-<node id>-<generation>`, each file led by the BLAKE3 digest of the rest; shared by processes
+like the chunk cache, by the same means. A task id is unique at its master only, so each source has a
+scope of its own.
+
+A failure of the disk is logged and costs a call to the master later, never the caller's operation. Kept
+until the run is removed: about 150 bytes for a tree's entry and 40 for a manifest's chunk.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Final, TypeVar
+
+import trio
+from google.protobuf.message import DecodeError
+from google.protobuf.proto import parse_length_prefixed, serialize_length_prefixed
+
+from cloudai_fusefs.cache_file import RareWarning, make_private_directory, write_cache_file
+from cloudai_model.chunks import Chunk, Manifest, digest_of
+from cloudai_model.errors import CloudAIError
+from cloudai_model.limits import DIGEST_BYTES
+from cloudai_model.names import check_task_id
+from cloudai_proto.storage.v1 import names_pb2, types_pb2
+
+_log = logging.getLogger(__name__)
+
+DISK_THREADS_MAX: Final = 2
+"""Small files, read once per mount or open file."""
+
+_SCOPE_DIGITS: Final = 16  # of the source's digest: 64 bits tell the masters of one machine apart
+
+_T = TypeVar("_T")
+
+
+class SealedCache:
+    """The sealed metadata of one master."""
+
+    def __init__(self, cache_dir: Path, *, scope: str) -> None:
+        """`scope` names the master: the mount's source."""
+        self._cache_dir = cache_dir
+        self._scope_dir = cache_dir / "sealed" / digest_of(scope.encode()).hex()[:_SCOPE_DIGITS]
+        self._threads = trio.CapacityLimiter(DISK_THREADS_MAX)
+        self._damaged = RareWarning(_log, "a damaged file was dropped from the metadata cache: %s")
+        self._failed = RareWarning(_log, "the metadata cache in %s cannot be used: %s")
+
+    async def load_tree(self, task_id: str) -> list[names_pb2.ListTreeResponse] | None:
+        """All pages of a sealed run's tree, or None when they are not cached. Raises nothing of the disk's.
+
+        Raises InvalidRequest for a task id that is none, here and in the other methods. Cancelled: nothing
+        changed.
+        """
+        return await self._load(self._tree_path(task_id), _parse_pages)
+
+    async def store_tree(self, task_id: str, pages: Sequence[names_pb2.ListTreeResponse]) -> None:
+        """Keeps all pages of a tree. Raises ValueError unless each says that the run was sealed by then.
+
+        Cancelled: returns when the file is written.
+        """
+        if not pages or not all(page.sealed for page in pages):
+            raise ValueError("only a sealed run's tree may be kept: it never changes")
+        await self._store(self._tree_path(task_id), _serialize_pages(pages))
+
+    async def load_manifest(self, task_id: str, node_id: int, generation: int) -> Manifest | None:
+        """The manifest of a file's generation, or None when it is not cached."""
+        return await self._load(self._manifest_path(task_id, node_id, generation), _parse_manifest)
+
+    async def store_manifest(self, task_id: str, node_id: int, generation: int, manifest: Manifest) -> None:
+        """Keeps the manifest of a generation, of an open run's file too: it never changes either."""
+        await self._store(self._manifest_path(task_id, node_id, generation), _serialize_manifest(manifest))
+
+    async def forget_run(self, task_id: str) -> None:
+        """Deletes what is kept of a run that was removed. Raises nothing of the disk's."""
+        await self._in_thread(self._remove_directory, self._run_dir(task_id))
+
+    def _run_dir(self, task_id: str) -> Path:
+        check_task_id(task_id)  # it becomes a name below our directory, and came over the wire
+        return self._scope_dir / task_id
+
+    def _tree_path(self, task_id: str) -> Path:
+        return self._run_dir(task_id) / "tree"
+
+    def _manifest_path(self, task_id: str, node_id: int, generation: int) -> Path:
+        return self._run_dir(task_id) / f"manifest-{node_id}-{generation}"
+
+    async def _load(self, path: Path, parse: Callable[[bytes], _T]) -> _T | None:
+        content = await self._in_thread(self._read_verified, path)
+        if content is None:
+            return None
+        try:
+            return parse(content)
+        except (DecodeError, CloudAIError):  # intact, but not written by this version
+            await self._in_thread(self._drop_damaged, path)
+            return None
+
+    async def _store(self, path: Path, content: bytes) -> None:
+        await self._in_thread(self._write, path, content)
+
+    async def _in_thread(self, call: Callable[..., _T], *arguments: object) -> _T | None:
+        try:
+            return await trio.to_thread.run_sync(call, *arguments, limiter=self._threads)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            self._failed.log(self._scope_dir, error)
+            return None
+
+    # In a thread.
+
+    def _read_verified(self, path: Path) -> bytes | None:
+        stored = path.read_bytes()
+        content = stored[DIGEST_BYTES:]
+        if stored[:DIGEST_BYTES] == digest_of(content):
+            return content
+        self._drop_damaged(path)
+        return None
+
+    def _drop_damaged(self, path: Path) -> None:
+        self._damaged.log(path)
+        path.unlink(missing_ok=True)
+
+    def _write(self, path: Path, content: bytes) -> None:
+        make_private_directory(self._cache_dir, path.parent)
+        write_cache_file(path, [digest_of(content), content])
+
+    def _remove_directory(self, directory: Path) -> None:
+        shutil.rmtree(directory)
+
+
+def _serialize_pages(pages: Sequence[names_pb2.ListTreeResponse]) -> bytes:
+    stream = io.BytesIO()
+    for page in pages:
+        serialize_length_prefixed(page, stream)
+    return stream.getvalue()
+
+
+def _parse_pages(content: bytes) -> list[names_pb2.ListTreeResponse]:
+    stream = io.BytesIO(content)
+    pages = []
+    while stream.tell() < len(content):
+        page = parse_length_prefixed(names_pb2.ListTreeResponse, stream)
+        pages.append(page)
+    return pages
+
+
+def _serialize_manifest(manifest: Manifest) -> bytes:
+    chunks = [types_pb2.Chunk(length_bytes=length, digest=digest) for length, digest in manifest.chunks]
+    return types_pb2.Manifest(chunks=chunks).SerializeToString()
+
+
+def _parse_manifest(content: bytes) -> Manifest:
+    message = types_pb2.Manifest.FromString(content)
+    return Manifest(Chunk(chunk.length_bytes, chunk.digest) for chunk in message.chunks)

@@ -1,0 +1,286 @@
+"""Everything of this mount that the master has not acknowledged: pending nodes, their journal rows and their
+staged files, kept in step.
+
+The order that makes it safe: a change is in the journal and the staged file before the kernel's request is
+answered, and leaves them only after the master's answer. Synchronous but for reading a base; the uploader
+does the waiting.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import cast
+
+from cloudai_fusefs.chunk_reader import ChunkReader, FileContent
+from cloudai_fusefs.journal import Journal, JournalRecord
+from cloudai_fusefs.node import DIRECTORY, Node, Pending, new_node_id
+from cloudai_fusefs.run_tree import RunTree
+from cloudai_fusefs.staged_file import StagedFile
+from cloudai_model.chunks import Chunk, Manifest
+from cloudai_proto.storage.v1 import types_pb2 as types
+
+logger = logging.getLogger(__name__)
+
+
+class Staging:
+    """The state directory's content: `journal.sqlite` and `staged/<task id>/<node id>`."""
+
+    def __init__(self, directory: Path, reader: ChunkReader, on_change: Callable[[Node], None]) -> None:
+        """Opens the journal; `on_change` is called with each node that has something new to upload.
+
+        Raises JournalUnusable, or OSError when the directory cannot be used.
+        """
+        self._files_directory = directory / "staged"
+        self._files_directory.mkdir(mode=0o700, exist_ok=True)
+        self._reader = reader
+        self._on_change = on_change
+        self._journal = Journal(directory / "journal.sqlite")
+        self._unread: dict[str, list[JournalRecord]] = defaultdict(list)
+        for record in self._journal.records():
+            self._unread[record.task_id].append(record)
+        self._remove_orphans()
+
+    @property
+    def unread_task_ids(self) -> dict[str, str]:
+        """The runs with rows of an earlier mount that are not yet laid over their tree: task id to user."""
+        return {task_id: records[0].user for task_id, records in self._unread.items()}
+
+    # --- recording ---------------------------------------------------------------------------------------
+
+    def note_made(self, node: Node) -> None:
+        """A node was made here, or given another place before the master put it at its first.
+
+        Raises OSError (ENOSPC) when it cannot be recorded.
+        """
+        pending = node.tree.note_pending(node)
+        pending.place = True
+        if node.is_file and node.generation == 0:
+            pending.content = True
+        self._record(node, pending)
+
+    def note_attributes(self, node: Node) -> None:
+        """Mode, owner or times were set. Raises OSError as note_made."""
+        self._record(node, node.tree.note_pending(node))
+
+    def note_directory_times(self, node: Node) -> None:
+        """Names came or went. Not worth a journal row of its own: after a crash the old time is shown."""
+        node.tree.note_pending(node)
+        self._on_change(node)
+
+    def note_content(self, node: Node) -> None:
+        """The staged file changed. Raises OSError as note_made, the first time.
+
+        A file whose last name is gone has nothing to tell the master.
+        """
+        if not node.is_attached:
+            return
+        pending = node.pending
+        if pending is not None and pending.content:
+            pending.change_count += 1
+            pending.failure = None
+            self._on_change(node)
+            return
+        pending = node.tree.note_pending(node)
+        pending.content = True
+        self._record(node, pending)
+
+    def note_path(self, node: Node) -> None:
+        """What is pending has another path now; the way for a crash to find it."""
+        for below in node.tree.walk(node):
+            if below.pending is not None:
+                self._record(below, below.pending)
+
+    def record(self, node: Node) -> None:
+        """Writes down the node's size and times as they are, if anything of it is pending."""
+        if node.pending is not None:
+            self._record(node, node.pending)
+
+    def stage(self, node: Node, base: Manifest) -> StagedFile:
+        """The node's staged file, opened over the base manifest of its present generation.
+
+        An empty base means that nothing of the earlier content is kept.
+        """
+        if node.staged is None:
+            node.staged = self._open_staged(node, base, node.generation)
+        return node.staged
+
+    # --- letting go --------------------------------------------------------------------------------------
+
+    def settle(self, node: Node) -> None:
+        """The master has acknowledged all of the node's changes."""
+        node.tree.forget_pending(node)
+        self._journal.remove(node.node_id)
+        self.drop_staged_if_idle(node)
+
+    def discard(self, node: Node) -> None:
+        """The node's last name is gone: what is pending of it needs no master. Open handles read on."""
+        node.tree.forget_pending(node)
+        self._journal.remove(node.node_id)
+        self.drop_staged_if_idle(node)
+
+    def forget_row(self, node_id: int) -> None:
+        self._journal.remove(node_id)
+
+    def drop_staged_if_idle(self, node: Node) -> None:
+        """Removes the staged file once nothing is pending and nobody can write to it."""
+        if node.staged is None or node.pending is not None:
+            return
+        if node.writer_count == 0 and (node.is_attached or node.open_count == 0):
+            node.staged.drop()
+            node.staged = None
+
+    def close(self) -> None:
+        """Closes the journal; every row and staged file stays for the next mount."""
+        self._journal.close()
+
+    async def checkpoint(self) -> None:
+        await self._journal.checkpoint()
+
+    # --- the next mount ----------------------------------------------------------------------------------
+
+    def recover(self, tree: RunTree) -> None:
+        """Lays what an earlier mount left over the tree as the master lists it. Once per tree."""
+        records = self._unread.pop(tree.task_id, [])
+        for record in records:
+            node = self._recover_node(tree, record)
+            if node is not None:
+                self._on_change(node)
+        if records:
+            logger.info("%s: %d changes of an earlier mount go on uploading", tree.path, len(records))
+
+    def _recover_node(self, tree: RunTree, record: JournalRecord) -> Node | None:
+        node = tree.nodes.get(record.node_id)
+        if node is None:
+            node = Node(tree, record.node_id, cast(types.NodeKind, record.kind))
+        staged = None
+        if record.has_content:
+            staged = self._recover_staged(node, record)
+        if not node.is_attached:
+            taken = self._recover_place(tree, node, record)
+            if taken is not node:
+                return None  # the directory is there already, and has no content to lose
+        pending = tree.note_pending(node)
+        pending.place = record.place
+        pending.sent = True  # nobody knows any more
+        pending.content = record.has_content
+        node.staged = staged
+        node.committed = record.committed
+        node.mode, node.uid, node.gid = record.mode, record.uid, record.gid
+        node.mtime_ns, node.ctime_ns, node.atime_ns = record.mtime_ns, record.ctime_ns, record.atime_ns
+        node.symlink_target = record.symlink_target
+        if record.symlink_target:
+            node.size_bytes = len(record.symlink_target)
+        elif record.has_content:
+            node.size_bytes = staged.size_bytes if staged is not None else 0
+            if staged is not None and staged.written_at_ns > record.written_at_ns:
+                node.mtime_ns = node.ctime_ns = staged.written_at_ns
+        node.kernel_attributes = None
+        self._record(node, pending)
+        return node
+
+    def _recover_staged(self, node: Node, record: JournalRecord) -> StagedFile | None:
+        if not self._path_of(node).exists():
+            return None
+        base = types.Manifest.FromString(record.base)
+        return self._open_staged(node, manifest_from_wire(base.chunks), record.base_generation)
+
+    def _recover_place(self, tree: RunTree, node: Node, record: JournalRecord) -> Node:
+        """Puts the node at its recorded path, making directories that are gone. Returns what is there."""
+        *parents, name = record.path.split(b"/")
+        directory = tree.root
+        for parent_name in parents:
+            child = (directory.children or {}).get(parent_name)
+            if child is None or not child.is_directory:
+                if child is not None:
+                    tree.detach(directory, parent_name)
+                child = Node(tree, new_node_id(), DIRECTORY)
+                child.touch()
+                tree.add(directory, parent_name, child)
+                self.note_made(child)
+            directory = child
+        holder = (directory.children or {}).get(name)
+        if holder is not None and holder.is_directory and node.is_directory:
+            self._journal.remove(record.node_id)
+            return holder
+        if holder is not None:
+            tree.detach(directory, name)
+        tree.add(directory, name, node)
+        return node
+
+    def _remove_orphans(self) -> None:
+        known = {
+            str(record.node_id)
+            for records in self._unread.values()
+            for record in records
+            if record.has_content
+        }
+        for path in self._files_directory.glob("*/*"):
+            if path.name.removesuffix(".extents") not in known:
+                path.unlink(missing_ok=True)
+
+    # --- bytes on disk -----------------------------------------------------------------------------------
+
+    def _path_of(self, node: Node) -> Path:
+        return self._files_directory / node.tree.task_id / str(node.node_id)
+
+    def _open_staged(self, node: Node, base: Manifest, base_generation: int) -> StagedFile:
+        path = self._path_of(node)
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        content = FileContent(
+            task_id=node.tree.task_id,
+            node_id=node.node_id,
+            generation=base_generation,
+            manifest=base,
+            label=node.tree.label_of(node),
+        )
+
+        async def read_base(offset_bytes: int, length_bytes: int) -> bytes | memoryview:
+            return await self._reader.read(content, offset_bytes, length_bytes)
+
+        return StagedFile(path, base, base_generation, read_base)
+
+    def _record(self, node: Node, pending: Pending) -> None:
+        staged = node.staged if pending.content else None
+        self._journal.put(
+            JournalRecord(
+                node_id=node.node_id,
+                user=node.tree.user,
+                task_id=node.tree.task_id,
+                sequence=pending.sequence,
+                kind=node.kind,
+                path=node.tree.path_of(node),
+                place=pending.place,
+                has_content=pending.content,
+                mode=node.mode,
+                uid=node.uid,
+                gid=node.gid,
+                mtime_ns=node.mtime_ns,
+                ctime_ns=node.ctime_ns,
+                atime_ns=node.atime_ns,
+                symlink_target=node.symlink_target,
+                base=b"" if staged is None else manifest_to_wire(staged.base).SerializeToString(),
+                base_generation=0 if staged is None else staged.base_generation,
+                committed=node.committed,
+            )
+        )
+        self._on_change(node)
+
+
+def manifest_from_wire(chunks: Iterable[types.Chunk]) -> Manifest:
+    """Raises SizeMismatch or FileTooLarge for chunks that make no manifest."""
+    return Manifest(Chunk(chunk.length_bytes, chunk.digest) for chunk in chunks)
+
+
+def manifest_to_wire(manifest: Manifest) -> types.Manifest:
+    return types.Manifest(
+        chunks=[types.Chunk(length_bytes=length, digest=digest) for length, digest in manifest.chunks]
+    )
+
+
+def fingerprint(manifest: Manifest) -> bytes:
+    """Tells one manifest from another, in the journal."""
+    return hashlib.blake2b(manifest_to_wire(manifest).SerializeToString(), digest_size=16).digest()

@@ -1,0 +1,190 @@
+"""Loads the managed levels and the runs' trees when they are first looked at, and keeps them exact by the
+master's watch streams: one for each user looked at, one for each open run looked into.
+
+A stream that breaks is opened again where it stood. As long as it is broken, `watch_is_healthy` is False and
+the kernel is given short timeouts.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable, Iterable
+from typing import Final
+
+import trio
+
+from cloudai_fusefs.managed_tree import ManagedTree, UserDirectory
+from cloudai_fusefs.master_client import MasterClient
+from cloudai_fusefs.run_tree import Invalidation, RunTree
+from cloudai_fusefs.sealed_cache import SealedCache
+from cloudai_fusefs.staging import Staging
+from cloudai_model.errors import CloudAIError, MasterUnavailable, NotFound
+from cloudai_proto.storage.v1 import names_pb2 as names
+
+logger = logging.getLogger(__name__)
+
+RECONNECT_SECONDS_MAX: Final = 2.0
+"""Full jitter below this between two attempts to open a stream again: many mounts share a master."""
+
+TellKernel = Callable[[Iterable[Invalidation]], None]
+
+
+class TreeSync:
+    """Brings what the master knows into the trees."""
+
+    def __init__(
+        self,
+        client: MasterClient,
+        managed: ManagedTree,
+        staging: Staging,
+        sealed_cache: SealedCache,
+        tell_kernel: TellKernel,
+        nursery: trio.Nursery,
+    ) -> None:
+        self._client = client
+        self._managed = managed
+        self._staging = staging
+        self._sealed_cache = sealed_cache
+        self._tell_kernel = tell_kernel
+        self._nursery = nursery
+        self._recovering: set[str] = set()
+        self._recovered = trio.Event()
+        self._recovered.set()
+
+    async def load_user(self, user: UserDirectory) -> None:
+        """The user's tasks and runs are known afterwards. Raises as the client; cancelled: not loaded."""
+        if user.is_loaded:
+            return
+        async with user.loading_lock:
+            if not user.is_loaded:
+                await self._list_user(user)
+                self._nursery.start_soon(self._watch_user, user)
+
+    async def load_run(self, tree: RunTree) -> None:
+        """The run's tree is complete afterwards. Raises as the client; cancelled: not loaded."""
+        if tree.is_loaded:
+            return
+        async with tree.loading_lock:
+            if not tree.is_loaded:
+                await self._load_run(tree)
+
+    async def _load_run(self, tree: RunTree) -> None:
+        if tree.is_sealed and await self._load_sealed(tree):
+            return
+        await self._list_run(tree)
+        self._staging.recover(tree)
+        if not tree.is_sealed:
+            self._nursery.start_soon(self._watch_run, tree)
+
+    async def recover_runs(self) -> None:
+        """Loads every run in which an earlier mount left something, until all of it uploads again."""
+        unread = self._staging.unread_task_ids
+        self._recovering |= unread.keys()
+        if unread:
+            self._recovered = trio.Event()
+        for task_id, user_name in unread.items():
+            self._nursery.start_soon(self._recover_run, task_id, user_name)
+
+    async def wait_recovered(self) -> None:
+        """Returns when everything that an earlier mount left is among what is pending."""
+        await self._recovered.wait()
+
+    async def _recover_run(self, task_id: str, user_name: str) -> None:
+        await self._try_recover_run(task_id, user_name)
+        self._recovering.discard(task_id)
+        if not self._recovering:
+            self._recovered.set()
+
+    async def _try_recover_run(self, task_id: str, user_name: str) -> None:
+        while True:
+            try:
+                await self._load_recovered(task_id, user_name)
+            except MasterUnavailable:
+                await self._pause()
+            except CloudAIError as error:
+                logger.error("what is staged for the run %s stays staged: %s", task_id, error)  # noqa: TRY400
+                return
+            else:
+                return
+
+    async def _load_recovered(self, task_id: str, user_name: str) -> None:
+        user = self._managed.root.users.get(user_name)
+        if user is None:
+            raise NotFound("the master does not show the user", user=user_name)
+        await self.load_user(user)
+        tree = self._managed.runs.get(task_id)
+        if tree is None:
+            raise NotFound("the master does not show the run", user=user_name)
+        await self.load_run(tree)
+
+    async def _list_user(self, user: UserDirectory) -> None:
+        tasks = await self._client.list_tasks(user.name)
+        runs, _ = await self._client.list_runs(user.name)
+        user.revision = tasks.revision
+        self._tell_kernel(self._managed.apply_lists(user, tasks.tasks, runs))
+
+    async def _load_sealed(self, tree: RunTree) -> bool:
+        pages = await self._sealed_cache.load_tree(tree.task_id)
+        if pages is None:
+            return False
+        self._tell_kernel(tree.apply_tree(pages))
+        self._staging.recover(tree)
+        return True
+
+    async def _list_run(self, tree: RunTree) -> None:
+        pages = [await self._client.list_tree(tree.task_id)]
+        while pages[-1].next_page_token:
+            pages.append(await self._client.list_tree(tree.task_id, pages[-1].next_page_token))
+        self._tell_kernel(tree.apply_tree(pages))
+        if all(page.sealed for page in pages):
+            await self._sealed_cache.store_tree(tree.task_id, pages)
+
+    async def _watch_user(self, user: UserDirectory) -> None:
+        while True:
+            request = names.WatchRequest(user=user.name, after_revision=user.revision)
+            try:
+                async with self._client.watch(request) as responses:
+                    async for response in responses:
+                        if response.reload:
+                            await self._list_user(user)
+                            break
+                        self._tell_kernel(self._managed.apply_changes(user, response))
+                        for change in response.changes:
+                            if change.run_changed.removed:
+                                await self._sealed_cache.forget_run(change.run_changed.task_id)
+            except CloudAIError as error:
+                logger.info("the watch of %s broke: %s", user.name, error)
+                await self._pause()
+
+    async def _watch_run(self, tree: RunTree) -> None:
+        while not (tree.is_sealed and tree.watch_is_healthy) and not tree.is_removed:
+            request = names.WatchRequest(task_id=tree.task_id, after_revision=tree.revision)
+            try:
+                async with self._client.watch(request) as responses:
+                    async for response in responses:
+                        if response.reload:
+                            await self._list_run(tree)
+                            break
+                        self._tell_kernel(tree.apply_changes(response))
+                        self._note_health(tree, is_healthy=True)
+                        if tree.is_sealed:
+                            # The last of its changes came before, or in the same message.
+                            return
+            except NotFound:
+                tree.is_removed = True
+            except CloudAIError as error:
+                self._note_health(tree, is_healthy=False)
+                logger.info("the watch of %s broke: %s", tree.path, error)
+                await self._pause()
+
+    def _note_health(self, tree: RunTree, *, is_healthy: bool) -> None:
+        if tree.watch_is_healthy != is_healthy:
+            tree.watch_is_healthy = is_healthy
+            for node in tree.nodes.values():
+                node.kernel_attributes = None  # they carry the timeouts
+
+    @staticmethod
+    async def _pause() -> None:
+        # noise of a jitter, not of a secret
+        await trio.sleep(random.uniform(0.05, RECONNECT_SECONDS_MAX))  # noqa: S311

@@ -1,0 +1,154 @@
+"""Patience with a master that comes and goes; the clock jumps, nothing waits."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from itertools import pairwise
+from typing import cast
+
+import pytest
+import trio
+from cloudai_fusefs.master_client import MasterClient
+from cloudai_fusefs.retrying_master_client import RetryingMasterClient
+from cloudai_model.errors import MasterUnavailable, NotFound
+from cloudai_proto.storage.v1 import names_pb2 as names
+from trio.testing import MockClock
+
+HANGS = "hangs"
+
+
+class ScriptedMaster:
+    """Each call plays the next entry of the script: an error, a hang, or an answer; at its end the answer."""
+
+    def __init__(self, *script: Exception | str) -> None:
+        self.script = list(script)
+        self.call_times: list[float] = []
+
+    async def _play(self) -> None:
+        self.call_times.append(trio.current_time())
+        await trio.lowlevel.checkpoint()
+        step = self.script.pop(0) if self.script else ""
+        if isinstance(step, Exception):
+            raise step
+        if step == HANGS:
+            await trio.sleep_forever()
+
+    async def list_users(self) -> list[str]:
+        await self._play()
+        return ["user-123"]
+
+    async def get_capabilities(self) -> names.GetCapabilitiesResponse:
+        await self._play()
+        return names.GetCapabilitiesResponse(user="user-123")
+
+    async def read_chunk(self, task_id: str, node_id: int, generation: int, chunk_index: int) -> bytes:
+        await self._play()
+        return f"{task_id} {node_id} {generation} {chunk_index}".encode()
+
+    @asynccontextmanager
+    async def watch(self, request: names.WatchRequest) -> AsyncIterator[AsyncIterator[names.WatchResponse]]:
+        async def messages() -> AsyncIterator[names.WatchResponse]:
+            while True:
+                await self._play()
+                yield names.WatchResponse(revision=request.after_revision)
+
+        yield messages()
+
+
+def make_client(master: ScriptedMaster, *, timeo_seconds: float = 60.0) -> RetryingMasterClient:
+    return RetryingMasterClient(cast(MasterClient, master), timeo_seconds=timeo_seconds)
+
+
+def away(count: int) -> list[Exception]:
+    return [MasterUnavailable(f"attempt {number}") for number in range(count)]
+
+
+async def test_call_is_repeated_until_the_master_answers(autojump_clock: MockClock) -> None:
+    master = ScriptedMaster(*away(5))
+    assert await make_client(master).read_chunk("run-1", 2, 3, 4) == b"run-1 2 3 4"
+    assert len(master.call_times) == 6
+
+
+async def test_pauses_are_at_most_two_seconds(autojump_clock: MockClock) -> None:
+    master = ScriptedMaster(*away(20))
+    await make_client(master).list_users()
+    times = master.call_times
+    pauses = [after - before for before, after in pairwise(times)]
+    assert pauses[0] <= 0.2
+    assert max(pauses) <= 2.0
+
+
+async def test_last_error_is_raised_once_timeo_is_over(autojump_clock: MockClock) -> None:
+    master = ScriptedMaster(*away(1000))
+    with pytest.raises(MasterUnavailable) as caught:
+        await make_client(master, timeo_seconds=30.0).list_users()
+    assert caught.value.detail == f"attempt {len(master.call_times) - 1}"
+    assert trio.current_time() - master.call_times[0] == pytest.approx(30.0)
+
+
+async def test_call_that_hangs_ends_with_timeo(autojump_clock: MockClock) -> None:
+    master = ScriptedMaster(HANGS)
+    client = make_client(master, timeo_seconds=30.0)
+    with pytest.raises(MasterUnavailable):
+        await client.list_users()
+    assert trio.current_time() - master.call_times[0] == pytest.approx(30.0)
+    assert not client.is_connected
+
+
+async def test_refusal_is_an_answer_and_passes_at_once(autojump_clock: MockClock) -> None:
+    master = ScriptedMaster(NotFound(), NotFound())
+    client = make_client(master)
+    with pytest.raises(NotFound):
+        await client.list_users()
+    assert len(master.call_times) == 1
+    assert client.is_connected
+
+
+async def test_question_for_capabilities_is_not_repeated(autojump_clock: MockClock) -> None:
+    master = ScriptedMaster(*away(1))
+    client = make_client(master)
+    with pytest.raises(MasterUnavailable):
+        await client.get_capabilities()
+    assert not client.is_connected
+    assert (await client.get_capabilities()).user == "user-123"
+    assert client.is_connected
+
+
+async def test_connection_is_known_from_the_last_call(autojump_clock: MockClock) -> None:
+    master = ScriptedMaster()
+    client = make_client(master, timeo_seconds=1.0)
+    known = [client.is_connected]
+    await client.list_users()
+    known.append(client.is_connected)
+    master.script = [*away(1000)]
+    with pytest.raises(MasterUnavailable):
+        await client.list_users()
+    known.append(client.is_connected)
+    assert known == [False, True, False]
+
+
+async def test_watch_is_not_repeated_and_tells_of_the_connection(autojump_clock: MockClock) -> None:
+    client = make_client(ScriptedMaster("", *away(1)))
+    async with client.watch(names.WatchRequest(task_id="run-1", after_revision=7)) as messages:
+        assert (await anext(messages)).revision == 7
+        assert client.is_connected
+        with pytest.raises(MasterUnavailable):
+            await anext(messages)
+    assert not client.is_connected
+
+
+@pytest.mark.parametrize("script", [[HANGS], [MasterUnavailable()]], ids=["in a call", "in a pause"])
+async def test_cancellation_passes(autojump_clock: MockClock, script: list[Exception | str]) -> None:
+    master = ScriptedMaster(*script, HANGS)
+    with trio.move_on_after(1) as scope:
+        await make_client(master).list_users()
+    assert scope.cancelled_caught
+
+
+def test_every_call_of_the_port_is_there() -> None:
+    calls = {name for name, _ in inspect.getmembers(MasterClient, inspect.isfunction) if name[0] != "_"}
+    assert calls == {name for name in vars(RetryingMasterClient) if name in calls}
+    client: MasterClient = RetryingMasterClient(cast(MasterClient, ScriptedMaster()), timeo_seconds=1.0)
+    assert client

@@ -1,0 +1,142 @@
+"""Sealed trees and manifests on a real disk."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+from cloudai_fusefs.sealed_cache import SealedCache
+from cloudai_model.chunks import Chunk, Manifest, digest_of
+from cloudai_model.errors import InvalidRequest
+from cloudai_proto.storage.v1 import names_pb2, types_pb2
+
+PAGES = [
+    names_pb2.ListTreeResponse(
+        root=types_pb2.Node(node_id=1 << 40, kind=types_pb2.NODE_KIND_DIRECTORY),
+        edges=[
+            types_pb2.Edge(parent_node_id=1 << 40, name=b"odd\n\xff", node=types_pb2.Node(node_id=7 << 40))
+        ],
+        next_page_token="2",
+        revision=12,
+        sealed=True,
+    ),
+    names_pb2.ListTreeResponse(revision=12, sealed=True),
+]
+MANIFEST = Manifest([Chunk(4096, digest_of(b"one")), Chunk(17, digest_of(b"two"))])
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> SealedCache:
+    return SealedCache(tmp_path, scope="master.example:7443")
+
+
+def only_file(directory: Path) -> Path:
+    (path,) = [path for path in directory.rglob("*") if path.is_file()]
+    return path
+
+
+async def test_tree_comes_back_page_by_page(cache: SealedCache) -> None:
+    await cache.store_tree("run-1", PAGES)
+    assert await cache.load_tree("run-1") == PAGES
+
+
+async def test_manifest_comes_back_for_its_generation_alone(cache: SealedCache) -> None:
+    await cache.store_manifest("run-1", 5 << 40, 3, MANIFEST)
+    assert await cache.load_manifest("run-1", 5 << 40, 3) == MANIFEST
+    assert await cache.load_manifest("run-1", 5 << 40, 4) is None
+
+
+async def test_manifest_of_the_empty_file_comes_back(cache: SealedCache) -> None:
+    await cache.store_manifest("run-1", 5 << 40, 1, Manifest())
+    assert await cache.load_manifest("run-1", 5 << 40, 1) == Manifest()
+
+
+async def test_what_was_never_stored_is_none(cache: SealedCache) -> None:
+    assert await cache.load_tree("run-1") is None
+
+
+async def test_same_task_id_at_another_master_is_another_run(cache: SealedCache, tmp_path: Path) -> None:
+    await cache.store_tree("run-1", PAGES)
+    other = SealedCache(tmp_path, scope="other.example:7443")
+    assert await other.load_tree("run-1") is None
+
+
+async def test_tree_of_an_open_run_is_refused(cache: SealedCache, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="sealed"):
+        await cache.store_tree("run-1", [PAGES[0], names_pb2.ListTreeResponse(sealed=False)])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("size_bytes", [0, 10, 40])
+async def test_short_file_is_dropped_and_logged(
+    cache: SealedCache, tmp_path: Path, caplog: pytest.LogCaptureFixture, size_bytes: int
+) -> None:
+    await cache.store_tree("run-1", PAGES)
+    path = only_file(tmp_path)
+    path.write_bytes(path.read_bytes()[:size_bytes])
+
+    assert await cache.load_tree("run-1") is None
+
+    assert not path.exists()
+    assert [record.levelno for record in caplog.records] == [logging.WARNING]
+
+
+async def test_file_with_a_changed_bit_is_dropped(
+    cache: SealedCache, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    await cache.store_manifest("run-1", 5 << 40, 1, MANIFEST)
+    path = only_file(tmp_path)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+    assert await cache.load_manifest("run-1", 5 << 40, 1) is None
+
+    assert not path.exists()
+    assert len(caplog.records) == 1
+
+
+async def test_intact_file_that_is_no_manifest_is_dropped(
+    cache: SealedCache, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    await cache.store_manifest("run-1", 5 << 40, 1, MANIFEST)
+    path = only_file(tmp_path)
+    foreign = types_pb2.Manifest(chunks=[types_pb2.Chunk(length_bytes=0)]).SerializeToString()
+    path.write_bytes(digest_of(foreign) + foreign)
+
+    assert await cache.load_manifest("run-1", 5 << 40, 1) is None
+
+    assert not path.exists()
+    assert len(caplog.records) == 1
+
+
+async def test_forgotten_run_leaves_nothing(cache: SealedCache, tmp_path: Path) -> None:
+    await cache.store_tree("run-1", PAGES)
+    await cache.store_manifest("run-1", 5 << 40, 1, MANIFEST)
+    await cache.forget_run("run-1")
+    await cache.forget_run("run-1")
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("task_id", ["", "..", "a/b", "../../elsewhere"])
+async def test_task_id_that_would_leave_the_directory_is_refused(cache: SealedCache, task_id: str) -> None:
+    with pytest.raises(InvalidRequest):
+        await cache.load_tree(task_id)
+
+
+async def test_directory_that_cannot_be_used_is_logged_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "sealed").write_text("in the way")
+    cache = SealedCache(tmp_path, scope="master.example:7443")
+    await cache.store_tree("run-1", PAGES)
+    assert await cache.load_tree("run-1") is None
+    assert len(caplog.records) == 1
+
+
+async def test_files_are_the_owners_alone(cache: SealedCache, tmp_path: Path) -> None:
+    await cache.store_tree("run-1", PAGES)
+    path = only_file(tmp_path)
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert {parent.stat().st_mode & 0o777 for parent in list(path.parents)[:3]} == {0o700}

@@ -1,0 +1,196 @@
+"""Staged bytes over a base: what reads return, and what comes back after the daemon's death."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trio
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cloudai_fusefs.staged_file import StagedFile
+from cloudai_model.chunks import Chunk, Manifest, digest_of
+
+BASE = bytes(range(256)) * 40
+
+
+class BaseReader:
+    """Answers reads of the base and remembers which."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+        self.reads: list[tuple[int, int]] = []
+
+    async def __call__(self, offset_bytes: int, length_bytes: int) -> bytes:
+        await trio.lowlevel.checkpoint()
+        self.reads.append((offset_bytes, length_bytes))
+        return self.content[offset_bytes : offset_bytes + length_bytes]
+
+
+def manifest_of(content: bytes) -> Manifest:
+    return Manifest([Chunk(len(content), digest_of(content))] if content else [])
+
+
+def open_staged(path: Path, content: bytes, reader: BaseReader | None = None) -> StagedFile:
+    return StagedFile(path, manifest_of(content), 1, reader or BaseReader(content))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Iterator[Path]:
+    open_before = len(os.listdir("/proc/self/fd"))
+    yield tmp_path / "4294967296"
+    assert len(os.listdir("/proc/self/fd")) == open_before, "a descriptor is left open"
+
+
+async def test_unwritten_bytes_come_from_the_base(path: Path) -> None:
+    staged = open_staged(path, BASE)
+    await staged.write(100, b"new")
+
+    assert await staged.read(98, 7) == BASE[98:100] + b"new" + BASE[103:105]
+    staged.drop()
+
+
+async def test_written_bytes_need_nothing_from_the_base(path: Path) -> None:
+    reader = BaseReader(BASE)
+    staged = open_staged(path, BASE, reader)
+    await staged.write(100, b"new")
+
+    assert await staged.read(100, 3) == b"new"
+    assert reader.reads == []
+    staged.drop()
+
+
+async def test_read_past_end_returns_short_bytes(path: Path) -> None:
+    staged = open_staged(path, b"")
+    await staged.write(0, b"abc")
+
+    assert await staged.read(1, 100) == b"bc"
+    assert await staged.read(3, 100) == b""
+    staged.drop()
+
+
+async def test_bytes_cut_off_once_read_as_zeros_when_the_file_grows_again(path: Path) -> None:
+    staged = open_staged(path, BASE)
+    staged.truncate(10)
+    staged.truncate(20)
+
+    assert await staged.read(0, 100) == BASE[:10] + bytes(10)
+    staged.drop()
+
+
+async def test_hole_between_writes_reads_as_zeros(path: Path) -> None:
+    staged = open_staged(path, b"")
+    await staged.write(5, b"x")
+
+    assert await staged.read(0, 10) == bytes(5) + b"x"
+    staged.drop()
+
+
+async def test_reopened_file_has_what_was_written(path: Path) -> None:
+    staged = open_staged(path, BASE)
+    await staged.write(100, b"new")
+    staged.truncate(5000)
+    await staged.write(6000, b"end")
+    staged.close()
+
+    again = open_staged(path, BASE)
+
+    assert await again.read(0, 10_000) == (
+        BASE[:100] + b"new" + BASE[103:5000] + bytes(1000) + b"end"
+    )
+    again.drop()
+
+
+async def test_extent_record_cut_short_by_a_crash_is_dropped(path: Path) -> None:
+    staged = open_staged(path, BASE)
+    await staged.write(100, b"new")
+    staged.close()
+    extents = path.with_name(path.name + ".extents")
+    extents.write_bytes(extents.read_bytes() + b"W\1\2")
+
+    again = open_staged(path, BASE)
+    await again.write(0, b"more")
+
+    assert await again.read(0, 103) == b"more" + BASE[4:100] + b"new"
+    again.close()
+    third = open_staged(path, BASE)
+    assert await third.read(0, 103) == b"more" + BASE[4:100] + b"new"
+    third.drop()
+
+
+async def test_dropped_file_is_gone_from_disk_and_a_read_under_way_still_ends(path: Path) -> None:
+    started = trio.Event()
+    answer = trio.Event()
+
+    async def read_base(offset_bytes: int, length_bytes: int) -> bytes:
+        started.set()
+        await answer.wait()
+        return BASE[offset_bytes : offset_bytes + length_bytes]
+
+    staged = StagedFile(path, manifest_of(BASE), 1, read_base)
+    await staged.write(0, b"abc")
+    results = []
+
+    async def read() -> None:
+        results.append(await staged.read(0, 6))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read)
+        await started.wait()
+        staged.drop()
+        answer.set()
+
+    assert results == [b"abc" + BASE[3:6]]
+    assert not path.exists()
+
+
+async def test_full_disk_is_the_writers_error(path: Path) -> None:
+    os.symlink("/dev/full", path)
+    staged = open_staged(path, b"")
+
+    with pytest.raises(OSError, match="No space left"):
+        await staged.write(0, b"x" * 5000)
+
+    staged.drop()
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    base_size=st.integers(0, 200),
+    steps=st.lists(
+        st.one_of(
+            st.tuples(st.just("write"), st.integers(0, 300), st.binary(max_size=80)),
+            st.tuples(st.just("truncate"), st.integers(0, 300), st.just(b"")),
+            st.tuples(st.just("reopen"), st.just(0), st.just(b"")),
+        ),
+        max_size=15,
+    ),
+)
+def test_any_writes_truncations_and_reopenings_read_like_a_bytearray(
+    tmp_path: Path, base_size: int, steps: list[tuple[str, int, bytes]]
+) -> None:
+    async def run() -> None:
+        path = tmp_path / "staged"
+        base = BASE[:base_size]
+        content = bytearray(base)
+        staged = open_staged(path, base)
+        for kind, number, data in steps:
+            if kind == "write":
+                if data and len(content) < number:
+                    content.extend(bytes(number - len(content)))
+                content[number : number + len(data)] = data
+                await staged.write(number, data)
+            elif kind == "truncate":
+                content = content[:number] + bytes(max(0, number - len(content)))
+                staged.truncate(number)
+            else:
+                staged.close()
+                staged = open_staged(path, base)
+            assert staged.size_bytes == len(content)
+            assert await staged.read(0, 1000) == bytes(content)
+        staged.drop()
+
+    trio.run(run)
