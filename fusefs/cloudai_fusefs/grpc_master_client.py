@@ -13,7 +13,6 @@ from __future__ import annotations
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from typing import Any, Final
 
 import grpc
@@ -41,7 +40,7 @@ WATCH_SILENCE_SECONDS_MAX: Final = 30.0
 """The master promises a message every ten seconds; two may be late."""
 
 WATCH_MESSAGES_AHEAD_MAX: Final = 4
-"""Messages of a watch that wait for their reader; then the stream is held, and flow control holds the master."""
+"""Messages of a watch that wait for their reader; then the stream is held, and by flow control the master."""
 
 THREAD_JOIN_SECONDS: Final = 2.0
 
@@ -77,40 +76,35 @@ _ERROR_BY_CODE: Final[dict[grpc.StatusCode, type[CloudAIError]]] = {
 """What a status without our details means: it comes from gRPC itself, or from something that is no master."""
 
 
-@dataclass(frozen=True)
-class Tls:
-    """How the master's certificate is checked."""
-
-    root_certificates: bytes | None = None
-    """PEM; None: those that gRPC comes with."""
-
-
 class GrpcMasterClient:
     """A MasterClient over one gRPC channel. Used on the trio loop that enters its context, and no other."""
 
     def __init__(
         self,
         address: str,
-        read_token: Callable[[], str],
         *,
-        tls: Tls | None,
-        deadline_seconds: float = DEADLINE_SECONDS_DEFAULT,
+        token_provider: Callable[[], str],
+        insecure: bool,
+        root_certificates: bytes | None = None,
+        call_deadline_seconds: float = DEADLINE_SECONDS_DEFAULT,
     ) -> None:
         """Connects with the first call, not here.
 
-        `read_token` may block: it is called in a worker thread, at first and whenever the master refuses the
-        token. `tls` None sends the token in the clear: for a master on the loopback.
+        `token_provider` may block: it is called in a worker thread, at first and whenever the master refuses
+        the token. `insecure` sends the token in the clear, for a master on the loopback. `root_certificates`
+        are PEM; None is those that gRPC comes with.
         """
-        if tls is None:
+        if insecure:
             self._channel = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
         else:
-            credentials = grpc.ssl_channel_credentials(tls.root_certificates)
+            credentials = grpc.ssl_channel_credentials(root_certificates)
             self._channel = grpc.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
-        self._names: Any = names_pb2_grpc.NamesStub(self._channel)
-        self._chunks: Any = chunks_pb2_grpc.ChunksStub(self._channel)
-        self._read_token = read_token
+        # The generated stubs have no types: the methods below give them back.
+        self._names: Any = names_pb2_grpc.NamesStub(self._channel)  # type: ignore[no-untyped-call]
+        self._chunks: Any = chunks_pb2_grpc.ChunksStub(self._channel)  # type: ignore[no-untyped-call]
+        self._read_token = token_provider
         self._token: str | None = None
-        self._deadline_seconds = deadline_seconds
+        self._deadline_seconds = call_deadline_seconds
 
     async def __aenter__(self) -> GrpcMasterClient:
         return self

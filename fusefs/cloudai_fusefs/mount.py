@@ -29,7 +29,7 @@ from cloudai_fusefs.sealed_cache import SealedCache
 from cloudai_fusefs.staging import Staging
 from cloudai_fusefs.tree_sync import TreeSync
 from cloudai_fusefs.uploader import Uploader
-from cloudai_model.errors import CloudAIError
+from cloudai_model.errors import CloudAIError, MasterUnavailable
 from cloudai_model.limits import MIB
 from cloudai_proto.storage.v1 import names_pb2 as names
 
@@ -62,20 +62,24 @@ async def serve_mount(config: MountConfig, on_ready: Callable[[MountControl], No
     mount or the state directory is another mount's.
     """
     with _own_state_directory(config.state_dir):
-        root_certificates = config.ca_file.read_bytes() if config.ca_file is not None else None
         async with GrpcMasterClient(
             config.source,
             token_provider=lambda: _read_token(config),
             insecure=config.insecure,
-            root_certificates=root_certificates,
+            root_certificates=config.ca_file.read_bytes() if config.ca_file is not None else None,
             call_deadline_seconds=CALL_SECONDS_MAX,
         ) as wire:
-            with trio.fail_after(CONNECT_SECONDS_MAX):
-                capabilities = await wire.get_capabilities()
+            capabilities = await _introduce(wire)
             client = RetryingMasterClient(wire, timeo_seconds=config.timeo_seconds)
             async with trio.open_nursery() as nursery:
                 await _serve(config, client, capabilities, nursery, on_ready)
                 nursery.cancel_scope.cancel()
+
+
+async def _introduce(wire: GrpcMasterClient) -> names.GetCapabilitiesResponse:
+    with trio.move_on_after(CONNECT_SECONDS_MAX):
+        return await wire.get_capabilities()
+    raise MasterUnavailable(timeout_seconds=CONNECT_SECONDS_MAX)
 
 
 async def _serve(

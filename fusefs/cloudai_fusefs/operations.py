@@ -50,8 +50,7 @@ def _handler(
 ) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, R]]:
     """Bounds a handler's wait and turns what it raises into an errno."""
 
-    @functools.wraps(call)
-    async def handle(self: Any, *args: P.args, **kwargs: P.kwargs) -> R:
+    async def handle(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
         try:
             with trio.fail_after(self.wait_seconds_max):
                 return await call(self, *args, **kwargs)
@@ -72,6 +71,7 @@ def _handler(
             logger.exception("%s failed unexpectedly", call.__name__)
             raise pyfuse3.FUSEError(errno.EIO) from error
 
+    functools.update_wrapper(handle, call)
     return handle
 
 

@@ -247,10 +247,11 @@ class RunTree:
         if node is None:
             node = Node(self, edge.node.node_id, edge.node.kind)
             self._add_node(node)
-        elif node.is_directory and node.edges:
-            self._drop_edge(*node.edges[0], told)
         node.take_server_state(edge.node)
         self._attach(parent, edge.name, node)
+        if node.is_directory and len(node.edges) > 1:
+            # Moved: its new name comes before the removal of the old one, and it has only one.
+            self._drop_edge(*node.edges[0], told)
         parent.kernel_attributes = None
         told.append(Invalidation(parent.ino, edge.name))
         told.append(Invalidation(parent.ino))
