@@ -11,8 +11,8 @@ here alone.
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any, Final
 
 import grpc
@@ -242,7 +242,8 @@ class GrpcMasterClient:
                 await stream.aclose()
                 stream = _WatchStream(self._names.Watch(request, metadata=await self._metadata()))
                 first = await stream.receive()
-            yield _messages(first, stream)
+            async with aclosing(_messages(first, stream)) as messages:
+                yield messages
         finally:
             await stream.aclose()
 
@@ -356,7 +357,7 @@ class _WatchStream:
 
 async def _messages(
     first: names.WatchResponse | CloudAIError, stream: _WatchStream
-) -> AsyncIterator[names.WatchResponse]:
+) -> AsyncGenerator[names.WatchResponse, None]:
     message = first
     while not isinstance(message, CloudAIError):
         yield message

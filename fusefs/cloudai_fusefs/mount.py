@@ -117,7 +117,9 @@ async def _serve(
         umask=config.umask,
         timeo_seconds=config.timeo_seconds,
     )
-    control = RunningMount(config.source, capabilities.user, client, managed, namespace, sync, uploader)
+    control = RunningMount(
+        config.source, capabilities.user, client, managed, namespace, sync, uploader, reader.counters
+    )
     managed.take_users(await client.list_users())
     own_directory = managed.root.users.get(capabilities.user)
     if own_directory is not None:

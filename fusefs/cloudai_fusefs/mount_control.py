@@ -76,6 +76,10 @@ class MountStatus:
     """Whether the last call to the master was answered."""
     staged_bytes: int
     """Bytes of files on this machine that are not yet durable."""
+    sent_bytes: int = 0
+    """File contents sent to the master since the mount began."""
+    fetched_bytes: int = 0
+    """File contents fetched from the master since the mount began."""
     pending: Sequence[FileStatus]
     """What is not yet durable below the path asked for; empty means that all of it is."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from cloudai_fusefs.chunk_reader import ReadCounters
 from cloudai_fusefs.managed_tree import ManagedTree
 from cloudai_fusefs.mount_control import FileState, FileStatus, MountStatus, RunPlace, RunStatus
 from cloudai_fusefs.namespace import Namespace, new_request_id
@@ -28,6 +29,7 @@ class RunningMount:
         namespace: Namespace,
         sync: TreeSync,
         uploader: Uploader,
+        read_counters: ReadCounters,
     ) -> None:
         self._source = source
         self._user = user
@@ -36,6 +38,7 @@ class RunningMount:
         self._namespace = namespace
         self._sync = sync
         self._uploader = uploader
+        self._read_counters = read_counters
 
     def status(self, path: str = "") -> MountStatus:
         """See MountControl. Does not wait."""
@@ -47,6 +50,8 @@ class RunningMount:
             user=self._user,
             connected=self._client.is_connected,
             staged_bytes=sum(file.size_bytes - file.uploaded_bytes for file in pending),
+            sent_bytes=self._uploader.sent_bytes,
+            fetched_bytes=self._read_counters.fetched_bytes,
             pending=pending,
         )
 

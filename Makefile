@@ -1,0 +1,79 @@
+# Everything that is done to this repository: `make help` lists it.
+#
+#   MOUNT=/mnt/cloudai    where `make up` mounts
+#   STATE=                where `make up` keeps the master's data (default: /var/lib/cloudai as root,
+#                         ~/.local/state/cloudai otherwise)
+#   PYTHON=python3        Python 3.11 or later to make .venv with
+
+MOUNT ?= /mnt/cloudai
+STATE ?=
+PYTHON ?= python3
+
+BIN := .venv/bin
+STATE_OPTION = $(if $(STATE),--state "$(STATE)")
+SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
+PACKAGES := fuse3 libfuse3-dev pkg-config gcc libc6-dev python3-dev python3-venv util-linux rsync
+SOURCES := model master fusefs daemon tests examples
+LOCK_COMMAND := pip-compile --all-build-deps --all-extras --allow-unsafe --generate-hashes \
+	--no-emit-find-links --no-emit-index-url --no-emit-options --strip-extras \
+	--output-file=requirements.txt pyproject.toml
+
+.DEFAULT_GOAL := help
+.PHONY: help setup packages up down check test format lock
+
+help: ## this list
+	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: packages .venv/.installed ## install what is needed, into Debian and .venv; a second time does nothing
+
+packages:
+	@missing=; \
+	for package in $(PACKAGES); do \
+		dpkg-query -W -f '$${Status}' $$package 2>/dev/null | grep -q 'ok installed' || missing="$$missing $$package"; \
+	done; \
+	if [ -n "$$missing" ]; then \
+		echo "installing$$missing"; \
+		$(SUDO) apt-get update -q && \
+		DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -y -q --no-install-recommends $$missing; \
+	fi
+
+# The stamp is newer than what it was made from, or pip runs again: it installs differences only.
+.venv/.installed: requirements.txt pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "$(PYTHON) is too old: Python 3.11 or later is needed (make PYTHON=...)" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+up: setup ## start a master and a mount of it on this machine, with an example run
+	@[ -e "$(MOUNT)" ] || mkdir -p "$(MOUNT)" 2>/dev/null || $(SUDO) install -d -o "$$(id -un)" "$(MOUNT)"
+	@$(BIN)/cloudai up --mount "$(MOUNT)" $(STATE_OPTION)
+	@sh examples/first_run.sh "$(MOUNT)"
+
+down: ## wait for uploads, unmount, stop both; the data stays
+	@$(BIN)/cloudai down $(STATE_OPTION)
+
+check: setup ## format, lint, types, import contracts, generated code
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && \
+	PYTHON="$(CURDIR)/$(BIN)/python" sh proto/generate.sh "$$scratch" && \
+	diff -r -x __pycache__ proto/generated "$$scratch" || \
+		{ echo "proto/generated is not what proto/*.proto gives: sh proto/generate.sh" >&2; exit 1; }
+
+test: setup ## every test, with real mounts
+	@[ -r /dev/fuse ] && [ -w /dev/fuse ] || { \
+		echo "/dev/fuse is missing or not ours: the tests mount real filesystems." >&2; \
+		echo "Load the module (modprobe fuse), or start the container with --device /dev/fuse --cap-add SYS_ADMIN." >&2; \
+		exit 1; }
+	$(BIN)/pytest
+
+format: setup ## put the code into shape
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: setup ## requirements.txt anew from pyproject.toml
+	$(BIN)/$(LOCK_COMMAND)

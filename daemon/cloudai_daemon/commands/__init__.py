@@ -1,0 +1,1 @@
+"""One module per command of `cloudai`: arguments in, one call, answer out."""

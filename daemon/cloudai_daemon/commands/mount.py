@@ -1,0 +1,50 @@
+"""`cloudai mount SOURCE DIR`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from cloudai_daemon.commands.parameters import PATH, say
+from cloudai_daemon.exit_codes import CommandFailed
+from cloudai_daemon.mounting import check_mount, is_readable_by_others, resolve_config, start_mount
+from cloudai_daemon.options import describe_options, parse_options
+
+
+@click.command("mount", epilog=describe_options())
+@click.argument("source")
+@click.argument("directory", metavar="DIR", type=PATH)
+@click.option("-o", "option_words", metavar="OPTIONS", multiple=True, help="Mount options, see below.")
+@click.option("--token-file", type=PATH, help="The same as -o token_file=.")
+@click.option("--foreground", is_flag=True, help="Serve in this process until the mount is gone.")
+def mount_command(
+    source: str, directory: Path, option_words: tuple[str, ...], token_file: Path | None, foreground: bool
+) -> None:
+    """Mount the master at SOURCE (HOST or HOST:PORT) on DIR, an empty directory.
+
+    Returns when the tree answers. The token comes from a file or from $CLOUDAI_TOKEN.
+    """
+    options = parse_options(",".join(option_words))
+    if token_file is not None:
+        options["token_file"] = token_file.expanduser().absolute()
+    config = resolve_config(source, directory, options)
+    if config.token_file is not None and is_readable_by_others(config.token_file):
+        say(f"warning: {config.token_file} can be read by others; `chmod 600` it")
+    check_mount(config)
+    if not foreground:
+        start_mount(config)
+        return
+    # Imported here: gRPC and pyfuse3 take half a second that no other command should pay for.
+    from cloudai_daemon.mount_process import run_daemon
+    from cloudai_fusefs.mount import serve_mount
+
+    failures: list[str] = []
+
+    def report(failure: str | None) -> None:
+        if failure is not None:
+            failures.append(failure)
+
+    exit_status = run_daemon(config, serve_mount, report, to_stderr=True)
+    if exit_status:
+        raise CommandFailed(exit_status, failures[0] if failures else f"{config.mount_point}: see the log")

@@ -1,0 +1,48 @@
+"""What several commands take and how they speak."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cloudai_daemon.options import parse_duration
+
+
+class Duration(click.ParamType[float]):
+    """Seconds, from `90`, `10m`, `2h`."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, int | float):
+            return float(value)
+        try:
+            return parse_duration(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+DURATION = Duration()
+PATH = click.Path(path_type=Path)
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def say(line: str) -> None:
+    """One line for a person, beside whatever a command's output is."""
+    click.echo(f"cloudai: {line}", err=True)
+
+
+def print_json(value: object) -> None:
+    """For a program: names that are no UTF-8 come as the escapes of their surrogates."""
+    click.echo(json.dumps(value, ensure_ascii=True, indent=2, default=str))
+
+
+def printable(path: str) -> str:
+    """A path on one line of a terminal, whatever bytes it is made of."""
+    if path.isprintable():
+        return path
+    return repr(path)[1:-1]

@@ -1,0 +1,85 @@
+"""`cloudai status [PATH]`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cloudai_daemon.commands.parameters import PATH, json_option, print_json, printable
+from cloudai_daemon.control_client import ControlClient, DaemonUnreachable
+from cloudai_daemon.control_protocol import RemoteError, StatusReport
+from cloudai_daemon.exit_codes import CommandFailed, ExitCode
+from cloudai_daemon.mount_lookup import MountedPath, list_mounts, locate
+from cloudai_daemon.upload_wait import format_bytes
+
+# A screenful; --json has up to a thousand.
+_NAMES_SHOWN_MAX = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Answer:
+    place: MountedPath
+    report: StatusReport | None
+    failure: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        entry = self.place.entry
+        return {
+            "mount_point": str(entry.mount_point),
+            "pid": entry.process.pid,
+            "path": self.place.path,
+            "error": self.failure or None,
+            **(self.report.to_json() if self.report else {"source": entry.source}),
+        }
+
+
+@click.command("status")
+@click.argument("path", required=False, type=PATH)
+@json_option
+def status_command(path: Path | None, as_json: bool) -> None:
+    """Show what is staged, uploading and durable: below PATH, or in every mount."""
+    places = [locate(path)] if path else [MountedPath(entry=entry, path="") for entry in list_mounts()]
+    answers = [_ask(place) for place in places]
+    if as_json:
+        print_json([answer.to_json() for answer in answers])
+    elif not answers:
+        click.echo("nothing is mounted")
+    else:
+        for answer in answers:
+            _print_answer(answer)
+    failures = [answer.failure for answer in answers if answer.failure]
+    if failures:
+        raise CommandFailed(ExitCode.FAILED, failures[0])
+
+
+def _ask(place: MountedPath) -> _Answer:
+    try:
+        with ControlClient(place.entry) as client:
+            return _Answer(place=place, report=client.status(place.path))
+    except (DaemonUnreachable, RemoteError) as error:
+        return _Answer(place=place, report=None, failure=str(error))
+
+
+def _print_answer(answer: _Answer) -> None:
+    entry, report = answer.place.entry, answer.report
+    if report is None:
+        click.echo(f"{entry.mount_point}  {entry.source}  does not answer")
+        return
+    connection = "connected" if report.connected else "the master does not answer"
+    click.echo(f"{entry.mount_point}  {report.source}  as {report.user}, {connection}")
+    if not report.pending_count:
+        click.echo("  everything is durable")
+        return
+    left_bytes = report.pending_bytes - report.uploaded_bytes
+    failed = f", {report.failed_count} failed" if report.failed_count else ""
+    click.echo(f"  {report.pending_count} files not durable yet, {format_bytes(left_bytes)} to send{failed}")
+    for file in report.pending[:_NAMES_SHOWN_MAX]:
+        sizes = f"{format_bytes(file.uploaded_bytes)} of {format_bytes(file.size_bytes)}"
+        reason = f"  {file.reason}" if file.reason else ""
+        click.echo(f"  {file.state:<9}  {sizes:>22}  {printable(file.path)}{reason}")
+    more_count = report.pending_count - _NAMES_SHOWN_MAX
+    if more_count > 0:
+        click.echo(f"  and {more_count} more")

@@ -1,0 +1,261 @@
+"""The mount daemon's end of the control socket: requests of `cloudai` become calls of MountControl.
+
+Runs on the mount's own trio loop. A peer is only who may open the socket (0600 in a 0700 directory); it is
+trusted with the mount, not with the daemon: garbage, lines over the limit and vanished peers end at most
+their own connection. A peer that goes away cancels what it asked for.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from cloudai_daemon.control_protocol import (
+    CONNECTIONS_MAX,
+    REQUEST_BYTES_MAX,
+    REQUESTS_IN_FLIGHT_MAX,
+    RESPONSE_BYTES_MAX,
+    STATUS_NAMES_MAX,
+    Json,
+    PendingFile,
+    Request,
+    StatusReport,
+    decode_request,
+    encode_error,
+    encode_line,
+)
+from cloudai_daemon.places import make_private_dir
+from cloudai_fusefs.mount_control import FileState, FileStatus, MountControl, MountStatus
+from cloudai_model.errors import CloudAIError, InternalError, InvalidRequest
+
+log = logging.getLogger(__name__)
+
+# sun_path of unix(7) is 108 bytes with the final NUL.
+SOCKET_PATH_BYTES_MAX: Final = 107
+
+_LISTEN_BACKLOG: Final = 16
+_READ_BYTES: Final = 64 * 1024
+# A peer that does not read what it asked for is gone for all we know.
+_SEND_SECONDS_MAX: Final = 30.0
+
+
+def choose_socket_path(state_dir: Path, runtime_dir: Path, name: str) -> Path:
+    """`control.sock` in the state directory, or in the runtime directory where that path is too long."""
+    preferred = state_dir / "control.sock"
+    if len(os.fsencode(preferred)) <= SOCKET_PATH_BYTES_MAX:
+        return preferred
+    return runtime_dir / f"{name}.sock"
+
+
+async def serve_control(
+    control: MountControl,
+    socket_path: Path,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Listens until cancelled; started once connections are taken. A stale socket is replaced.
+
+    Raises OSError when the path cannot be bound. Cancelled: the socket is gone from the directory and
+    every request that was being answered is cancelled.
+    """
+    listening = trio.socket.from_stdlib_socket(_listen(socket_path))
+    try:
+        connections = trio.CapacityLimiter(CONNECTIONS_MAX)
+        async with trio.open_nursery() as nursery:
+
+            async def serve_one(stream: trio.SocketStream) -> None:
+                async with connections:
+                    await _Connection(control, stream).serve()
+
+            listener = trio.SocketListener(listening)
+            task_status.started()
+            await trio.serve_listeners(serve_one, [listener], handler_nursery=nursery)
+    finally:
+        listening.close()
+        _unlink(socket_path)
+
+
+def _listen(socket_path: Path) -> socket.socket:
+    make_private_dir(socket_path.parent)
+    _unlink(socket_path)
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listening.bind(str(socket_path))
+        # Before listen: until then nobody can connect, whatever the umask made of the mode.
+        socket_path.chmod(0o600)
+        listening.listen(_LISTEN_BACKLOG)
+    except OSError:
+        listening.close()
+        raise
+    return listening
+
+
+def _unlink(socket_path: Path) -> None:
+    socket_path.unlink(missing_ok=True)
+
+
+class _Connection:
+    """One peer. Invariant: at most REQUESTS_IN_FLIGHT_MAX tasks, and one line is written at a time."""
+
+    def __init__(self, control: MountControl, stream: trio.SocketStream) -> None:
+        self._control = control
+        self._stream = stream
+        self._in_flight_count = 0
+        self._sending = trio.Lock()
+
+    async def serve(self) -> None:
+        """Returns when the peer is gone; never raises for what a peer does."""
+        try:
+            async with self._stream, trio.open_nursery() as nursery:
+                await self._read_requests(nursery)
+                nursery.cancel_scope.cancel()
+        except* trio.BrokenResourceError:
+            log.debug("a control peer vanished")
+
+    async def _read_requests(self, nursery: trio.Nursery) -> None:
+        buffered = bytearray()
+        while True:
+            received = await self._stream.receive_some(_READ_BYTES)
+            if not received:
+                return
+            buffered += received
+            while (end := buffered.find(b"\n")) >= 0 and end <= REQUEST_BYTES_MAX:
+                line = bytes(buffered[:end])
+                del buffered[: end + 1]
+                await self._take(line, nursery)
+            if len(buffered) > REQUEST_BYTES_MAX:
+                await self._send(encode_error(None, InvalidRequest("the line is too long")))
+                return
+
+    async def _take(self, line: bytes, nursery: trio.Nursery) -> None:
+        try:
+            request = decode_request(line)
+        except InvalidRequest as error:
+            await self._send(encode_error(None, error))
+            return
+        # Refused, not queued: the reader must go on reading, or it would not see the peer vanish.
+        if self._in_flight_count == REQUESTS_IN_FLIGHT_MAX:
+            await self._send(encode_error(request.id, InvalidRequest("too many requests at once")))
+            return
+        self._in_flight_count += 1
+        nursery.start_soon(self._answer, request)
+
+    async def _answer(self, request: Request) -> None:
+        try:
+            await self._send(await self._outcome(request))
+        finally:
+            self._in_flight_count -= 1
+
+    async def _outcome(self, request: Request) -> bytes:
+        try:
+            result = await call_method(self._control, request.method, request.params)
+            line = encode_line({"id": request.id, "result": result})
+        except CloudAIError as error:
+            return encode_error(request.id, error)
+        # The mount must outlive a fault in a question about it; FUSE handlers run in the same nursery tree.
+        except Exception:
+            log.exception("control request %s failed", request.method)
+            return encode_error(request.id, InternalError("see the mount's log"))
+        if len(line) > RESPONSE_BYTES_MAX:
+            return encode_error(request.id, InvalidRequest("the answer is too long; ask for less"))
+        return line
+
+    async def _send(self, line: bytes) -> None:
+        async with self._sending:
+            with trio.move_on_after(_SEND_SECONDS_MAX) as scope:
+                await self._stream.send_all(line)
+            if scope.cancelled_caught:
+                raise trio.BrokenResourceError("the peer does not read")
+
+
+async def call_method(control: MountControl, method: str, params: Mapping[str, Json]) -> Json:
+    """The result of one request as JSON. Raises InvalidRequest for an unknown method or parameter."""
+    handler = _METHODS.get(method)
+    if handler is None:
+        raise InvalidRequest("unknown method", method=method[:80])
+    return await handler(control, _Params(params))
+
+
+class _Params:
+    """The parameters of one request; each is checked when it is taken."""
+
+    def __init__(self, given: Mapping[str, Json]) -> None:
+        self._given = given
+
+    def text(self, name: str) -> str:
+        value = self._given.get(name, "")
+        if not isinstance(value, str):
+            raise InvalidRequest("a parameter must be text", parameter=name)
+        return value
+
+    def number(self, name: str) -> int:
+        value = self._given.get(name)
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise InvalidRequest("a parameter must be a whole number", parameter=name)
+        return value
+
+
+async def _status(control: MountControl, params: _Params) -> Json:
+    return report_status(control.status(params.text("path"))).to_json()
+
+
+async def _wait_durable(control: MountControl, params: _Params) -> Json:
+    await control.wait_durable(params.text("path"))
+
+
+async def _create_run(control: MountControl, params: _Params) -> Json:
+    place = await control.create_run(
+        params.text("task"), name=params.text("name"), task_id=params.text("task_id")
+    )
+    return asdict(place)
+
+
+async def _list_runs(control: MountControl, params: _Params) -> Json:
+    return [asdict(run) for run in await control.list_runs(params.text("path"))]
+
+
+async def _seal_run(control: MountControl, params: _Params) -> Json:
+    await control.seal_run(params.text("path"), params.number("exit_status"))
+
+
+_METHODS: Final[Mapping[str, Callable[[MountControl, _Params], Awaitable[Json]]]] = {
+    "status": _status,
+    "wait_durable": _wait_durable,
+    "create_run": _create_run,
+    "list_runs": _list_runs,
+    "seal_run": _seal_run,
+}
+
+
+def report_status(status: MountStatus) -> StatusReport:
+    """The counts of all pending files and the first of their names."""
+    failed_first = sorted(status.pending, key=lambda file: file.state != FileState.FAILED)
+    return StatusReport(
+        source=status.source,
+        user=status.user,
+        connected=status.connected,
+        staged_bytes=status.staged_bytes,
+        pending_count=len(status.pending),
+        pending_bytes=sum(file.size_bytes for file in status.pending),
+        uploaded_bytes=sum(min(file.uploaded_bytes, file.size_bytes) for file in status.pending),
+        failed_count=sum(file.state == FileState.FAILED for file in status.pending),
+        sent_bytes=status.sent_bytes,
+        fetched_bytes=status.fetched_bytes,
+        pending=[_pending_file(file) for file in failed_first[:STATUS_NAMES_MAX]],
+    )
+
+
+def _pending_file(file: FileStatus) -> PendingFile:
+    return PendingFile(
+        path=file.path,
+        state=str(file.state),
+        size_bytes=file.size_bytes,
+        uploaded_bytes=file.uploaded_bytes,
+        reason=file.reason,
+    )

@@ -1,0 +1,35 @@
+"""Starting a process that outlives this one: the mount daemon, a local master."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+
+from cloudai_daemon.process_identity import ProcessIdentity
+
+
+def start_detached(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    *,
+    stdin: int,
+    stdout: int,
+    stderr: int,
+) -> ProcessIdentity:
+    """Starts the command in a session of its own, with these three descriptors and no others.
+
+    posix_spawn rather than subprocess: a Popen object wants its child waited for, and this one is not.
+    Raises OSError when it cannot be executed.
+    """
+    pid = os.posix_spawn(
+        command[0],
+        list(command),
+        environment,
+        file_actions=[
+            (os.POSIX_SPAWN_DUP2, stdin, 0),
+            (os.POSIX_SPAWN_DUP2, stdout, 1),
+            (os.POSIX_SPAWN_DUP2, stderr, 2),
+        ],
+        setsid=True,
+    )
+    return ProcessIdentity.of(pid)

@@ -1,0 +1,242 @@
+"""The mount daemon: one process behind one mount point. The composition root of the filesystem.
+
+Started by `cloudai mount` as `python -m cloudai_daemon.mount_process` with its configuration on standard
+input; answers on standard output with one JSON line, {"ready": true} or {"error": LINE}, and logs to
+`daemon.log` in the mount's state directory. SIGTERM and SIGINT end it in order: uploads get a bounded time,
+what is left stays staged and is named in the log. A second signal skips the rest of that time.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import logging
+import logging.handlers
+import os
+import resource
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeAlias
+
+import trio
+
+from cloudai_daemon.control_server import choose_socket_path, serve_control
+from cloudai_daemon.exit_codes import ExitCode
+from cloudai_daemon.mount_config_codec import decode_config
+from cloudai_daemon.places import escape_path, make_private_dir, runtime_dir
+from cloudai_daemon.process_identity import ProcessIdentity
+from cloudai_daemon.registry import RegistryEntry, register, unregister
+from cloudai_fusefs.mount_control import MountConfig, MountControl
+from cloudai_model.errors import CloudAIError
+
+log = logging.getLogger(__name__)
+
+ServeMount: TypeAlias = Callable[[MountConfig, Callable[[MountControl], None]], Awaitable[None]]
+
+DRAIN_SECONDS_MAX: Final = 20.0
+"""What uploads get after SIGTERM. Below the 90 s after which systemd kills; staged files wait anyway."""
+
+# Three old logs of 10 MiB: weeks of a healthy mount.
+_LOG_BYTES_MAX: Final = 10 * 1024 * 1024
+_LOG_FILES_OLD: Final = 3
+# Names in the log of what was left behind; the journal has them all.
+_LEFT_NAMES_MAX: Final = 100
+
+
+class MountDaemon:
+    """Runs one mount with its control socket and registry entry, and takes them down in order."""
+
+    def __init__(
+        self, config: MountConfig, serve: ServeMount, *, drain_seconds_max: float = DRAIN_SECONDS_MAX
+    ) -> None:
+        self._config = config
+        self._serve = serve
+        self._drain_seconds_max = drain_seconds_max
+        self._serving = trio.CancelScope()
+        self._control: MountControl | None = None
+        self._failure: OSError | None = None
+
+    async def run(self, on_ready: Callable[[], None]) -> None:
+        """Serves until the mount is gone or a signal ends it; `on_ready` once it can be used.
+
+        Raises what the serve function raises, OSError when the control socket cannot be made.
+        """
+        failure: CloudAIError | OSError | None = None
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self._stop_on_signals)
+
+            def take_control(control: MountControl) -> None:
+                self._control = control
+                nursery.start_soon(self._open_to_requests, control, on_ready)
+
+            with self._serving:
+                try:
+                    await self._serve(self._config, take_control)
+                except (CloudAIError, OSError) as error:
+                    failure = error
+            nursery.cancel_scope.cancel()
+        if failure or self._failure:
+            raise failure or self._failure or AssertionError
+        log.info("unmounted %s", self._config.mount_point)
+
+    async def _open_to_requests(self, control: MountControl, on_ready: Callable[[], None]) -> None:
+        registry_dir = runtime_dir()
+        socket_path = choose_socket_path(
+            self._config.state_dir, registry_dir, escape_path(self._config.mount_point)
+        )
+        entry = RegistryEntry(
+            mount_point=self._config.mount_point,
+            source=self._config.source,
+            control_socket=socket_path,
+            state_dir=self._config.state_dir,
+            process=ProcessIdentity.of(os.getpid()),
+        )
+        try:
+            async with trio.open_nursery() as nursery:
+                await nursery.start(serve_control, control, socket_path)
+                register(entry, registry_dir)
+                log.info("serving %s at %s", self._config.source, self._config.mount_point)
+                on_ready()
+        except* OSError as group:
+            # Without its control socket a mount could be neither waited for nor unmounted in order.
+            self._failure = _first_os_error(group)
+            self._serving.cancel()
+        finally:
+            unregister(entry, registry_dir)
+
+    async def _stop_on_signals(self, task_status: trio.TaskStatus[None]) -> None:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            task_status.started()
+            async with trio.open_nursery() as nursery:
+                async for number in signals:
+                    log.info("%s: unmounting %s", signal.Signals(number).name, self._config.mount_point)
+                    if self._serving.cancel_called:
+                        continue
+                    nursery.start_soon(self._drain_and_stop)
+                    await anext(signals)
+                    log.info("asked again: not waiting for uploads")
+                    self._serving.cancel()
+
+    async def _drain_and_stop(self) -> None:
+        """Waits for uploads within the bound, then ends the mount whatever is left."""
+        if self._control is not None:
+            with trio.move_on_after(self._drain_seconds_max):
+                try:
+                    await self._control.wait_durable("")
+                except CloudAIError as error:
+                    log.warning("uploads did not finish: %s", error)
+            self._name_what_is_left(self._control)
+        self._serving.cancel()
+
+    def _name_what_is_left(self, control: MountControl) -> None:
+        status = control.status("")
+        if not status.pending:
+            return
+        log.warning(
+            "%d files (%d bytes) are staged in %s and not durable; the next mount sends them",
+            len(status.pending),
+            status.staged_bytes,
+            self._config.state_dir,
+        )
+        for file in status.pending[:_LEFT_NAMES_MAX]:
+            log.warning("staged: %r, %d of %d bytes sent", file.path, file.uploaded_bytes, file.size_bytes)
+
+
+def _first_os_error(group: BaseExceptionGroup[OSError]) -> OSError:
+    first = group.exceptions[0]
+    return _first_os_error(first) if isinstance(first, BaseExceptionGroup) else first
+
+
+def configure_logging(config: MountConfig, *, to_stderr: bool) -> None:
+    """Logs to `daemon.log` in the state directory (0600, rotated), and to standard error if asked."""
+    make_private_dir(config.state_dir)
+    handlers: list[logging.Handler] = [
+        logging.handlers.RotatingFileHandler(
+            config.state_dir / "daemon.log", maxBytes=_LOG_BYTES_MAX, backupCount=_LOG_FILES_OLD
+        )
+    ]
+    if to_stderr:
+        handlers.append(logging.StreamHandler())
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        handlers=handlers,
+        force=True,
+    )
+
+
+def describe_failure(config: MountConfig, error: Exception) -> str:
+    """One line for the person who mounts."""
+    if isinstance(error, CloudAIError):
+        return f"{config.source}: {error}"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename or config.mount_point}: {error.strerror}"
+    return f"{config.mount_point}: {error}"
+
+
+def run_daemon(
+    config: MountConfig, serve: ServeMount, report: Callable[[str | None], None], *, to_stderr: bool
+) -> int:
+    """Runs one mount to its end; the exit status. `report` is called once: with None when the tree can be
+    used, or with the line that says why it cannot.
+    """
+    os.umask(0o077)
+    _raise_descriptor_limit()
+    try:
+        configure_logging(config, to_stderr=to_stderr)
+    except OSError as error:
+        report(describe_failure(config, error))
+        return ExitCode.MOUNT_FAILED
+    is_ready = False
+
+    def on_ready() -> None:
+        nonlocal is_ready
+        is_ready = True
+        report(None)
+
+    try:
+        trio.run(MountDaemon(config, serve).run, on_ready)
+    # The root of the process: whatever it was goes to the log with its trace, and to the caller as a line.
+    except Exception as error:
+        line = describe_failure(config, error)
+        if is_ready:
+            log.exception("the mount ended: %s", line)
+            return ExitCode.FAILED
+        if not isinstance(error, CloudAIError | OSError):
+            log.exception("could not mount")
+        log.error("could not mount: %s", line)  # noqa: TRY400  # expected failures carry no trace
+        report(line)
+        return ExitCode.MOUNT_FAILED
+    return ExitCode.OK
+
+
+def _raise_descriptor_limit() -> None:
+    # A staged file and a cached chunk in use take one descriptor each; the soft limit is often 1024.
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def main(serve: ServeMount) -> int:
+    """The program: configuration on standard input, one report on standard output."""
+    os.chdir("/")
+    report_descriptor = os.dup(1)
+    null_descriptor = os.open(os.devnull, os.O_RDWR)
+    config = decode_config(sys.stdin.buffer.read())
+    os.dup2(null_descriptor, 0)
+    os.dup2(null_descriptor, 1)
+    faulthandler.enable()
+
+    def report(failure: str | None) -> None:
+        answer = {"ready": True} if failure is None else {"error": failure}
+        # Closed at once: its end tells the parent that nothing more comes.
+        with os.fdopen(report_descriptor, "w") as pipe:
+            pipe.write(json.dumps(answer) + "\n")
+
+    return run_daemon(config, serve, report, to_stderr=False)
+
+
+if __name__ == "__main__":
+    from cloudai_fusefs.mount import serve_mount
+
+    sys.exit(main(serve_mount))

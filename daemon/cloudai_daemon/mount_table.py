@@ -1,0 +1,127 @@
+"""What the kernel says is mounted, and taking a mount away.
+
+Relies on /proc/self/mountinfo and on umount(8), or fusermount3 for who is not root. Never touches a mounted tree without a bound: the daemon
+behind it may hang.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import subprocess
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeVar
+
+from cloudai_daemon.exit_codes import CommandFailed, ExitCode
+from cloudai_daemon.places import is_root
+
+PROBE_SECONDS_MAX: Final = 5.0
+"""The longest wait for an answer of a mounted tree: a healthy one takes well under a millisecond."""
+
+_UNMOUNT_SECONDS_MAX: Final = 30.0
+_OCTAL_ESCAPE: Final = re.compile(rb"\\([0-7]{3})")
+
+Answer = TypeVar("Answer")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MountedTree:
+    mount_point: Path
+    file_system_type: str
+    source: str
+
+
+def list_mounted() -> list[MountedTree]:
+    """All mounts of this process's mount namespace, in the order in which they were made."""
+    found = []
+    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
+        before, _, after = line.partition(b" - ")
+        file_system_type, source, *_ = after.split(b" ")
+        found.append(
+            MountedTree(
+                mount_point=Path(_decode(before.split(b" ")[4])),
+                file_system_type=file_system_type.decode(),
+                source=_decode(source),
+            )
+        )
+    return found
+
+
+def find_mounted(mount_point: Path) -> MountedTree | None:
+    """The topmost mount at exactly this absolute path."""
+    found = [tree for tree in list_mounted() if tree.mount_point == mount_point]
+    return found[-1] if found else None
+
+
+def is_dead(mount_point: Path) -> bool:
+    """Whether the daemon behind a FUSE mount is gone: "Transport endpoint is not connected"."""
+    try:
+        within_bound(lambda: mount_point.stat())
+    except OSError as error:
+        return error.errno in (errno.ENOTCONN, errno.ECONNABORTED)
+    return False
+
+
+def unmount(mount_point: Path, *, lazily: bool = False) -> None:
+    """Takes the topmost mount away; a busy one is refused unless lazily.
+
+    Raises CommandFailed (32) with the reason.
+    """
+    if is_root():
+        command = ["umount", *(["--lazy"] if lazily else []), "--", str(mount_point)]
+    else:
+        command = ["fusermount3", "-u", *(["-z"] if lazily else []), "--", str(mount_point)]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=_UNMOUNT_SECONDS_MAX, check=False
+        )
+    except FileNotFoundError as error:
+        raise CommandFailed(ExitCode.MOUNT_FAILED, f"{command[0]} is missing: install fuse3") from error
+    except subprocess.TimeoutExpired as error:
+        raise CommandFailed(
+            ExitCode.MOUNT_FAILED, f"{mount_point}: unmounting took over {_UNMOUNT_SECONDS_MAX:.0f} s"
+        ) from error
+    if done.returncode != 0:
+        raise CommandFailed(ExitCode.MOUNT_FAILED, f"{mount_point}: {_why_not_unmounted(done)}")
+
+
+def _why_not_unmounted(done: subprocess.CompletedProcess[str]) -> str:
+    last_line = done.stderr.strip().splitlines()[-1:]
+    if not last_line:
+        return f"unmounting ended with status {done.returncode}"
+    if "busy" in last_line[0].lower():
+        return "busy: a program has a file or its working directory there (`fuser -vm` names it)"
+    return last_line[0].rpartition(": ")[2]
+
+
+def within_bound(probe: Callable[[], Answer], seconds: float = PROBE_SECONDS_MAX) -> Answer:
+    """What the probe of a mounted tree returns or raises; TimeoutError when no answer came in time.
+
+    A thread that still waits is left behind: it ends with its answer, or when the mount's connection does.
+    """
+    outcome: list[Answer] = []
+    failure: list[OSError] = []
+
+    def ask() -> None:
+        try:
+            outcome.append(probe())
+        except OSError as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=ask, name="mount-probe", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if failure:
+        raise failure[0]
+    if not outcome:
+        raise TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+    return outcome[0]
+
+
+def _decode(field: bytes) -> str:
+    # The kernel writes space, tab, newline and backslash as \ooo.
+    return os.fsdecode(_OCTAL_ESCAPE.sub(lambda match: bytes([int(match[1], 8)]), field))

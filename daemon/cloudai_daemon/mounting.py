@@ -1,0 +1,254 @@
+"""What `cloudai mount` does: checks, then a mount process of its own, then the proof that the tree answers.
+
+Relies on mount_process for the work. Every refusal is a CommandFailed with one line; nothing is mounted then.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import stat
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from cloudai_daemon.detached_process import start_detached
+from cloudai_daemon.exit_codes import CommandFailed, ExitCode
+from cloudai_daemon.mount_config_codec import encode_config
+from cloudai_daemon.mount_table import find_mounted, is_dead, unmount, within_bound
+from cloudai_daemon.options import MountOptions, is_loopback, parse_source
+from cloudai_daemon.places import cache_home, is_root, make_private_dir, mount_state_dir, runtime_dir
+from cloudai_daemon.process_identity import ProcessIdentity
+from cloudai_daemon.registry import RegistryEntry, list_live
+from cloudai_fusefs.mount_control import MountConfig
+
+MOUNT_PROCESS_COMMAND: Final = (sys.executable, "-m", "cloudai_daemon.mount_process")
+
+# The filesystem gives a master that is not there up after a few seconds; this is for one that hangs, and
+# leaves a slow machine time to start Python.
+_READY_SECONDS_MAX: Final = 20.0
+_STOP_SECONDS_MAX: Final = 5.0
+# Mounts on top of each other that a crash left; nobody has that many.
+_DEAD_MOUNTS_MAX: Final = 8
+_TOKEN_BYTES_MAX: Final = 16 * 1024
+
+
+def resolve_mount_point(directory: Path) -> Path:
+    """The absolute path as the kernel's mount table has it: no symlinks, and the tree below is not asked."""
+    absolute = Path(os.path.abspath(directory))  # noqa: PTH100  # Path.resolve would stat a dead mount
+    parent = absolute.parent.resolve()
+    candidate = parent / absolute.name
+    if find_mounted(candidate) is not None:
+        return candidate
+    return candidate.resolve()
+
+
+def resolve_config(source: str, directory: Path, options: MountOptions) -> MountConfig:
+    """The options of one mount with the defaults of this user.
+
+    The token is $CLOUDAI_TOKEN's unless a file is named. Raises CommandFailed (usage) when what was given
+    does not go together.
+    """
+    address = parse_source(source)
+    if options.get("insecure") and not is_loopback(address):
+        raise CommandFailed(
+            ExitCode.USAGE,
+            f"insecure is for a master on this machine only: {address} is not on the loopback",
+        )
+    if options.get("insecure") and "ca_file" in options:
+        raise CommandFailed(ExitCode.USAGE, "insecure and ca= exclude each other")
+    mount_point = resolve_mount_point(directory)
+    given: MountOptions = {
+        "state_dir": mount_state_dir(mount_point),
+        "cache_dir": cache_home(),
+        **({} if is_root() else {"uid": os.getuid(), "gid": os.getgid()}),
+        **options,
+    }
+    return MountConfig(source=address, mount_point=mount_point, **given, **_find_token(options))
+
+
+def _find_token(options: MountOptions) -> dict[str, str]:
+    if "token_file" in options:
+        read_token(options["token_file"])
+        return {}
+    token = os.environ.get("CLOUDAI_TOKEN", "").strip()
+    if not token:
+        raise CommandFailed(ExitCode.USAGE, "no token: give --token-file, token_file= or $CLOUDAI_TOKEN")
+    return {"token": token}
+
+
+def read_token(path: Path) -> str:
+    """The token in a file. Raises CommandFailed (usage) for a file that is not there or holds none."""
+    try:
+        with path.open("rb") as file:
+            token = file.read(_TOKEN_BYTES_MAX).decode("ascii").strip()
+    except OSError as error:
+        raise CommandFailed(ExitCode.USAGE, f"token file {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise CommandFailed(ExitCode.USAGE, f"token file {path}: holds no token") from error
+    if not token or any(character.isspace() for character in token):
+        raise CommandFailed(ExitCode.USAGE, f"token file {path}: holds no token")
+    return token
+
+
+def is_readable_by_others(path: Path) -> bool:
+    return bool(path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO))
+
+
+def check_machine(config: MountConfig) -> None:
+    """Accept a machine on which FUSE works for this user. Raises CommandFailed."""
+    device = Path("/dev/fuse")
+    if not device.exists():
+        raise CommandFailed(
+            ExitCode.MOUNT_FAILED,
+            "/dev/fuse is missing: `modprobe fuse`, or start the container with --device /dev/fuse",
+        )
+    if not os.access(device, os.R_OK | os.W_OK):
+        raise CommandFailed(ExitCode.MOUNT_FAILED, "/dev/fuse: permission denied for this user")
+    if config.allow_other and not is_root() and not _allows_other():
+        raise CommandFailed(
+            ExitCode.MOUNT_FAILED, "allow_other needs a line `user_allow_other` in /etc/fuse.conf"
+        )
+
+
+def _allows_other() -> bool:
+    try:
+        lines = Path("/etc/fuse.conf").read_text().splitlines()
+    except OSError:
+        return False
+    return any(line.strip() == "user_allow_other" for line in lines)
+
+
+def prepare_mount_point(mount_point: Path) -> None:
+    """Accept an empty directory where nothing is mounted; dead mounts there are cleared away first.
+
+    Raises CommandFailed.
+    """
+    for _ in range(_DEAD_MOUNTS_MAX):
+        if find_mounted(mount_point) is None or not is_dead(mount_point):
+            break
+        unmount(mount_point, lazily=True)
+    mounted = find_mounted(mount_point)
+    if mounted is not None:
+        raise CommandFailed(
+            ExitCode.MOUNT_FAILED,
+            f"{mount_point}: already mounted: {mounted.source} ({mounted.file_system_type})",
+        )
+    try:
+        with os.scandir(mount_point) as entries:
+            is_empty = next(entries, None) is None
+    except OSError as error:
+        raise CommandFailed(ExitCode.MOUNT_FAILED, f"{mount_point}: {error.strerror}") from error
+    if not is_empty:
+        raise CommandFailed(ExitCode.MOUNT_FAILED, f"{mount_point}: the directory is not empty")
+
+
+def check_mount(config: MountConfig) -> None:
+    """All that can be refused before a process is started. Raises CommandFailed."""
+    check_machine(config)
+    prepare_mount_point(config.mount_point)
+    try:
+        make_private_dir(config.state_dir)
+        make_private_dir(config.cache_dir)
+    except OSError as error:
+        raise CommandFailed(ExitCode.MOUNT_FAILED, f"{error.filename}: {error.strerror}") from error
+
+
+def start_mount(config: MountConfig, command: Sequence[str] = MOUNT_PROCESS_COMMAND) -> RegistryEntry:
+    """Mounts in a new process and returns once the tree answers `stat` and a listing.
+
+    Raises CommandFailed (32) within about 20 s; then no process and no mount is left.
+    """
+    process, report_descriptor = _start_process(config, command)
+    try:
+        with os.fdopen(report_descriptor, "rb", buffering=0) as pipe:
+            _await_report(pipe.fileno(), config)
+        _await_answer(config.mount_point)
+        return _find_entry(config.mount_point, process)
+    except BaseException:
+        _stop_process(process, config.mount_point)
+        raise
+
+
+def _start_process(config: MountConfig, command: Sequence[str]) -> tuple[ProcessIdentity, int]:
+    environment = {name: value for name, value in os.environ.items() if name != "CLOUDAI_TOKEN"}
+    config_read, config_write = os.pipe()
+    report_read, report_write = os.pipe()
+    log_descriptor = os.open(
+        config.state_dir / "daemon.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
+    )
+    try:
+        process = start_detached(
+            command, environment, stdin=config_read, stdout=report_write, stderr=log_descriptor
+        )
+    except OSError as error:
+        os.close(config_write)
+        os.close(report_read)
+        raise CommandFailed(ExitCode.MOUNT_FAILED, f"{command[0]}: {error.strerror}") from error
+    finally:
+        os.close(config_read)
+        os.close(report_write)
+        os.close(log_descriptor)
+    # At most a few KiB: fits in the pipe whether or not anybody reads.
+    with os.fdopen(config_write, "wb") as pipe:
+        pipe.write(encode_config(config))
+    return process, report_read
+
+
+def _await_report(descriptor: int, config: MountConfig) -> None:
+    deadline = time.monotonic() + _READY_SECONDS_MAX
+    received = b""
+    while b"\n" not in received:
+        readable, _, _ = select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))
+        if not readable:
+            raise CommandFailed(
+                ExitCode.MOUNT_FAILED,
+                f"{config.mount_point}: not mounted after {_READY_SECONDS_MAX:.0f} s, given up",
+            )
+        part = os.read(descriptor, 4096)
+        if not part:
+            raise CommandFailed(
+                ExitCode.MOUNT_FAILED,
+                f"{config.mount_point}: the mount daemon ended; see {config.state_dir / 'daemon.log'}",
+            )
+        received += part
+    answer = json.loads(received)
+    if "error" in answer:
+        raise CommandFailed(ExitCode.MOUNT_FAILED, str(answer["error"]))
+
+
+def _await_answer(mount_point: Path) -> None:
+    def list_tree() -> list[str]:
+        mount_point.stat()
+        return os.listdir(mount_point)  # noqa: PTH208  # the listing itself is the proof
+
+    try:
+        within_bound(list_tree)
+    except OSError as error:
+        raise CommandFailed(
+            ExitCode.MOUNT_FAILED, f"{mount_point}: mounted, but the tree does not answer: {error.strerror}"
+        ) from error
+
+
+def _find_entry(mount_point: Path, process: ProcessIdentity) -> RegistryEntry:
+    for entry in list_live([runtime_dir()]):
+        if entry.mount_point == mount_point and entry.process == process:
+            return entry
+    raise CommandFailed(ExitCode.MOUNT_FAILED, f"{mount_point}: the mount daemon ended at once")
+
+
+def _stop_process(process: ProcessIdentity, mount_point: Path) -> None:
+    # SIGKILL: whatever hangs, the kernel then answers those who wait in the tree with ENOTCONN.
+    if (
+        not process.wait_gone(0)
+        and process.send_signal(signal.SIGTERM)
+        and not process.wait_gone(_STOP_SECONDS_MAX)
+    ):
+        process.send_signal(signal.SIGKILL)
+        process.wait_gone(_STOP_SECONDS_MAX)
+    if find_mounted(mount_point) is not None and is_dead(mount_point):
+        unmount(mount_point, lazily=True)

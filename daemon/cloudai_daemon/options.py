@@ -1,0 +1,263 @@
+"""The mount options: one table of the words that `-o`, fstab and the command line share.
+
+Pure parsing: words in, values in SI units out. Who mounts and what is there is decided in `mounting`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypedDict, cast
+
+from cloudai_daemon.exit_codes import CommandFailed, ExitCode
+from cloudai_fusefs.mount_control import CACHE_BYTES_DEFAULT, TIMEO_SECONDS_DEFAULT
+
+MASTER_PORT_DEFAULT: Final = 7443
+
+_UNIT_BYTES: Final = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
+_SIZE_PATTERN: Final = re.compile(r"(\d+(?:\.\d+)?)([KMGT]?)(?:i?B)?", re.ASCII | re.IGNORECASE)
+_UNIT_SECONDS: Final = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}
+_DURATION_PATTERN: Final = re.compile(r"(\d+(?:\.\d+)?)([smhd]?)", re.ASCII)
+# A week: whatever is meant by more is better said by not waiting at all.
+_TIMEO_SECONDS_MAX: Final = 7 * 86400.0
+_ID_MAX: Final = 2**32 - 2  # the highest 32-bit number is "no id" to chown(2)
+
+
+class MountOptions(TypedDict, total=False):
+    """What was given; the keys are fields of MountConfig."""
+
+    token_file: Path
+    state_dir: Path
+    cache_dir: Path
+    cache_bytes_max: int
+    timeo_seconds: float
+    uid: int
+    gid: int
+    umask: int
+    read_only: bool
+    allow_other: bool
+    insecure: bool
+    ca_file: Path
+
+
+def parse_size(text: str) -> int:
+    """Bytes of `20G`, `512M`, `1.5GiB` or a plain number; K, M, G, T are powers of 1024."""
+    match = _SIZE_PATTERN.fullmatch(text)
+    if match is None:
+        raise ValueError("expected a size such as 20G")
+    return int(float(match[1]) * _UNIT_BYTES[match[2].upper()])
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of `90`, `90s`, `10m`, `2h` or `1d`."""
+    match = _DURATION_PATTERN.fullmatch(text)
+    if match is None:
+        raise ValueError("expected a time such as 90, 10m or 2h")
+    return float(match[1]) * _UNIT_SECONDS[match[2]]
+
+
+def _parse_cache_size(text: str) -> int:
+    size_bytes = parse_size(text)
+    if size_bytes == 0:
+        raise ValueError("must be more than nothing")
+    return size_bytes
+
+
+def _parse_timeo(text: str) -> float:
+    seconds = parse_duration(text)
+    if not 0 < seconds <= _TIMEO_SECONDS_MAX:
+        raise ValueError("must be more than nothing and at most 7d")
+    return seconds
+
+
+def _parse_id(text: str) -> int:
+    if not text.isascii() or not text.isdecimal() or int(text) > _ID_MAX:
+        raise ValueError("expected a numeric id")
+    return int(text)
+
+
+def _parse_umask(text: str) -> int:
+    if not re.fullmatch(r"0?o?[0-7]{1,4}", text, re.ASCII) or int(text, 8) > 0o777:
+        raise ValueError("expected octal permission bits such as 022")
+    return int(text, 8)
+
+
+def _parse_path(text: str) -> Path:
+    if not text:
+        raise ValueError("expected a path")
+    return Path(text).expanduser().absolute()
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptionSpec:
+    """One row of the table."""
+
+    name: str
+    field: str
+    """Of MountConfig."""
+    parse: Callable[[str], object] | None = None
+    """Of the value; raises ValueError saying what was expected. None: a flag, which means `flag_value`."""
+    flag_value: bool = True
+    default: str
+    help: str
+
+
+OPTION_SPECS: Final = (
+    OptionSpec(
+        name="token_file",
+        field="token_file",
+        parse=_parse_path,
+        default="the token in $CLOUDAI_TOKEN",
+        help="file that holds the token; read again whenever the master refuses it",
+    ),
+    OptionSpec(
+        name="state_dir",
+        field="state_dir",
+        parse=_parse_path,
+        default="/var/lib/cloudai/mounts/NAME, or below $XDG_STATE_HOME",
+        help="journal, staged files and log of this one mount",
+    ),
+    OptionSpec(
+        name="cache_dir",
+        field="cache_dir",
+        parse=_parse_path,
+        default="/var/cache/cloudai, or below $XDG_CACHE_HOME",
+        help="what has been read; several mounts may share it",
+    ),
+    OptionSpec(
+        name="cache_size",
+        field="cache_bytes_max",
+        parse=_parse_cache_size,
+        default=f"{CACHE_BYTES_DEFAULT // 1024**3}G",
+        help="limit of the cache, in bytes or with K, M, G, T",
+    ),
+    OptionSpec(
+        name="timeo",
+        field="timeo_seconds",
+        parse=_parse_timeo,
+        default=f"{TIMEO_SECONDS_DEFAULT:.0f}",
+        help="the longest wait of one operation for the master, in seconds or with m, h, d",
+    ),
+    OptionSpec(
+        name="uid",
+        field="uid",
+        parse=_parse_id,
+        default="as stored for root, yours for others",
+        help="numeric owner that everything is shown with",
+    ),
+    OptionSpec(
+        name="gid",
+        field="gid",
+        parse=_parse_id,
+        default="as stored for root, yours for others",
+        help="numeric group that everything is shown with",
+    ),
+    OptionSpec(
+        name="umask",
+        field="umask",
+        parse=_parse_umask,
+        default="none",
+        help="octal permission bits to hide, such as 022",
+    ),
+    OptionSpec(name="ro", field="read_only", default="", help="refuse every change"),
+    OptionSpec(name="rw", field="read_only", flag_value=False, default="yes", help="the opposite of ro"),
+    OptionSpec(
+        name="allow_other",
+        field="allow_other",
+        default="",
+        help="let other users in; needs user_allow_other in /etc/fuse.conf unless root mounts",
+    ),
+    OptionSpec(name="insecure", field="insecure", default="", help="no TLS; the master must be on loopback"),
+    OptionSpec(
+        name="ca",
+        field="ca_file",
+        parse=_parse_path,
+        default="the system's certificates",
+        help="PEM file of the authority that signed the master's certificate",
+    ),
+)
+
+_SPEC_BY_NAME: Final[Mapping[str, OptionSpec]] = {spec.name: spec for spec in OPTION_SPECS}
+
+# What mount(8) and fstab pass on although it means nothing to a helper, and what is always so here:
+# libfuse mounts nosuid and nodev. `noexec` comes with `user`; it is mount(8)'s default, nobody's request.
+_IGNORED_NAMES: Final = frozenset(
+    {
+        *("_netdev", "auto", "noauto", "defaults", "nofail", "comment"),
+        *("user", "users", "nouser", "owner", "group"),
+        *("nosuid", "nodev", "exec", "noexec", "async"),
+        *("atime", "noatime", "relatime", "norelatime", "nodiratime"),
+    }
+)
+
+
+def parse_options(text: str) -> MountOptions:
+    """What `-o a,b=c` gives; the last of a repeated option counts.
+
+    Raises CommandFailed (usage) that names the option when it is unknown or its value is not valid.
+    """
+    given: dict[str, object] = {}
+    for word in filter(None, text.split(",")):
+        name, equals, value = word.partition("=")
+        if name in _IGNORED_NAMES or name.startswith("x-"):
+            continue
+        spec = _SPEC_BY_NAME.get(name)
+        if spec is None:
+            known = ", ".join(_SPEC_BY_NAME)
+            raise CommandFailed(ExitCode.USAGE, f"unknown mount option {name!r}; known are {known}")
+        given[spec.field] = _parse_value(spec, value if equals else None)
+    # The table's fields are the keys, and each row parses to its field's type.
+    return cast(MountOptions, given)
+
+
+def _parse_value(spec: OptionSpec, value: str | None) -> object:
+    if spec.parse is None:
+        if value is not None:
+            raise CommandFailed(ExitCode.USAGE, f"mount option {spec.name} takes no value")
+        return spec.flag_value
+    if value is None:
+        raise CommandFailed(ExitCode.USAGE, f"mount option {spec.name} needs a value: {spec.name}=...")
+    try:
+        return spec.parse(value)
+    except ValueError as error:
+        raise CommandFailed(ExitCode.USAGE, f"mount option {spec.name}={value}: {error}") from error
+
+
+def describe_options() -> str:
+    """The table as text for `cloudai mount --help`."""
+    lines = ["\b", "Mount options (-o NAME,NAME=VALUE,...):"]
+    for spec in OPTION_SPECS:
+        word = f"{spec.name}=" if spec.parse else spec.name
+        default = f" [{spec.default}]" if spec.default else ""
+        lines.append(f"  {word:<12} {spec.help}{default}")
+    return "\n".join(lines)
+
+
+def parse_source(text: str) -> str:
+    """`host:port` of a SOURCE whose port may be missing; `[::1]:7443` for IPv6.
+
+    Raises CommandFailed (usage).
+    """
+    bracketed = re.fullmatch(r"\[([0-9A-Fa-f:.]+)\](?::(\d+))?", text, re.ASCII)
+    plain = re.fullmatch(r"([A-Za-z0-9._-]+)(?::(\d+))?", text, re.ASCII)
+    match = bracketed or plain
+    if match is None:
+        raise CommandFailed(ExitCode.USAGE, f"{text!r} is no master's address: expected HOST or HOST:PORT")
+    port = int(match[2] or MASTER_PORT_DEFAULT)
+    if not 0 < port < 65536:
+        raise CommandFailed(ExitCode.USAGE, f"{text!r}: a port is a number from 1 to 65535")
+    return f"[{match[1]}]:{port}" if bracketed else f"{match[1]}:{port}"
+
+
+def is_loopback(source: str) -> bool:
+    """Whether a parsed source's host is this machine by its name or address alone, without asking DNS."""
+    host = source.rpartition(":")[0].strip("[]")
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

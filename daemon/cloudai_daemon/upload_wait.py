@@ -1,0 +1,139 @@
+"""Waiting until what was written is durable, with a progress bar on a terminal.
+
+Relies on the control socket; survives a restart of the mount daemon in between. Waiting changes nothing:
+given up or interrupted, the data stays staged and goes on being sent.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final, Protocol
+
+from cloudai_daemon.control_client import ControlClient, DaemonUnreachable
+from cloudai_daemon.control_protocol import RemoteError, StatusReport
+from cloudai_daemon.exit_codes import CommandFailed, ExitCode
+from cloudai_daemon.mount_lookup import require_alive
+
+UPLOAD_SECONDS_MAX_DEFAULT: Final = 86400.0
+"""A day: long enough for a weekend's backlog on a bad line, and yet an end for a container nobody watches."""
+
+# Five times a second: smooth to the eye, nothing to the daemon.
+_POLL_SECONDS: Final = 0.2
+# A daemon that was killed and is started again by whoever looks after it.
+_RETURN_SECONDS_MAX: Final = 30.0
+
+
+class NotDurable(CommandFailed):
+    """The wait ended before everything was durable."""
+
+    def __init__(self, line: str) -> None:
+        super().__init__(ExitCode.NOT_DURABLE, line)
+
+
+class ProgressDisplay(Protocol):
+    def show(self, report: StatusReport) -> None: ...
+
+
+class _NoDisplay:
+    def show(self, report: StatusReport) -> None:
+        """Nothing: standard error is no terminal."""
+
+
+class UploadProgress:
+    """How far a backlog is, from reports that only say what is left."""
+
+    def __init__(self) -> None:
+        self.total_bytes = 0
+        self.done_bytes = 0
+
+    def update(self, report: StatusReport) -> None:
+        """More may be written meanwhile: then the total grows and what is done stays."""
+        left_bytes = report.pending_bytes - report.uploaded_bytes
+        self.total_bytes = max(self.total_bytes, self.done_bytes + left_bytes)
+        self.done_bytes = self.total_bytes - left_bytes
+
+
+@contextmanager
+def open_display() -> Iterator[ProgressDisplay]:
+    """A progress bar on standard error if that is a terminal, else nothing."""
+    if not sys.stderr.isatty():
+        yield _NoDisplay()
+        return
+    # Imported here: rich takes 50 ms, and most commands print one line.
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task("uploading", total=None)
+        seen = UploadProgress()
+
+        class Bar:
+            def show(self, report: StatusReport) -> None:
+                seen.update(report)
+                state = "uploading" if report.connected else "waiting for the master"
+                description = f"{state}, {report.pending_count} files"
+                progress.update(
+                    bar, description=description, total=seen.total_bytes, completed=seen.done_bytes
+                )
+
+        yield Bar()
+
+
+def wait_durable(mount_point: Path, path: str = "", *, timeout_seconds: float) -> None:
+    """Returns when nothing below the path (relative to the mount point) is staged only.
+
+    Raises NotDurable when the time is over, a file needs a person, or the mount daemon is gone and does
+    not come back.
+    """
+    deadline = time.monotonic() + timeout_seconds
+    last_answer = time.monotonic()
+    with open_display() as display:
+        while True:
+            try:
+                with ControlClient(require_alive(mount_point)) as client:
+                    last_answer = time.monotonic()
+                    _wait_at(client, path, deadline, display)
+                    return
+            except DaemonUnreachable as error:
+                if time.monotonic() > min(deadline, last_answer + _RETURN_SECONDS_MAX):
+                    raise NotDurable(
+                        f"{error}; what it staged is sent by the next `cloudai mount`"
+                    ) from error
+                time.sleep(_POLL_SECONDS)
+            except RemoteError as error:
+                raise NotDurable(f"{mount_point / path}: not durable: {error}") from error
+
+
+def _wait_at(client: ControlClient, path: str, deadline: float, display: ProgressDisplay) -> None:
+    request_id = client.send("wait_durable", {"path": path})
+    while not client.poll(request_id, min(_POLL_SECONDS, max(0.001, deadline - time.monotonic()))):
+        report = client.status(path)
+        display.show(report)
+        if time.monotonic() >= deadline:
+            raise NotDurable(describe_backlog(client.entry.mount_point / path, report))
+    client.take(request_id)
+
+
+def describe_backlog(place: Path, report: StatusReport) -> str:
+    """One line on what is still staged."""
+    left_bytes = report.pending_bytes - report.uploaded_bytes
+    files = "1 file" if report.pending_count == 1 else f"{report.pending_count} files"
+    reason = "" if report.connected else "; the master does not answer"
+    return f"{place}: {files} not durable yet, {format_bytes(left_bytes)} to send{reason}"
+
+
+def format_bytes(size_bytes: int) -> str:
+    """`999 B`, `1.5 MiB`."""
+    if size_bytes < 1024:
+        return f"{size_bytes} B"
+    size = float(size_bytes)
+    for unit in ("KiB", "MiB", "GiB"):
+        size /= 1024
+        if size < 1024:
+            return f"{size:.1f} {unit}"
+    return f"{size / 1024:.1f} TiB"

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cloudai_daemon.exit_codes import CommandFailed, ExitCode
+from cloudai_daemon.options import (
+    OPTION_SPECS,
+    describe_options,
+    is_loopback,
+    parse_duration,
+    parse_options,
+    parse_size,
+    parse_source,
+)
+
+
+def test_every_option_is_parsed_to_its_field() -> None:
+    text = (
+        "token_file=/t,state_dir=/s,cache_dir=/c,cache_size=20G,timeo=2m,uid=1000,gid=100,umask=027,"
+        "ro,allow_other,insecure,ca=/ca.pem"
+    )
+    assert parse_options(text) == {
+        "token_file": Path("/t"),
+        "state_dir": Path("/s"),
+        "cache_dir": Path("/c"),
+        "cache_bytes_max": 21474836480,
+        "timeo_seconds": 120.0,
+        "uid": 1000,
+        "gid": 100,
+        "umask": 0o027,
+        "read_only": True,
+        "allow_other": True,
+        "insecure": True,
+        "ca_file": Path("/ca.pem"),
+    }
+
+
+def test_last_of_a_repeated_option_counts() -> None:
+    assert parse_options("ro,rw,uid=1,uid=2") == {"read_only": False, "uid": 2}
+
+
+def test_what_mount_passes_on_is_ignored() -> None:
+    text = "rw,_netdev,nofail,user,noexec,nosuid,nodev,defaults,noauto,x-systemd.automount,x-a=b,"
+    assert parse_options(text) == {"read_only": False}
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("cache_sise=1G", "'cache_sise'"),
+        ("cache_size=lots", "cache_size=lots"),
+        ("cache_size=0", "cache_size=0"),
+        ("cache_size", "cache_size needs a value"),
+        ("ro=1", "ro takes no value"),
+        ("umask=888", "umask=888"),
+        ("umask=1777", "umask=1777"),
+        ("uid=nobody", "uid=nobody"),
+        ("uid=4294967295", "uid=4294967295"),
+        ("timeo=0", "timeo=0"),
+        ("timeo=-5", "timeo=-5"),
+        ("token_file=", "token_file="),
+    ],
+)
+def test_bad_option_is_refused_by_name(text: str, named: str) -> None:
+    with pytest.raises(CommandFailed) as raised:
+        parse_options(text)
+    assert raised.value.exit_code == ExitCode.USAGE
+    assert named in raised.value.line
+
+
+@given(st.text(max_size=60))
+def test_any_text_is_parsed_or_refused(text: str) -> None:
+    try:
+        parse_options(text)
+    except CommandFailed as error:
+        assert error.exit_code == ExitCode.USAGE
+
+
+@pytest.mark.parametrize(
+    ("text", "size_bytes"),
+    [("0", 0), ("512", 512), ("1k", 1024), ("1.5GiB", 1610612736), ("2TB", 2199023255552)],
+)
+def test_size_is_in_powers_of_1024(text: str, size_bytes: int) -> None:
+    assert parse_size(text) == size_bytes
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 90), ("1.5s", 1.5), ("10m", 600), ("2h", 7200), ("1d", 86400)]
+)
+def test_duration_has_units(text: str, seconds: float) -> None:
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize(
+    ("text", "source"),
+    [
+        ("master.example", "master.example:7443"),
+        ("master.example:80", "master.example:80"),
+        ("[::1]", "[::1]:7443"),
+        ("[::1]:80", "[::1]:80"),
+    ],
+)
+def test_source_has_a_default_port(text: str, source: str) -> None:
+    assert parse_source(text) == source
+
+
+@pytest.mark.parametrize(
+    "text", ["", ":7443", "host:", "host:0", "host:65536", "host:x", "http://host", "a b", "::1"]
+)
+def test_bad_source_is_a_usage_error(text: str) -> None:
+    with pytest.raises(CommandFailed) as raised:
+        parse_source(text)
+    assert raised.value.exit_code == ExitCode.USAGE
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("localhost:1", True),
+        ("127.1.2.3:1", True),
+        ("[::1]:1", True),
+        ("10.0.0.1:1", False),
+        ("localhost.example:1", False),
+    ],
+)
+def test_loopback_is_told_without_dns(source: str, expected: bool) -> None:
+    assert is_loopback(source) is expected
+
+
+def test_help_names_every_option() -> None:
+    text = describe_options()
+    assert all(spec.name in text for spec in OPTION_SPECS)

@@ -1,0 +1,102 @@
+"""Real masters and real mounts. One pair serves all tests that break nothing; others make their own."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from support.master_process import MasterProcess
+from support.mount_process import MountProcess
+
+USER = "user-123"
+
+_run_numbers = itertools.count()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _fuse_device() -> None:
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        pytest.exit("these tests mount for real: /dev/fuse is missing or may not be opened", returncode=1)
+
+
+@pytest.fixture(scope="session")
+def shared_master(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MasterProcess]:
+    master = MasterProcess(tmp_path_factory.mktemp("shared-master") / "data")
+    master.start()
+    yield master
+    master.terminate()
+
+
+@pytest.fixture(scope="session")
+def shared_mount(
+    shared_master: MasterProcess, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[MountProcess]:
+    mount = MountProcess(
+        tmp_path_factory.mktemp("shared-mount"), shared_master.address, shared_master.make_token(USER)
+    )
+    mount.start()
+    yield mount
+    mount.umount()
+    assert "Traceback" not in mount.log_text()
+
+
+@pytest.fixture(scope="session")
+def second_mount(
+    shared_master: MasterProcess, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[MountProcess]:
+    """Another mount of the same user, as on another machine."""
+    mount = MountProcess(
+        tmp_path_factory.mktemp("second-mount"), shared_master.address, shared_master.make_token(USER)
+    )
+    mount.start()
+    yield mount
+    mount.umount()
+    assert "Traceback" not in mount.log_text()
+
+
+def next_run_name() -> str:
+    number = next(_run_numbers)
+    return f"2026-11-20_{number // 3600:02}-{number // 60 % 60:02}-{number % 60:02}"
+
+
+@pytest.fixture
+def run(shared_mount: MountProcess) -> Path:
+    """An open run of its own for a test, in the shared mount."""
+    return shared_mount.make_run(next_run_name())
+
+
+@pytest.fixture
+def in_second_mount(
+    shared_mount: MountProcess, second_mount: MountProcess
+) -> Callable[[Path], Path]:
+    """Where a path of the shared mount is in the second."""
+    return lambda path: second_mount.mount_point / path.relative_to(shared_mount.mount_point)
+
+
+@pytest.fixture
+def master(tmp_path: Path) -> Iterator[MasterProcess]:
+    """A master that a test may kill."""
+    master = MasterProcess(tmp_path / "master")
+    master.start()
+    yield master
+    master.kill()
+
+
+@pytest.fixture
+def make_mount(master: MasterProcess, tmp_path: Path) -> Iterator[Callable[..., MountProcess]]:
+    """Mounts of that master, each with directories of its own, that a test may kill."""
+    made: list[MountProcess] = []
+
+    def make(name: str = "mount", **arguments: str) -> MountProcess:
+        mount = MountProcess(tmp_path / name, master.address, master.make_token(USER), **arguments)
+        made.append(mount)
+        mount.start()
+        return mount
+
+    yield make
+    for mount in made:
+        mount.kill()

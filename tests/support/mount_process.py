@@ -1,0 +1,115 @@
+"""A real mount, made with `cloudai mount`, for the tests that want the real thing."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+PROGRAM = Path(sys.executable).with_name("cloudai")
+COMMAND_SECONDS_MAX = 60.0
+WAIT_SECONDS_MAX = 20.0
+
+
+def wait_until(condition: Callable[[], bool], what: str, *, seconds_max: float = WAIT_SECONDS_MAX) -> float:
+    """Returns after how many seconds the condition held; fails when it did not in time."""
+    began = time.monotonic()
+    while not condition():
+        assert time.monotonic() - began < seconds_max, f"not within {seconds_max} s: {what}"
+        time.sleep(0.02)
+    return time.monotonic() - began
+
+
+class MountProcess:
+    """One mount with directories of its own below `directory`. It may be mounted again, on the same state."""
+
+    def __init__(
+        self, directory: Path, source: str, token: str, *, options: str = "insecure,timeo=20"
+    ) -> None:
+        self.mount_point = directory / "mnt"
+        self.state_dir = directory / "state"
+        self.cache_dir = directory / "cache"
+        self.token_file = directory / "token"
+        for folder in (self.mount_point, self.state_dir, self.cache_dir):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.token_file.touch(mode=0o600)
+        self.token_file.write_text(token)
+        self.source = source
+        self.options = options
+        self.pid = 0
+
+    def start(self) -> None:
+        """Returns when the tree answers; raises AssertionError with what was said otherwise."""
+        result = self.mount_command()
+        assert result.returncode == 0, f"{result.returncode}: {result.stderr}\n{self.log_text()}"
+        self.pid = int(self.status()["pid"])
+
+    def mount_command(self) -> subprocess.CompletedProcess[str]:
+        options = f"{self.options},token_file={self.token_file},state_dir={self.state_dir},cache_dir={self.cache_dir}"
+        return self.cloudai("mount", self.source, str(self.mount_point), "-o", options)
+
+    def cloudai(
+        self, *arguments: str, timeout: float = COMMAND_SECONDS_MAX
+    ) -> subprocess.CompletedProcess[str]:
+        """The command line program; its output is captured and its status not checked."""
+        return subprocess.run([str(PROGRAM), *arguments], capture_output=True, text=True, timeout=timeout)
+
+    def status(self, path: Path | None = None) -> dict[str, Any]:
+        """`cloudai status --json` of a path or the whole mount."""
+        result = self.cloudai("status", "--json", str(path or self.mount_point))
+        assert result.returncode == 0, result.stderr
+        (answer,) = json.loads(result.stdout)
+        return dict(answer)
+
+    def wait_durable(self, path: Path | None = None) -> None:
+        """`cloudai wait` of a path or the whole mount."""
+        result = self.cloudai("wait", str(path or self.mount_point))
+        assert result.returncode == 0, result.stderr
+
+    def make_run(self, name: str, *, task: str = "training") -> Path:
+        """An open run's directory, made with mkdir."""
+        user = next(self.mount_point.iterdir())
+        path = user / task / name
+        path.mkdir(parents=True)
+        return path
+
+    def seal(self, run: Path, status: int = 0) -> None:
+        result = self.cloudai("seal", str(run), "--exit-status", str(status))
+        assert result.returncode == 0, result.stderr
+
+    def umount(self) -> None:
+        """`cloudai umount`: waits for uploads."""
+        result = self.cloudai("umount", str(self.mount_point))
+        assert result.returncode == 0, result.stderr
+        self.pid = 0
+
+    def kill(self) -> None:
+        """kill -9 of the mount daemon, and the dead mount taken away."""
+        if self.pid:
+            os.kill(self.pid, signal.SIGKILL)
+            wait_until(
+                lambda: not Path(f"/proc/{self.pid}").exists() or self._is_zombie(), "the daemon's end"
+            )
+            self.pid = 0
+        subprocess.run(["umount", "-l", str(self.mount_point)], capture_output=True, check=False)
+
+    def clear_cache(self) -> None:
+        """An empty cache directory; only while nothing is mounted."""
+        subprocess.run(["rm", "-rf", str(self.cache_dir)], check=True)
+        self.cache_dir.mkdir(mode=0o700)
+
+    def log_text(self) -> str:
+        path = self.state_dir / "daemon.log"
+        return path.read_text() if path.exists() else ""
+
+    def _is_zombie(self) -> bool:
+        try:
+            return Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+        except FileNotFoundError:
+            return True
