@@ -36,6 +36,9 @@ PREFETCHES_IN_FLIGHT_MAX: Final = FETCHES_IN_FLIGHT_MAX // 2
 FETCH_ATTEMPTS: Final = 2
 """A chunk that arrives damaged is asked for once more: the wire may have done it, not the disk."""
 
+KEEPING_MAX: Final = 256
+"""Written chunks on their way to the disk cache; what comes beyond is in memory only."""
+
 MEMORY_ENTRY_BYTES: Final = 256
 """What a chunk costs in memory beside its bytes; without it a million tiny chunks would count for nothing."""
 
@@ -104,6 +107,7 @@ class ChunkReader:
         # before they are read.
         self._prefetches_max = min(PREFETCHES_IN_FLIGHT_MAX, memory_bytes_max // (4 * CHUNK_BYTES_MAX))
         self._prefetch_count = 0
+        self._keeping_count = 0
 
     @property
     def memory_bytes(self) -> int:
@@ -137,6 +141,26 @@ class ChunkReader:
             return
         if self._prefetch_count < self._prefetches_max:
             self._take_off(content, index, is_prefetch=True)
+
+    def keep_written(self, digest: bytes, data: bytes) -> None:
+        """Keeps a chunk that was made on this mount, so that reading it back needs no master. Never waits.
+
+        Short ones alone: of full chunks the kernel has all pages, of a file's last bytes it has not, and
+        writing every chunk a second time would take the disk from the writer.
+        """
+        if len(data) >= CHUNK_BYTES_MAX:
+            return
+        if _memory_bytes_of(data) <= self._memory.maxsize:
+            self._memory[digest] = data
+        if self._keeping_count < KEEPING_MAX:
+            self._keeping_count += 1
+            self._nursery.start_soon(self._keep, digest, data)
+
+    async def _keep(self, digest: bytes, data: bytes) -> None:
+        try:
+            await self._disk_cache.put(digest, data)
+        finally:
+            self._keeping_count -= 1
 
     async def _read_batch(self, content: FileContent, batch: list[ChunkRange]) -> list[memoryview]:
         found = [self._find_or_ask(content, part.index) for part in batch]

@@ -93,7 +93,7 @@ async def _serve(
     disk_cache = DiskChunkCache(config.cache_dir, bytes_max=config.cache_bytes_max, nursery=nursery)
     sealed_cache = SealedCache(config.cache_dir, scope=config.source)
     reader = ChunkReader(client, disk_cache, memory_bytes_max=MEMORY_BYTES_MAX, nursery=nursery)
-    uploader = Uploader(client, nursery)
+    uploader = Uploader(client, reader, nursery)
     staging = uploader.staging = Staging(config.state_dir, reader, uploader.note_change)
     managed = ManagedTree()
     sync = TreeSync(client, managed, staging, sealed_cache, notifier.tell, nursery)

@@ -108,7 +108,11 @@ class OpenFiles:
 
         Raises ChunkDamaged, MasterUnavailable when no answer came within timeo. Cancelled: nothing changed.
         """
-        file = self._handles[handle]
+        with trio.move_on_after(self._timeo_seconds):
+            return await self._read(self._handles[handle], offset_bytes, length_bytes)
+        raise MasterUnavailable("read", timeo_seconds=self._timeo_seconds)
+
+    async def _read(self, file: OpenFile, offset_bytes: int, length_bytes: int) -> bytes | memoryview:
         node = file.node
         if node.staged is not None:
             return await node.staged.read(offset_bytes, length_bytes)

@@ -41,8 +41,8 @@ _TIMEOUT_SHORT_SECONDS: Final = 1.0
 
 _TYPE_BITS: Final = {FILE: stat.S_IFREG, DIRECTORY: stat.S_IFDIR, SYMLINK: stat.S_IFLNK}
 
-# The answer to a request may wait for a lock that another request holds for timeo, and then for the master.
-_TIMEO_COUNT_MAX: Final = 2.5
+_GRACE_SECONDS: Final = 1.0
+"""Beyond timeo: what waits within a request has its own bound there, and says better why it gave up."""
 
 
 def _handler(
@@ -102,7 +102,7 @@ class Operations(pyfuse3.Operations):
         self._uid = uid
         self._gid = gid
         self._mode_mask = ~(umask or 0)
-        self.wait_seconds_max = timeo_seconds * _TIMEO_COUNT_MAX
+        self.wait_seconds_max = timeo_seconds + _GRACE_SECONDS
         self._listings: dict[int, tuple[Inode, list[tuple[bytes, Inode]]]] = {}
         self._next_listing = 1
 

@@ -19,7 +19,7 @@ from typing import Final
 
 import trio
 
-from cloudai_fusefs.chunk_reader import FileContent
+from cloudai_fusefs.chunk_reader import ChunkReader, FileContent
 from cloudai_fusefs.layout import Segment
 from cloudai_fusefs.master_client import MasterClient
 from cloudai_fusefs.node import Node, Pending
@@ -78,8 +78,9 @@ _MENDABLE: Final = (NoSpace, QuotaExceeded, Unauthenticated)
 class Uploader:
     """Owns the upload tasks of a mount; the nursery is the composition root's."""
 
-    def __init__(self, client: MasterClient, nursery: trio.Nursery) -> None:
+    def __init__(self, client: MasterClient, reader: ChunkReader, nursery: trio.Nursery) -> None:
         self._client = client
+        self.reader = reader
         self._nursery = nursery
         self._runs: dict[RunTree, _RunUploader] = {}
         self.chunk_slots = trio.CapacityLimiter(CHUNKS_IN_FLIGHT_MAX)
@@ -168,6 +169,7 @@ class _RunUploader:
     def __init__(self, uploader: Uploader, tree: RunTree, nursery: trio.Nursery) -> None:
         self._uploader = uploader
         self._client = uploader.client
+        self._reader = uploader.reader
         self._tree = tree
         self._nursery = nursery
         self._wake_at_seconds = math.inf
@@ -286,6 +288,7 @@ class _RunUploader:
             if await self._client.find_missing_chunks(task_id, [digest]):
                 await self._client.put_chunk(task_id, digest, data)
                 self._uploader.sent_bytes += len(data)
+            self._reader.keep_written(digest, data)
             if staged.layout.settle(segment, digest) and node.pending is not None:
                 node.pending.uploaded_bytes += len(data)
         except CloudAIError as error:
@@ -390,7 +393,9 @@ class _RunUploader:
 
     def _take_acknowledgement(self, item: _Composed, message: types.Node) -> None:
         node, pending, staging = item.node, item.pending, self._uploader.staging
-        self._uploader.sent_bytes += len(item.message.data)
+        if item.message.data:
+            self._uploader.sent_bytes += len(item.message.data)
+            self._reader.keep_written(item.message.digest, item.message.data)
         if node.pending is not pending:
             return  # gone here meanwhile; its removal is on the way
         if message.node_id != node.node_id:

@@ -1,0 +1,250 @@
+"""What one mount sees of another's work, and what each does while the master is away."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from support.master_process import MasterProcess
+from support.mount_process import MountProcess, wait_until
+
+RUN = "2026-11-20_15-04-05"
+MIB = 1024 * 1024
+
+MakeMount = Callable[..., MountProcess]
+InSecondMount = Callable[[Path], Path]
+
+
+def has_text(path: Path, expected: str) -> bool:
+    return path.exists() and path.read_text() == expected
+
+
+def has_count(directory: Path, count: int) -> bool:
+    return len(list(directory.iterdir())) == count
+
+
+def run_in(mount: MountProcess) -> Path:
+    return mount.mount_point / "user-123" / "training" / RUN
+
+
+def test_closed_file_is_elsewhere_within_a_second(run: Path, in_second_mount: InSecondMount) -> None:
+    """W1. A file that was closed on one mount is there on another within a second, while both reach the master."""
+    elsewhere = in_second_mount(run)
+    wait_until(elsewhere.is_dir, "the run elsewhere")
+    assert list(elsewhere.iterdir()) == []
+
+    for number in range(5):
+        (run / f"file-{number}").write_bytes(b"content")
+        path = elsewhere / f"file-{number}"
+        wait_until(path.exists, "the file elsewhere", seconds_max=1.0)
+        assert path.read_bytes() == b"content"
+
+
+def test_log_line_is_elsewhere_within_two_seconds(run: Path, in_second_mount: InSecondMount) -> None:
+    """W2. A line appended to an open file is there on another mount within two seconds."""
+    log = in_second_mount(run / "train.log")
+    expected = ""
+    with (run / "train.log").open("w", buffering=1) as file:
+        for number in range(4):
+            file.write(f"line {number}\n")
+            expected += f"line {number}\n"
+            wait_until(partial(has_text, log, expected), f"line {number} elsewhere", seconds_max=2.0)
+
+
+def test_tail_follows_a_log_that_grows_elsewhere(run: Path, in_second_mount: InSecondMount) -> None:
+    """W2. A line appended to an open file is there on another mount within two seconds."""
+    log = in_second_mount(run / "train.log")
+    with (run / "train.log").open("w", buffering=1) as file:
+        file.write("first\n")
+        wait_until(log.exists, "the log elsewhere")
+        with subprocess.Popen(["tail", "-f", str(log)], stdout=subprocess.PIPE) as tail:
+            assert tail.stdout is not None
+            try:
+                assert tail.stdout.readline() == b"first\n"
+                for number in range(3):
+                    file.write(f"line {number}\n")
+                    assert tail.stdout.readline() == f"line {number}\n".encode()
+            finally:
+                tail.kill()
+
+
+def test_removal_rename_and_sealing_are_seen_elsewhere_within_a_second(
+    run: Path, shared_mount: MountProcess, in_second_mount: InSecondMount
+) -> None:
+    """W3. Removals, renames and the sealing of a run are seen on other mounts within a second."""
+    (run / "gone").write_bytes(b"1")
+    (run / "old").write_bytes(b"2")
+    (run / "directory").mkdir()
+    (run / "directory" / "inside").write_bytes(b"3")
+    elsewhere = in_second_mount(run)
+    wait_until(lambda: (elsewhere / "directory" / "inside").exists(), "the files elsewhere")
+    assert (elsewhere / "gone").exists()
+    shared_mount.wait_durable(run)
+
+    (run / "gone").unlink()
+    wait_until(lambda: not (elsewhere / "gone").exists(), "the removal elsewhere", seconds_max=1.0)
+    os.rename(run / "old", run / "new")
+    wait_until(
+        lambda: (elsewhere / "new").exists() and not (elsewhere / "old").exists(),
+        "the rename elsewhere",
+        seconds_max=1.0,
+    )
+    os.rename(run / "directory", run / "moved")
+    wait_until(lambda: (elsewhere / "moved" / "inside").exists(), "the move elsewhere", seconds_max=1.0)
+    shared_mount.seal(run)
+
+    def is_sealed_elsewhere() -> bool:
+        try:
+            (elsewhere / "refused").touch()
+        except OSError as error:
+            return error.errno == 30
+        return False
+
+    wait_until(is_sealed_elsewhere, "the sealing elsewhere", seconds_max=1.0)
+
+
+def test_new_run_and_latest_are_seen_elsewhere(
+    shared_mount: MountProcess, second_mount: MountProcess
+) -> None:
+    task = "new-run-elsewhere"
+    first = shared_mount.make_run("2026-11-20_10-00-00", task=task)
+    elsewhere = second_mount.mount_point / "user-123" / task
+    wait_until(lambda: (elsewhere / first.name).is_dir(), "the first run elsewhere", seconds_max=2.0)
+    assert os.readlink(elsewhere / "latest") == first.name
+
+    second = shared_mount.make_run("2026-11-20_11-00-00", task=task)
+
+    wait_until(
+        lambda: os.readlink(elsewhere / "latest") == second.name, "the newest elsewhere", seconds_max=2.0
+    )
+
+
+def test_last_commit_wins(run: Path, shared_mount: MountProcess, in_second_mount: InSecondMount) -> None:
+    """W4. For one path the last commit wins, whichever mount it came from."""
+    elsewhere = in_second_mount(run)
+    (run / "shared").write_bytes(b"one")
+    wait_until(lambda: (elsewhere / "shared").exists(), "the file elsewhere")
+
+    (elsewhere / "shared").write_bytes(b"two, longer")
+    wait_until(lambda: (run / "shared").read_bytes() == b"two, longer", "the other's content here")
+    (run / "shared").write_bytes(b"three")
+
+    wait_until(lambda: (elsewhere / "shared").read_bytes() == b"three", "the last content elsewhere")
+
+
+def test_file_being_written_outlives_a_removal_elsewhere(run: Path, in_second_mount: InSecondMount) -> None:
+    """W5. A file with changes that are not yet committed is not taken away by a removal elsewhere: the later commit
+    brings it back.
+    """
+    elsewhere = in_second_mount(run)
+    (run / "kept").write_bytes(b"first")
+    wait_until(lambda: (elsewhere / "kept").exists(), "the file elsewhere")
+    with (run / "kept").open("r+b", buffering=0) as file:
+        file.write(b"FIRST")
+
+        (elsewhere / "kept").unlink()
+
+    wait_until(
+        lambda: (elsewhere / "kept").exists() and (elsewhere / "kept").read_bytes() == b"FIRST",
+        "the file brought back",
+    )
+    assert (run / "kept").read_bytes() == b"FIRST"
+
+
+def test_making_things_needs_no_master(make_mount: MakeMount, master: MasterProcess) -> None:
+    """A1. Creating, writing, appending, `mkdir` and `symlink` in a run that has been looked into succeed and are
+    staged.
+    """
+    mount = make_mount()
+    run = mount.make_run(RUN)
+    (run / "log").write_bytes(b"one\n")
+    mount.wait_durable()
+    master.kill()
+    began = time.monotonic()
+
+    (run / "directory").mkdir()
+    (run / "directory" / "file").write_bytes(b"content")
+    (run / "link").symlink_to("log")
+    with (run / "log").open("ab") as file:
+        file.write(b"two\n")
+
+    assert time.monotonic() - began < 2.0
+    assert (run / "link").read_bytes() == b"one\ntwo\n"
+    master.start()
+    mount.wait_durable()
+    other = make_mount("other")
+    assert (run_in(other) / "link").read_bytes() == b"one\ntwo\n"
+    assert (run_in(other) / "directory" / "file").read_bytes() == b"content"
+
+
+def test_destroying_what_is_published_asks_the_master_first(
+    make_mount: MakeMount, master: MasterProcess
+) -> None:
+    """A2. What destroys or renames something that the master has asks the master first: while it is away it waits at
+    most `timeo`, and then fails with EIO and has changed nothing here.
+    """
+    mount = make_mount(options="insecure,timeo=2")
+    run = mount.make_run(RUN)
+    (run / "published").write_bytes(b"content")
+    mount.wait_durable()
+    master.kill()
+
+    for destroy in (
+        partial(os.unlink, run / "published"),
+        partial(os.rename, run / "published", run / "renamed"),
+    ):
+        began = time.monotonic()
+        with pytest.raises(OSError, match="Input/output error"):
+            destroy()
+        assert 1.0 < time.monotonic() - began < 12
+
+    assert (run / "published").read_bytes() == b"content"
+    assert sorted(path.name for path in run.iterdir()) == ["published"]
+
+
+def test_what_was_only_staged_is_renamed_and_removed_without_the_master(
+    make_mount: MakeMount, master: MasterProcess
+) -> None:
+    """A3. What was only staged is removed and renamed without the master."""
+    mount = make_mount()
+    run = mount.make_run(RUN)
+    (run / "warm").touch()
+    mount.wait_durable()
+    master.kill()
+    began = time.monotonic()
+
+    with (run / "last.tmp").open("wb") as file:
+        file.write(b"weights")
+    os.rename(run / "last.tmp", run / "last")
+    with (run / "scratch").open("wb") as file:
+        file.write(b"x")
+        os.unlink(run / "scratch")
+
+    assert time.monotonic() - began < 2.0
+    assert sorted(path.name for path in run.iterdir()) == ["last", "warm"]
+
+
+def test_two_mounts_writing_at_once_lose_nothing(
+    run: Path, shared_mount: MountProcess, second_mount: MountProcess, in_second_mount: InSecondMount
+) -> None:
+    elsewhere = in_second_mount(run)
+    wait_until(elsewhere.is_dir, "the run elsewhere")
+    for number in range(100):
+        (run / f"a-{number}").write_bytes(b"a")
+        (elsewhere / f"b-{number}").write_bytes(b"b")
+        (run / "both").mkdir(exist_ok=True)
+        (elsewhere / "both").mkdir(exist_ok=True)
+        (run / "both" / f"a-{number}").touch()
+        (elsewhere / "both" / f"b-{number}").touch()
+    shared_mount.wait_durable()
+    second_mount.wait_durable()
+
+    for place in (run, elsewhere):
+        wait_until(partial(has_count, place, 201), "all files at the top")
+        wait_until(partial(has_count, place / "both", 200), "all files below")
