@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -46,6 +47,9 @@ CALL_SECONDS_MAX: Final = 30.0
 
 USAGE_SECONDS_MAX: Final = 5.0
 """How old the answer to `df` may be."""
+
+USAGE_PATIENCE_SECONDS: Final = 1.0
+"""Until `df` shows the last answer instead: a dead master must not keep `df -a` waiting."""
 
 CHECKPOINT_SECONDS: Final = 30.0
 
@@ -173,11 +177,14 @@ class _Usage:
         """The last answer where the master is away; raises the client's errors while there is none."""
         if self._answer is None or time.monotonic() - self._asked_at_seconds > USAGE_SECONDS_MAX:
             self._asked_at_seconds = time.monotonic()
+            patience_seconds = math.inf if self._answer is None else USAGE_PATIENCE_SECONDS
             try:
-                self._answer = await self._client.get_usage(self._user)
+                with trio.move_on_after(patience_seconds):
+                    self._answer = await self._client.get_usage(self._user)
             except CloudAIError:
                 if self._answer is None:
                     raise
+        assert self._answer is not None
         return self._answer
 
 

@@ -282,7 +282,8 @@ class Namespace:
             tree.check_place(target, new_name)
             if node.pending is not None and node.pending.place:
                 self._apply_rename(source, old_name, target, new_name)
-                self._staging.note_made(node)
+                tree.note_pending(node)
+                self._staging.note_path(node)
                 return
             # The master knows it under the old name. Its content goes first: a reader of the new name must
             # not find half of what was written here.

@@ -88,6 +88,7 @@ class Node:
         "node_id",
         "open_count",
         "pending",
+        "published_size_bytes",
         "revision",
         "size_bytes",
         "staged",
@@ -108,6 +109,7 @@ class Node:
         self.gid = 0
         self.size_bytes = 0
         self.mtime_ns = self.ctime_ns = self.atime_ns = 0
+        self.published_size_bytes = 0  # of the master's generation
         self.generation = 0
         self.revision = 0
         self.symlink_target = b""
@@ -192,6 +194,7 @@ class Node:
         if self.generation != message.generation:
             self.generation = message.generation
             self.content = None
+        self.published_size_bytes = message.size_bytes
         if self.staged is None and (self.pending is None or not self.pending.content):
             self.size_bytes = message.size_bytes
         self.digest = message.digest

@@ -84,12 +84,20 @@ class Staging:
             pending.failure = None
             self._on_change(node)
             return
+        is_new = pending is None
         pending = node.tree.note_pending(node)
         pending.content = True
-        self._record(node, pending)
+        try:
+            self._record(node, pending)
+        except OSError:
+            # Without a row the next mount would take the bytes for a leftover: they must not be accepted.
+            pending.content = False
+            if is_new:
+                node.tree.forget_pending(node)
+            raise
 
     def note_path(self, node: Node) -> None:
-        """What is pending has another path now; the way for a crash to find it."""
+        """What is pending at the node and below has another path now, which a crash must find."""
         for below in node.tree.walk(node):
             if below.pending is not None:
                 self._record(below, below.pending)
@@ -132,6 +140,9 @@ class Staging:
         if node.writer_count == 0 and (node.is_attached or node.open_count == 0):
             node.staged.drop()
             node.staged = None
+            if node.is_attached:
+                # Somebody else may have committed while the file was open here.
+                node.set_size(node.published_size_bytes)
 
     def close(self) -> None:
         """Closes the journal; every row and staged file stays for the next mount."""

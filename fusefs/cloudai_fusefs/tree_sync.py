@@ -72,9 +72,9 @@ class TreeSync:
     async def _load_run(self, tree: RunTree) -> None:
         if tree.is_sealed and await self._load_sealed(tree):
             return
-        await self._list_run(tree)
+        is_final = await self._list_run(tree)
         self._staging.recover(tree)
-        if not tree.is_sealed:
+        if not is_final:
             self._nursery.start_soon(self._watch_run, tree)
 
     async def recover_runs(self) -> None:
@@ -132,13 +132,16 @@ class TreeSync:
         self._staging.recover(tree)
         return True
 
-    async def _list_run(self, tree: RunTree) -> None:
+    async def _list_run(self, tree: RunTree) -> bool:
+        """True: the run was sealed before it was listed, so that nothing can follow."""
         pages = [await self._client.list_tree(tree.task_id)]
         while pages[-1].next_page_token:
             pages.append(await self._client.list_tree(tree.task_id, pages[-1].next_page_token))
         self._tell_kernel(tree.apply_tree(pages))
-        if all(page.sealed for page in pages):
+        is_final = all(page.sealed for page in pages)
+        if is_final:
             await self._sealed_cache.store_tree(tree.task_id, pages)
+        return is_final
 
     async def _watch_user(self, user: UserDirectory) -> None:
         while True:
@@ -158,18 +161,20 @@ class TreeSync:
                 await self._pause()
 
     async def _watch_run(self, tree: RunTree) -> None:
-        while not (tree.is_sealed and tree.watch_is_healthy) and not tree.is_removed:
+        while not tree.is_removed:
             request = names.WatchRequest(task_id=tree.task_id, after_revision=tree.revision)
             try:
                 async with self._client.watch(request) as responses:
                     async for response in responses:
                         if response.reload:
-                            await self._list_run(tree)
+                            if await self._list_run(tree):
+                                return
                             break
                         self._tell_kernel(tree.apply_changes(response))
                         self._note_health(tree, is_healthy=True)
-                        if tree.is_sealed:
-                            # The last of its changes came before, or in the same message.
+                        if any(change.run_changed.sealed for change in response.changes):
+                            # The last change of a run. (That it is sealed may be known before, from its
+                            # user's watch; the changes before it come here alone.)
                             return
             except NotFound:
                 tree.is_removed = True

@@ -175,6 +175,7 @@ class _RunUploader:
         self._wake_at_seconds = math.inf
         self._woken = trio.Event()
         self._retry_bound_seconds = RETRY_SECONDS_MIN
+        self._refusal: CloudAIError | None = None
 
     def wake_at(self, moment_seconds: float) -> None:
         if moment_seconds < self._wake_at_seconds:
@@ -187,8 +188,13 @@ class _RunUploader:
             self._wake_at_seconds = math.inf
             try:
                 await self._upload_due()
-            except CloudAIError as error:
+            except (MasterUnavailable, Unauthenticated) as error:
                 await self._back_off(error)
+            except CloudAIError as error:
+                self._note_refused_call(error)
+                self.wake_at(
+                    min((pending.due_seconds for pending in self._tree.pending.values()), default=math.inf)
+                )
 
     async def _sleep_until_due(self) -> None:
         while trio.current_time() < self._wake_at_seconds:
@@ -198,11 +204,8 @@ class _RunUploader:
 
     async def _back_off(self, error: CloudAIError) -> None:
         """Waits until the master answers again. Nothing is lost meanwhile: all of it is in the journal."""
-        if not isinstance(error, MasterUnavailable):
-            for pending in self._tree.pending.values():
-                pending.failure = error
-            self._uploader.note_progress()
-            logger.warning("%s: uploads are refused: %s", self._tree.path, error)
+        if isinstance(error, Unauthenticated):
+            self._note_refused_call(error)
         while True:
             # noise of a jitter, not of a secret
             await trio.sleep(random.uniform(0, self._retry_bound_seconds))  # noqa: S311
@@ -215,6 +218,23 @@ class _RunUploader:
                 continue
             self.wake_at(-math.inf)
             return
+
+    def _note_refused_call(self, error: CloudAIError) -> None:
+        """The master takes nothing of this run: it is sealed or removed, or its disk is full."""
+        if str(self._refusal) != str(error):
+            logger.warning("%s: uploads are refused: %s", self._tree.path, error)
+            self._refusal = error
+        for pending in self._tree.pending.values():
+            self._refuse(pending, error)
+        self._uploader.note_progress()
+
+    @staticmethod
+    def _refuse(pending: Pending, error: CloudAIError) -> None:
+        pending.failure = error
+        pending.is_urgent = False
+        is_mendable = isinstance(error, _MENDABLE)
+        pause_seconds = RETRY_SECONDS_MAX if is_mendable else REFUSED_RETRY_SECONDS
+        pending.due_seconds = trio.current_time() + pause_seconds
 
     async def _upload_due(self) -> None:
         now_seconds = trio.current_time()
@@ -245,6 +265,7 @@ class _RunUploader:
         if ready:
             await self._commit(_with_parents(ready))
             self._retry_bound_seconds = RETRY_SECONDS_MIN
+            self._refusal = None
 
     # --- chunks ------------------------------------------------------------------------------------------
 
@@ -309,10 +330,7 @@ class _RunUploader:
             return
         if pending.failure is None or str(pending.failure) != str(error):
             logger.warning("%s: not uploaded yet: %s", self._tree.label_of(node), error)
-        pending.failure = error
-        pending.is_urgent = False
-        is_mendable = isinstance(error, _MENDABLE)
-        pending.due_seconds = now_seconds + (RETRY_SECONDS_MAX if is_mendable else REFUSED_RETRY_SECONDS)
+        self._refuse(pending, error)
         self._uploader.note_progress()
 
     # --- commits -----------------------------------------------------------------------------------------

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import getpass
 import itertools
 import os
+import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,6 +25,21 @@ _run_numbers = itertools.count()
 def _fuse_device() -> None:
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
         pytest.exit("these tests mount for real: /dev/fuse is missing or may not be opened", returncode=1)
+    _take_dead_mounts_away()
+
+
+def _take_dead_mounts_away() -> None:
+    """Those that a run of the tests which was killed has left: pytest could not remove their folders."""
+    own = Path(tempfile.gettempdir()) / f"pytest-of-{getpass.getuser()}"
+    for line in Path("/proc/mounts").read_text().splitlines():
+        mount_point, kind = line.split()[1:3]
+        if kind != "fuse.cloudai" or not mount_point.startswith(f"{own}/"):
+            continue
+        try:
+            os.statvfs(mount_point)
+        except OSError as error:
+            if error.errno == errno.ENOTCONN:
+                subprocess.run(["umount", "-l", mount_point], check=False, timeout=10)
 
 
 @pytest.fixture(scope="session")
@@ -38,10 +57,17 @@ def shared_mount(
     mount = MountProcess(
         tmp_path_factory.mktemp("shared-mount"), shared_master.address, shared_master.make_token(USER)
     )
-    mount.start()
-    yield mount
-    mount.umount()
-    assert "Traceback" not in mount.log_text()
+    yield from _serve(mount)
+
+
+def _serve(mount: MountProcess) -> Iterator[MountProcess]:
+    try:
+        mount.start()
+        yield mount
+        mount.umount()
+        assert "Traceback" not in mount.log_text()
+    finally:
+        mount.kill()
 
 
 @pytest.fixture(scope="session")
@@ -52,10 +78,7 @@ def second_mount(
     mount = MountProcess(
         tmp_path_factory.mktemp("second-mount"), shared_master.address, shared_master.make_token(USER)
     )
-    mount.start()
-    yield mount
-    mount.umount()
-    assert "Traceback" not in mount.log_text()
+    yield from _serve(mount)
 
 
 def next_run_name() -> str:
@@ -70,9 +93,7 @@ def run(shared_mount: MountProcess) -> Path:
 
 
 @pytest.fixture
-def in_second_mount(
-    shared_mount: MountProcess, second_mount: MountProcess
-) -> Callable[[Path], Path]:
+def in_second_mount(shared_mount: MountProcess, second_mount: MountProcess) -> Callable[[Path], Path]:
     """Where a path of the shared mount is in the second."""
     return lambda path: second_mount.mount_point / path.relative_to(shared_mount.mount_point)
 
