@@ -1,0 +1,1 @@
+"""The storage service: names, chunks, identities. Read README.md beside this package first."""

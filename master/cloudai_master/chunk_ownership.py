@@ -1,0 +1,72 @@
+"""Which chunks a user has stored: rows of chunks, each written once its bytes are on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+
+from sqlalchemy import Connection, insert, select, update
+
+from cloudai_master.database import Transaction
+from cloudai_master.run_tree import in_slabs
+from cloudai_master.schema import chunks, users
+from cloudai_model.chunks import Chunk
+from cloudai_model.errors import InvalidRequest, MissingChunks, SizeMismatch
+from cloudai_model.limits import DIGEST_BYTES
+
+MISSING_DIGESTS_NAMED_MAX = 100
+
+
+def check_digest(digest: bytes) -> None:
+    """Raises InvalidRequest for anything but 32 bytes."""
+    if len(digest) != DIGEST_BYTES:
+        raise InvalidRequest("a digest is 32 bytes", size_bytes=len(digest))
+
+
+def stored_lengths(connection: Connection, user_key: int, digests: Iterable[bytes]) -> dict[bytes, int]:
+    """The length in bytes of each of these chunks that the user has stored."""
+    lengths: dict[bytes, int] = {}
+    for slab in in_slabs(set(digests)):
+        rows = connection.execute(
+            select(chunks.c.digest, chunks.c.length_bytes).where(
+                chunks.c.user_key == user_key, chunks.c.digest.in_(slab)
+            )
+        )
+        lengths.update((digest, length_bytes) for digest, length_bytes in rows)
+    return lengths
+
+
+def record_chunks(transaction: Transaction, user_key: int, lengths: Mapping[bytes, int]) -> None:
+    """Notes that these chunks are on disk and the user's."""
+    connection = transaction.connection
+    known = stored_lengths(connection, user_key, lengths)
+    now_ns = transaction.now_ns
+    if known:
+        for slab in in_slabs(known):
+            connection.execute(
+                update(chunks)
+                .where(chunks.c.user_key == user_key, chunks.c.digest.in_(slab))
+                .values(stored_at_ns=now_ns)
+            )
+    new = [
+        {"user_key": user_key, "digest": digest, "length_bytes": length_bytes, "stored_at_ns": now_ns}
+        for digest, length_bytes in lengths.items()
+        if digest not in known
+    ]
+    if new:
+        connection.execute(insert(chunks), new)
+        added_bytes = sum(lengths[digest] for digest in lengths.keys() - known.keys())
+        connection.execute(
+            update(users)
+            .where(users.c.user_key == user_key)
+            .values(used_bytes=users.c.used_bytes + added_bytes)
+        )
+
+
+def require_stored(stored: Mapping[bytes, int], wanted: Collection[Chunk]) -> None:
+    """Raises MissingChunks with the first of those that are not stored, SizeMismatch for another length."""
+    missing = {chunk.digest: None for chunk in wanted if chunk.digest not in stored}
+    if missing:
+        raise MissingChunks(digests=tuple(missing)[:MISSING_DIGESTS_NAMED_MAX], missing_count=len(missing))
+    for index, chunk in enumerate(wanted):
+        if stored[chunk.digest] != chunk.length_bytes:
+            raise SizeMismatch("not the stored chunk's length", index=index, length_bytes=chunk.length_bytes)

@@ -1,0 +1,214 @@
+"""`cloudai-master`: serve, and the operator's tokens.
+
+Exit codes: 0 done; 1 failed, with one line that says why; 2 usage; 3 another master runs on the data
+directory; 4 the address cannot be listened on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import sys
+from datetime import UTC, datetime
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Final, NoReturn
+
+import click
+
+from cloudai_master.data_dir import DataDir, DataDirTaken
+from cloudai_master.tokens import TokenRecord, Tokens, load_key
+from cloudai_model.errors import CloudAIError
+
+EXIT_FAILED: Final = 1
+EXIT_DATA_DIR_TAKEN: Final = 3
+EXIT_CANNOT_LISTEN: Final = 4
+
+DAYS_DEFAULT: Final = 30.0
+SECONDS_PER_DAY: Final = 86_400
+
+data_dir_option = click.option(
+    "--data-dir",
+    required=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="The master's directory.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def fail(message: object, exit_code: int = EXIT_FAILED) -> NoReturn:
+    click.echo(f"cloudai-master: {message}", err=True)
+    sys.exit(exit_code)
+
+
+@click.group()
+@click.version_option(package_name="cloudai-fs")
+def main() -> None:
+    """The storage service of CloudAI FS: names, chunks, identities."""
+    # What is in the data directory is the master's alone.
+    os.umask(0o077)
+
+
+@main.command()
+@data_dir_option
+@click.option(
+    "--listen", default="127.0.0.1:7443", show_default=True, help="HOST:PORT; port 0: one that is free."
+)
+@click.option("--tls-cert", type=click.Path(dir_okay=False, path_type=Path), help="Certificate chain, PEM.")
+@click.option("--tls-key", type=click.Path(dir_okay=False, path_type=Path), help="Its private key, PEM.")
+@click.option(
+    "--insecure",
+    is_flag=True,
+    help="Without TLS, listen beyond the loopback too: everybody on the way reads tokens and data.",
+)
+@json_option
+def serve(
+    data_dir: Path, listen: str, tls_cert: Path | None, tls_key: Path | None, insecure: bool, as_json: bool
+) -> None:
+    """Serve until SIGTERM. Prints `listening on HOST:PORT` when ready; logs go to stderr."""
+    host, port = _parse_address(listen)
+    if (tls_cert is None) != (tls_key is None):
+        raise click.UsageError("--tls-cert and --tls-key go together")
+    if tls_cert is None and not insecure and not _is_loopback(host):
+        raise click.UsageError(
+            f"without TLS only the loopback is listened on, not {host}: "
+            "give --tls-cert and --tls-key, or --insecure"
+        )
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    # gRPC's own lines about a taken port come before ours, which says it better.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    # Here and not above: the token commands need no gRPC, whose import costs more than all they do.
+    from cloudai_master.server import ServeConfig
+    from cloudai_master.server import serve as serve_forever
+
+    def on_ready(chosen_port: int) -> None:
+        address = f"[{host}]:{chosen_port}" if ":" in host else f"{host}:{chosen_port}"
+        click.echo(json.dumps({"listening": address}) if as_json else f"listening on {address}")
+        sys.stdout.flush()
+
+    try:
+        certificate = None
+        if tls_cert is not None and tls_key is not None:
+            certificate = (tls_key.read_bytes(), tls_cert.read_bytes())
+        config = ServeConfig(data_dir=data_dir, host=host, port=port, certificate=certificate)
+    except OSError as error:
+        fail(error)
+    try:
+        asyncio.run(serve_forever(config, on_ready))
+    except DataDirTaken as error:
+        fail(error, EXIT_DATA_DIR_TAKEN)
+    except ConnectionError as error:
+        fail(error, EXIT_CANNOT_LISTEN)
+    except (CloudAIError, OSError, ValueError) as error:
+        fail(error)
+
+
+@main.group()
+def token() -> None:
+    """Make, list and revoke tokens. Works beside a running master."""
+
+
+@token.command("create")
+@data_dir_option
+@click.option("--user", required=True, help="Whom the token speaks for; made when new.")
+@click.option(
+    "--days",
+    type=click.FloatRange(min=0, min_open=True, max=36500),
+    default=DAYS_DEFAULT,
+    show_default=True,
+    help="How long it is valid.",
+)
+@click.option("--admin", is_flag=True, help="May see and change what is any user's.")
+@click.option("--task-id", default="", help="Good for reading and writing this run alone.")
+@json_option
+def create_token(data_dir: Path, user: str, days: float, admin: bool, task_id: str, as_json: bool) -> None:
+    """Print a new token, and nothing else."""
+    if admin and task_id:
+        raise click.UsageError("--admin and --task-id exclude each other")
+    tokens = _open_tokens(data_dir)
+    try:
+        made = tokens.create(user, valid_seconds=days * SECONDS_PER_DAY, admin=admin, task_id=task_id)
+        if as_json:
+            caller = tokens.check(made)
+            record = {"token": made, "id": caller.token_id, "user": user, "admin": admin, "task_id": task_id}
+            click.echo(json.dumps(record | {"expires_at": _iso(caller.expires_at_ns)}))
+        else:
+            click.echo(made)
+    except CloudAIError as error:
+        fail(error)
+
+
+@token.command("list")
+@data_dir_option
+@json_option
+def list_tokens(data_dir: Path, as_json: bool) -> None:
+    """List the tokens that were made, never the tokens themselves."""
+    try:
+        records = [_describe(record) for record in _open_tokens(data_dir).list_all()]
+    except CloudAIError as error:
+        fail(error)
+    if as_json:
+        click.echo(json.dumps(records))
+        return
+    for record in records:
+        scope = "admin" if record["admin"] else record["task_id"] or "user"
+        click.echo(f"{record['id']}  {record['user']}  {scope}  {record['state']}  {record['expires_at']}")
+
+
+@token.command("revoke")
+@data_dir_option
+@click.argument("token_id")
+@json_option
+def revoke_token(data_dir: Path, token_id: str, as_json: bool) -> None:
+    """Revoke a token by its id, as `token list` shows it. A running master refuses it within a second."""
+    try:
+        _open_tokens(data_dir).revoke(token_id)
+    except CloudAIError as error:
+        fail(error)
+    click.echo(json.dumps({"revoked": token_id}) if as_json else f"revoked {token_id}")
+
+
+def _open_tokens(path: Path) -> Tokens:
+    try:
+        data_dir = DataDir(path)
+        return Tokens(data_dir.open_database(), load_key(data_dir.key_path))
+    except (CloudAIError, OSError, ValueError) as error:
+        fail(error)
+
+
+def _describe(record: TokenRecord) -> dict[str, object]:
+    now_ns = datetime.now(UTC).timestamp() * 1e9
+    state = "revoked" if record.revoked_at_ns else "expired" if record.expires_at_ns <= now_ns else "valid"
+    return {
+        "id": record.token_id,
+        "user": record.user,
+        "admin": record.admin,
+        "task_id": record.task_id,
+        "state": state,
+        "created_at": _iso(record.created_at_ns),
+        "expires_at": _iso(record.expires_at_ns),
+    }
+
+
+def _iso(moment_ns: int) -> str:
+    return datetime.fromtimestamp(moment_ns // 1_000_000_000, UTC).isoformat()
+
+
+def _parse_address(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")
+    if not host or not port.isdigit() or int(port) > 65535:
+        raise click.UsageError(f"--listen takes HOST:PORT, not {address!r}")
+    return host, int(port)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,152 @@
+"""Chunks as files of a local disk: `chunks/<user>/<aa>/<digest in hex>`, a temporary file renamed when whole.
+
+Promises: a file under its final name that was acknowledged is whole on disk. Temporary files live in
+`incoming/` of the same file system and are cleared at the start, when the lock on the data directory says
+that nobody else writes there.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from cloudai_master.chunk_store import StoredChunk, StoreSpace
+from cloudai_model.errors import ChunkDamaged, InternalError, NoSpace
+from cloudai_model.names import check_managed_name
+
+# From here on one sync of the file system is cheaper than one of each file: 0.25 ms for a file of 16 KiB,
+# 40 ms for two thousand of them with one syncfs.
+SYNC_EACH_MAX: Final = 8
+
+_FULL_DISK: Final = {errno.ENOSPC, errno.EDQUOT}
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class DiskChunkStore:
+    """A ChunkStore in two folders of a directory."""
+
+    def __init__(self, directory: Path) -> None:
+        """Makes the folders and drops what a crash left half-written. Raises OSError."""
+        self._chunks = directory / "chunks"
+        self._incoming = directory / "incoming"
+        for folder in (self._chunks, self._incoming):
+            folder.mkdir(mode=0o700, exist_ok=True)
+        for left_over in self._incoming.iterdir():
+            left_over.unlink()
+        _sync_directory(directory)
+
+    def put(self, owner: str, chunks: Mapping[bytes, bytes]) -> None:
+        with _our_errors():
+            for digest in chunks:
+                self._make_folder(self._path(owner, digest).parent)
+            if len(chunks) <= SYNC_EACH_MAX:
+                for digest, data in chunks.items():
+                    path = self._path(owner, digest)
+                    with self._written(data) as (temporary, descriptor):
+                        os.fsync(descriptor)
+                        temporary.rename(path)
+                    _sync_directory(path.parent)
+                return
+            # A crash before the sync may leave a file that is not whole under its final name. It was not
+            # acknowledged, so nothing refers to it, and the next put writes it again.
+            for digest, data in chunks.items():
+                with self._written(data) as (temporary, _):
+                    temporary.rename(self._path(owner, digest))
+            _sync_file_system(self._chunks)
+
+    def read(self, owner: str, digest: bytes, offset_bytes: int, length_bytes: int) -> bytes:
+        try:
+            descriptor = os.open(self._path(owner, digest), os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise ChunkDamaged("the chunk's file is gone") from None
+        try:
+            data = os.pread(descriptor, length_bytes, offset_bytes)
+        except OSError as error:
+            raise ChunkDamaged("the chunk's file cannot be read", errno=error.errno) from error
+        finally:
+            os.close(descriptor)
+        if len(data) != length_bytes:
+            raise ChunkDamaged("the chunk's file is too short")
+        return data
+
+    def has(self, owner: str, digest: bytes, length_bytes: int) -> bool:
+        try:
+            return self._path(owner, digest).stat().st_size == length_bytes
+        except FileNotFoundError:
+            return False
+
+    def delete(self, owner: str, digest: bytes) -> None:
+        self._path(owner, digest).unlink(missing_ok=True)
+
+    def list(self, owner: str) -> Iterator[StoredChunk]:
+        check_managed_name(owner)
+        for path in (self._chunks / owner).glob("??/*"):
+            with suppress(FileNotFoundError):
+                yield StoredChunk(bytes.fromhex(path.name), path.stat().st_size)
+
+    def space(self) -> StoreSpace:
+        about = os.statvfs(self._chunks)
+        return StoreSpace(about.f_bavail * about.f_frsize, about.f_blocks * about.f_frsize)
+
+    def _path(self, owner: str, digest: bytes) -> Path:
+        # A valid user name is a valid name of a folder: no '/', no leading dot, at most 255 bytes.
+        check_managed_name(owner)
+        name = digest.hex()
+        return self._chunks / owner / name[:2] / name
+
+    def _make_folder(self, folder: Path) -> None:
+        if folder.is_dir():
+            return
+        for path in (folder.parent, folder):
+            path.mkdir(mode=0o700, exist_ok=True)
+            _sync_directory(path.parent)
+
+    @contextmanager
+    def _written(self, data: bytes) -> Iterator[tuple[Path, int]]:
+        """A new temporary file that holds the data, open; gone afterwards unless it was renamed."""
+        temporary = self._incoming / secrets.token_hex(8)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
+            yield temporary, descriptor
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        finally:
+            os.close(descriptor)
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_file_system(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        if _libc.syncfs(descriptor) != 0:
+            code = ctypes.get_errno()
+            raise OSError(code, os.strerror(code))
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _our_errors() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL_DISK:
+            raise NoSpace("the disk of the chunk store is full") from error
+        raise InternalError("the chunk store failed", errno=error.errno) from error

@@ -1,0 +1,1 @@
+"""The versions, oldest first. A released one never changes; the next change is a new module."""

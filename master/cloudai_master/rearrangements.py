@@ -1,0 +1,106 @@
+"""Link, Rename and Remove: what changes names and no content, by the rules of POSIX."""
+
+from __future__ import annotations
+
+from cloudai_master.authorization import Caller, find_open_run
+from cloudai_master.database import Transaction
+from cloudai_master.run_tree import Node, RunTree
+from cloudai_model.errors import (
+    AlreadyExists,
+    DirectoryNotEmpty,
+    InvalidRequest,
+    IsADirectory,
+    NotADirectory,
+    NotFound,
+)
+from cloudai_model.names import check_name
+from cloudai_proto.storage.v1 import names_pb2 as names
+
+
+def link(transaction: Transaction, caller: Caller, request: names.LinkRequest) -> names.LinkResponse:
+    """Raises NotFound, NotADirectory, IsADirectory for a directory, AlreadyExists for a taken name."""
+    run = find_open_run(transaction.connection, caller, request.task_id)
+    tree = RunTree(transaction, run)
+    check_name(request.name)
+    node = tree.node(request.node_id)
+    if node is None or node.link_count == 0:
+        raise NotFound("node", node_id=request.node_id)
+    if node.is_directory:
+        raise IsADirectory("a directory has one name", node_id=request.node_id)
+    parent = tree.directory(request.parent_node_id)
+    if tree.child(parent.node_id, request.name) is not None:
+        raise AlreadyExists(name=request.name)
+    moment_ns = request.mtime_ns or tree.now_ns
+    node.ctime_ns = moment_ns
+    tree.set_edge(parent.node_id, request.name, node)
+    _mark_modified(tree, parent, moment_ns)
+    tree.flush()
+    return names.LinkResponse(node=node.to_wire(), revision=tree.revision)
+
+
+def rename(transaction: Transaction, caller: Caller, request: names.RenameRequest) -> names.RenameResponse:
+    """Raises NotFound, AlreadyExists with no_replace, IsADirectory, NotADirectory, DirectoryNotEmpty,
+    InvalidRequest for a directory that would come to be in itself.
+    """
+    run = find_open_run(transaction.connection, caller, request.task_id)
+    tree = RunTree(transaction, run)
+    check_name(request.old_name)
+    check_name(request.new_name)
+    old_parent = tree.directory(request.old_parent_node_id)
+    new_parent = tree.directory(request.new_parent_node_id)
+    node = _named_node(tree, old_parent, request.old_name, request.node_id)
+    target = tree.child(new_parent.node_id, request.new_name)
+    if target is not None:
+        if request.no_replace:
+            raise AlreadyExists(name=request.new_name)
+        if target.node_id == node.node_id:
+            # rename(2): two names of one file, and nothing is done.
+            return names.RenameResponse(revision=tree.revision)
+        if target.is_directory and not node.is_directory:
+            raise IsADirectory(name=request.new_name)
+        if node.is_directory and not target.is_directory:
+            raise NotADirectory(name=request.new_name)
+        if target.is_directory and not tree.is_empty(target.node_id):
+            raise DirectoryNotEmpty(name=request.new_name)
+    if node.is_directory and tree.is_inside(new_parent.node_id, node.node_id):
+        raise InvalidRequest("a directory cannot be moved into itself", node_id=node.node_id)
+    moment_ns = request.mtime_ns or tree.now_ns
+    node.ctime_ns = moment_ns
+    if target is not None:
+        target.ctime_ns = moment_ns
+    tree.move_edge((old_parent.node_id, request.old_name), (new_parent.node_id, request.new_name), node)
+    _mark_modified(tree, old_parent, moment_ns)
+    if new_parent is not old_parent:
+        _mark_modified(tree, new_parent, moment_ns)
+    tree.flush()
+    return names.RenameResponse(revision=tree.revision)
+
+
+def remove(transaction: Transaction, caller: Caller, request: names.RemoveRequest) -> names.RemoveResponse:
+    """Raises NotFound, NotADirectory, DirectoryNotEmpty."""
+    run = find_open_run(transaction.connection, caller, request.task_id)
+    tree = RunTree(transaction, run)
+    check_name(request.name)
+    parent = tree.directory(request.parent_node_id)
+    node = _named_node(tree, parent, request.name, request.node_id)
+    if node.is_directory and not tree.is_empty(node.node_id):
+        raise DirectoryNotEmpty(name=request.name)
+    moment_ns = request.mtime_ns or tree.now_ns
+    node.ctime_ns = moment_ns
+    tree.remove_edge(parent.node_id, request.name, node)
+    _mark_modified(tree, parent, moment_ns)
+    tree.flush()
+    return names.RemoveResponse(revision=tree.revision)
+
+
+def _named_node(tree: RunTree, parent: Node, name: bytes, node_id: int) -> Node:
+    node = tree.child(parent.node_id, name)
+    if node is None or node.node_id != node_id:
+        raise NotFound(name=name, node_id=node_id)
+    return node
+
+
+def _mark_modified(tree: RunTree, directory: Node, moment_ns: int) -> None:
+    directory.mtime_ns = moment_ns
+    directory.ctime_ns = moment_ns
+    tree.log_node(directory)

@@ -1,0 +1,237 @@
+"""The wire: the .proto's services on grpc.aio. The one module that knows gRPC, with `server` which starts it.
+
+The handlers are made from the services' descriptors: each call's token is checked and its method of
+StorageService runs in a worker thread; what it raises becomes a status. The event loop itself never blocks.
+
+Promises: a call that is refused says why in google.rpc.Status details; an unexpected error is one traceback
+in the log and INTERNAL at the client; a watcher that reads slowly costs one batch of memory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any, Final, NoReturn, TypeVar
+
+import grpc
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.message_factory import GetMessageClass
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from cloudai_master.authorization import Caller
+from cloudai_master.database import CONNECTIONS_MAX
+from cloudai_master.service import StorageService, Watched
+from cloudai_master.statuses import to_status
+from cloudai_master.tokens import Tokens
+from cloudai_master.wakeups import Wakeups
+from cloudai_model.errors import CloudAIError, InternalError, InvalidRequest, MasterUnavailable
+from cloudai_model.limits import MESSAGE_BYTES_MAX
+from cloudai_proto.storage.v1 import chunks_pb2, names_pb2
+
+log: Final = logging.getLogger(__name__)
+
+SERVICES: Final[tuple[ServiceDescriptor, ...]] = (
+    names_pb2.DESCRIPTOR.services_by_name["Names"],
+    chunks_pb2.DESCRIPTOR.services_by_name["Chunks"],
+)
+
+WORKER_THREADS: Final = 16
+"""Enough to keep a disk busy with syncs; fewer than the database's connections."""
+
+assert WORKER_THREADS < CONNECTIONS_MAX
+
+CALLS_MAX: Final = 1024
+"""Open calls, watch streams among them. What comes beyond is refused as unavailable, not queued."""
+
+HEARTBEAT_SECONDS: Final = 5.0
+"""The .proto promises a message every ten seconds; half of it leaves room for a slow network."""
+
+TOKEN_CHECK_SECONDS: Final = 1.0
+"""How often an open stream looks whether its token was revoked."""
+
+METADATA_BYTES_MAX: Final = 64 * 1024
+
+SERVER_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
+    ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+    ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
+    ("grpc.max_metadata_size", METADATA_BYTES_MAX),
+    # Two masters on one port would each get some of the calls.
+    ("grpc.so_reuseport", 0),
+    # Mounts ping every ten seconds to notice a dead network; gRPC's default ends such connections.
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ("grpc.http2.max_ping_strikes", 0),
+)
+
+_CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
+
+T = TypeVar("T")
+MessageT = TypeVar("MessageT", bound=Message)
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class RpcServer:
+    """A gRPC server of the storage service, with health and reflection."""
+
+    def __init__(self, service: StorageService, tokens: Tokens, wakeups: Wakeups) -> None:
+        self._service = service
+        self._tokens = tokens
+        self._wakeups = wakeups
+        self._workers = ThreadPoolExecutor(WORKER_THREADS, thread_name_prefix="call")
+        self._stopping = False
+        self._server = grpc.aio.server(options=SERVER_OPTIONS, maximum_concurrent_rpcs=CALLS_MAX)
+        self._health = health.aio.HealthServicer()
+        for descriptor in SERVICES:
+            handlers = {method.name: self._handler(method) for method in descriptor.methods}
+            self._server.add_generic_rpc_handlers(
+                (grpc.method_handlers_generic_handler(descriptor.full_name, handlers),)
+            )
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        reflection.enable_server_reflection(
+            (
+                *(descriptor.full_name for descriptor in SERVICES),
+                health.SERVICE_NAME,
+                reflection.SERVICE_NAME,
+            ),
+            self._server,
+        )
+
+    async def start(self, address: str, certificate: tuple[bytes, bytes] | None) -> int:
+        """Listens, and returns the port, which the system chooses when the address says 0.
+
+        `certificate` is (private key, certificate chain) in PEM; None is no TLS. Raises ConnectionError
+        when the address is taken or the certificate is none.
+        """
+        try:
+            if certificate is None:
+                port = self._server.add_insecure_port(address)
+            else:
+                port = self._server.add_secure_port(address, grpc.ssl_server_credentials([certificate]))
+        except RuntimeError as error:
+            raise ConnectionError(f"cannot listen on {address}") from error
+        await self._server.start()
+        for name in ("", *(descriptor.full_name for descriptor in SERVICES)):
+            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
+        return port
+
+    async def stop(self, grace_seconds: float) -> None:
+        """Takes no new calls, ends watch streams, and lets the others finish within the time."""
+        await self._health.enter_graceful_shutdown()
+        self._stopping = True
+        self._wakeups.wake_all()
+        await self._server.stop(grace_seconds)
+        self._workers.shutdown()
+
+    def _handler(self, method: MethodDescriptor) -> grpc.RpcMethodHandler[bytes, bytes]:
+        """Takes and gives bytes: messages are decoded and encoded by the worker threads, not by the loop."""
+        request_type = GetMessageClass(method.input_type)
+        if method.server_streaming:
+            return grpc.unary_stream_rpc_method_handler(self._watch)
+        carry_out = getattr(self._service, _snake_case(method.name))
+        return grpc.unary_unary_rpc_method_handler(self._unary(carry_out, request_type))
+
+    def _unary(
+        self, carry_out: Callable[[Caller, Any], Message], request_type: type[Message]
+    ) -> Callable[[bytes, Context], Awaitable[bytes]]:
+        async def answer(encoded: bytes, context: Context) -> bytes:
+            token = _token_of(context)
+
+            def work() -> bytes:
+                caller = self._tokens.check(token)
+                return carry_out(caller, _decode(encoded, request_type)).SerializeToString()
+
+            try:
+                return await self._in_worker(work)
+            except Exception as error:  # noqa: BLE001 (the edge of the process: every error becomes a status)
+                await _abort(context, error)
+
+        return answer
+
+    async def _watch(self, encoded: bytes, context: Context) -> AsyncIterator[bytes]:
+        try:
+            request = _decode(encoded, names_pb2.WatchRequest)
+            async for response in self._changes(request, _token_of(context)):
+                yield response.SerializeToString()
+        except Exception as error:  # noqa: BLE001 (as in _unary)
+            await _abort(context, error)
+
+    async def _changes(
+        self, request: names_pb2.WatchRequest, token: str
+    ) -> AsyncIterator[names_pb2.WatchResponse]:
+        """The stream's messages. gRPC's flow control holds it between two of them when the reader is slow."""
+        loop = asyncio.get_running_loop()
+        watched = await self._in_worker(
+            lambda: self._service.find_watched(self._tokens.check(token), request)
+        )
+        revision = request.after_revision
+        next_message_at = loop.time()
+        with self._wakeups.listening(watched) as changed:
+            while not self._stopping:
+                # Cleared before reading: what is committed after the read sets it again.
+                changed.clear()
+                response = await self._in_worker(partial(self._read_changes, token, watched, revision))
+                is_news = bool(response.changes) or response.reload
+                revision = response.revision
+                if is_news or loop.time() >= next_message_at:
+                    yield response
+                    next_message_at = loop.time() + HEARTBEAT_SECONDS
+                if is_news:
+                    continue
+                try:
+                    await asyncio.wait_for(changed.wait(), TOKEN_CHECK_SECONDS)
+                except TimeoutError:
+                    continue
+        raise MasterUnavailable("the master is stopping")
+
+    def _read_changes(self, token: str, watched: Watched, revision: int) -> names_pb2.WatchResponse:
+        self._tokens.check(token)
+        return self._service.read_changes(watched, revision)
+
+    async def _in_worker(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._workers, work)
+
+
+def _decode(encoded: bytes, message_type: type[MessageT]) -> MessageT:
+    """Raises InvalidRequest for bytes that are no such message."""
+    try:
+        return message_type.FromString(encoded)
+    except DecodeError:
+        raise InvalidRequest("the bytes are not a message of this call") from None
+
+
+def _token_of(context: Context) -> str:
+    """The bearer token of the call, or nothing."""
+    for key, value in context.invocation_metadata() or ():
+        if key == "authorization" and isinstance(value, str) and value.startswith("Bearer "):
+            return value.removeprefix("Bearer ").strip()
+    return ""
+
+
+async def _abort(context: Context, error: Exception) -> NoReturn:
+    if not isinstance(error, CloudAIError):
+        log.error("a call failed unexpectedly", exc_info=error)
+        error = InternalError("the master's log says more")
+    elif isinstance(error, InternalError):
+        log.error("a call failed: %s", error, exc_info=error)
+    status = to_status(error)
+    await context.abort(
+        _CODES[status.code],
+        status.message,
+        (("grpc-status-details-bin", status.SerializeToString()),),
+    )
+    raise AssertionError("abort raises")
+
+
+def _snake_case(name: str) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+
+
+def _encode(message: Message) -> bytes:
+    # The class's own: Message.SerializeToString is abstract.
+    return message.SerializeToString()

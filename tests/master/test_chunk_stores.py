@@ -1,0 +1,88 @@
+"""The suite that every ChunkStore passes, and what the one on disk promises beyond it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cloudai_master.chunk_store import ChunkStore, StoredChunk
+from cloudai_master.disk_chunk_store import SYNC_EACH_MAX, DiskChunkStore
+from cloudai_model.chunks import digest_of
+from cloudai_model.errors import ChunkDamaged, InvalidName
+from fakes.memory_chunk_store import MemoryChunkStore
+
+DATA = b"0123456789"
+DIGEST = digest_of(DATA)
+
+
+@pytest.fixture(params=["disk", "memory"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> ChunkStore:
+    return DiskChunkStore(tmp_path) if request.param == "disk" else MemoryChunkStore()
+
+
+def test_put_chunk_is_read_back_in_ranges(store: ChunkStore) -> None:
+    store.put("user-123", {DIGEST: DATA})
+    assert store.read("user-123", DIGEST, 0, 10) == DATA
+    assert store.read("user-123", DIGEST, 3, 4) == b"3456"
+    assert store.has("user-123", DIGEST, 10)
+
+
+def test_large_batch_is_read_back(store: ChunkStore) -> None:
+    batch = {digest_of(b"%d" % i): b"%d" % i for i in range(SYNC_EACH_MAX * 4)}
+    store.put("user-123", batch)
+    assert {digest: store.read("user-123", digest, 0, len(data)) for digest, data in batch.items()} == batch
+    assert {chunk.digest for chunk in store.list("user-123")} == set(batch)
+
+
+def test_chunk_of_another_owner_is_not_there(store: ChunkStore) -> None:
+    store.put("user-123", {DIGEST: DATA})
+    assert not store.has("user-456", DIGEST, 10)
+    assert list(store.list("user-456")) == []
+    with pytest.raises(ChunkDamaged):
+        store.read("user-456", DIGEST, 0, 10)
+
+
+def test_read_beyond_the_end_is_damage(store: ChunkStore) -> None:
+    store.put("user-123", {DIGEST: DATA})
+    with pytest.raises(ChunkDamaged):
+        store.read("user-123", DIGEST, 5, 6)
+    assert not store.has("user-123", DIGEST, 11)
+
+
+def test_put_again_heals(store: ChunkStore) -> None:
+    store.put("user-123", {DIGEST: b"dam"})
+    store.put("user-123", {DIGEST: DATA})
+    assert store.read("user-123", DIGEST, 0, 10) == DATA
+
+
+def test_deleted_chunk_is_gone(store: ChunkStore) -> None:
+    store.put("user-123", {DIGEST: DATA})
+    assert list(store.list("user-123")) == [StoredChunk(DIGEST, 10)]
+    store.delete("user-123", DIGEST)
+    store.delete("user-123", DIGEST)
+    assert list(store.list("user-123")) == []
+
+
+def test_space_is_told(store: ChunkStore) -> None:
+    assert 0 < store.space().free_bytes <= store.space().size_bytes
+
+
+def test_owner_is_a_folder_of_the_store(tmp_path: Path) -> None:
+    DiskChunkStore(tmp_path).put("Zoë 王", {DIGEST: DATA})
+    name = DIGEST.hex()
+    assert (tmp_path / "chunks" / "Zoë 王" / name[:2] / name).read_bytes() == DATA
+
+
+@pytest.mark.parametrize("owner", ["..", "a/b", "", ".hidden"])
+def test_owner_that_would_leave_the_store_is_refused(tmp_path: Path, owner: str) -> None:
+    with pytest.raises(InvalidName):
+        DiskChunkStore(tmp_path).put(owner, {DIGEST: DATA})
+
+
+def test_half_written_files_are_cleared_at_the_start(tmp_path: Path) -> None:
+    DiskChunkStore(tmp_path).put("user-123", {DIGEST: DATA})
+    (tmp_path / "incoming" / "half").write_bytes(b"0123")
+    store = DiskChunkStore(tmp_path)
+    assert list((tmp_path / "incoming").iterdir()) == []
+    assert store.read("user-123", DIGEST, 0, 10) == DATA
