@@ -32,4 +32,4 @@ def start_detached(
         ],
         setsid=True,
     )
-    return ProcessIdentity.of(pid)
+    return ProcessIdentity.of_child(pid)

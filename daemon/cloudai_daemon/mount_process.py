@@ -30,7 +30,8 @@ from cloudai_daemon.registry import RegistryEntry, register, unregister
 from cloudai_fusefs.mount_control import MountConfig, MountControl
 from cloudai_model.errors import CloudAIError
 
-log = logging.getLogger(__name__)
+# Named, as this module runs as __main__.
+log = logging.getLogger("cloudai_daemon.mount_process")
 
 ServeMount: TypeAlias = Callable[[MountConfig, Callable[[MountControl], None]], Awaitable[None]]
 

@@ -1,7 +1,7 @@
 """What the kernel says is mounted, and taking a mount away.
 
-Relies on /proc/self/mountinfo and on umount(8), or fusermount3 for who is not root. Never touches a mounted tree without a bound: the daemon
-behind it may hang.
+Relies on /proc/self/mountinfo and on umount(8), or fusermount3 for who is not root. Never touches a
+mounted tree without a bound: the daemon behind it may hang.
 """
 
 from __future__ import annotations

@@ -26,6 +26,11 @@ class ProcessIdentity:
         """The identity of a process that is there now. Raises ProcessLookupError."""
         return cls(pid=pid, start_ticks=_start_ticks(pid), boot_id=_boot_id())
 
+    @classmethod
+    def of_child(cls, pid: int) -> ProcessIdentity:
+        """The identity of a child that nobody has waited for; it may have ended already."""
+        return cls(pid=pid, start_ticks=_read_stat(pid)[1], boot_id=_boot_id())
+
     @property
     def is_alive(self) -> bool:
         """False for a zombie too."""
@@ -77,12 +82,18 @@ def _boot_id() -> str:
 
 
 def _start_ticks(pid: int) -> int:
+    state, start_ticks = _read_stat(pid)
+    if state in (b"Z", b"X"):
+        raise ProcessLookupError(pid)
+    return start_ticks
+
+
+def _read_stat(pid: int) -> tuple[bytes, int]:
+    """State and start time. Raises ProcessLookupError."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_bytes()
     except (FileNotFoundError, ProcessLookupError) as error:
         raise ProcessLookupError(pid) from error
     # The second field is the program's name in parentheses and may hold both spaces and parentheses.
     state, *fields = stat[stat.rindex(b")") + 2 :].split()
-    if state in (b"Z", b"X"):
-        raise ProcessLookupError(pid)
-    return int(fields[18])
+    return state, int(fields[18])

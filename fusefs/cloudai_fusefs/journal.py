@@ -9,6 +9,7 @@ Used from the mount's loop; a row costs 10-30 us. Checkpoints, which do sync, ru
 
 from __future__ import annotations
 
+import errno
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -126,11 +127,14 @@ class Journal:
         try:
             self._database.execute(_UPSERT, vars(record))
         except sqlite3.OperationalError as error:
-            raise OSError(28, f"the journal cannot be written: {error}") from error
+            raise OSError(errno.ENOSPC, f"the journal cannot be written: {error}") from error
 
     def remove(self, node_id: int) -> None:
-        """Takes the row away; nothing happens when there is none."""
-        self._database.execute("DELETE FROM pending WHERE node_id = ?", (node_id,))
+        """Takes the row away; nothing happens when there is none. Raises OSError (ENOSPC) as put."""
+        try:
+            self._database.execute("DELETE FROM pending WHERE node_id = ?", (node_id,))
+        except sqlite3.OperationalError as error:
+            raise OSError(errno.ENOSPC, f"the journal cannot be written: {error}") from error
 
     def records(self) -> Iterator[JournalRecord]:
         """All rows in the order of their sequence."""
@@ -142,12 +146,17 @@ class Journal:
             yield record
 
     async def checkpoint(self) -> None:
-        """Moves the log into the database, so that it does not grow without bound. Leaves the loop."""
+        """Moves the log into the database, so that it does not grow without bound. Leaves the loop.
+
+        Raises OSError (ENOSPC) as put: the log stays as it is.
+        """
 
         def run() -> None:
             database = sqlite3.connect(self._path, isolation_level=None)
             try:
                 database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            except sqlite3.OperationalError as error:
+                raise OSError(errno.ENOSPC, f"the journal cannot be written: {error}") from error
             finally:
                 database.close()
 

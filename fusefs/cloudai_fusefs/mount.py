@@ -51,7 +51,7 @@ USAGE_SECONDS_MAX: Final = 5.0
 USAGE_PATIENCE_SECONDS: Final = 1.0
 """Until `df` shows the last answer instead: a dead master must not keep `df -a` waiting."""
 
-CHECKPOINT_SECONDS: Final = 30.0
+TIDY_SECONDS: Final = 30.0
 
 # 1 MiB: a cold read of 1 GiB took 2.0 s with the kernel's 128 KiB and 1.5 s with this.
 READ_AHEAD_KIB: Final = 1024
@@ -132,7 +132,7 @@ async def _serve(
     try:
         notifier.start()
         await sync.recover_runs()
-        nursery.start_soon(_checkpoint_regularly, staging)
+        nursery.start_soon(_tidy_regularly, staging)
         nursery.start_soon(_announce, config.mount_point, control, on_ready)
         await pyfuse3.main()
     finally:
@@ -158,10 +158,10 @@ def _raise_read_ahead(device: int) -> None:
         logger.info("the kernel's read-ahead stays as it is: only root may raise it")
 
 
-async def _checkpoint_regularly(staging: Staging) -> None:
+async def _tidy_regularly(staging: Staging) -> None:
     while True:
-        await trio.sleep(CHECKPOINT_SECONDS)
-        await staging.checkpoint()
+        await trio.sleep(TIDY_SECONDS)
+        await staging.tidy()
 
 
 class _Usage:

@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import secrets
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
+
+import trio
 
 from cloudai_fusefs.managed_tree import (
     LatestLink,
@@ -29,6 +32,7 @@ from cloudai_fusefs.tree_sync import TreeSync
 from cloudai_fusefs.uploader import Uploader
 from cloudai_model.errors import (
     AlreadyExists,
+    CloudAIError,
     DirectoryNotEmpty,
     InvalidName,
     InvalidRequest,
@@ -54,6 +58,9 @@ from cloudai_proto.storage.v1 import types_pb2 as types
 Inode = ManagedInode | Node
 
 MODE_BITS: Final = 0o7777
+
+RUN_LOOK_SECONDS_MAX: Final = 1.0
+"""A run's own times and link count are exact once its tree is known; a look at them waits no longer for it."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +126,18 @@ class Namespace:
         found = await self._lookup_managed(parent, name)
         if found is None:
             raise NotFound(name=name)
+        await self.load_attributes(found)
         return found
+
+    async def load_attributes(self, inode: Inode) -> None:
+        """The inode's own attributes are exact afterwards, or as they were listed while the master is slow.
+
+        Only an open run that has not been looked into needs it: rsync compares its time before it lists it.
+        A sealed run's are those of its listing, for good, so that `ls -l` of many asks for none of their trees.
+        """
+        if isinstance(inode, Node) and not inode.tree.is_loaded and not inode.tree.is_sealed:
+            with trio.move_on_after(RUN_LOOK_SECONDS_MAX), suppress(CloudAIError):
+                await self._sync.load_run(inode.tree)
 
     async def load(self, directory: Inode) -> None:
         """What is in the directory is known afterwards."""

@@ -117,7 +117,9 @@ class Operations(pyfuse3.Operations):
 
     @_handler
     async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
-        return self._attributes(self._namespace.inode(inode))
+        found = self._namespace.inode(inode)
+        await self._namespace.load_attributes(found)
+        return self._attributes(found)
 
     @_handler
     async def readlink(self, inode: int, ctx: pyfuse3.RequestContext) -> bytes:

@@ -172,7 +172,8 @@ class RunTree:
             if first:
                 revision = page.revision
                 self.is_sealed = self.is_sealed or page.sealed
-                self.root.take_server_state(page.root)
+                if self.root.take_server_state(page.root):
+                    told.append(Invalidation(self.root.ino))
                 first = False
             for edge in page.edges:
                 self._set_edge(edge, told)

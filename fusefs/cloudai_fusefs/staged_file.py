@@ -10,6 +10,7 @@ Blocking calls (`pwrite`, `pread` of uncached pages) leave the loop in `StagedFi
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 from collections.abc import Awaitable, Callable, Iterator
@@ -36,6 +37,11 @@ ReadBase = Callable[[int, int], Awaitable[bytes | memoryview]]
 """Reads (offset, length) of the base; shorter only at its end."""
 
 
+def mark_of(path: Path) -> Path:
+    """Where a staged file leaves the mark that its content has been committed."""
+    return path.with_name(path.name + ".settled")
+
+
 class StagedFile:
     """One file being written. Used from the mount's loop only."""
 
@@ -48,6 +54,7 @@ class StagedFile:
         self._path = path
         self._read_base = read_base
         self._users = 0
+        self._can_read_cached = True
         self._dropped = False
         self._base = base
         self.base_generation = base_generation
@@ -132,12 +139,20 @@ class StagedFile:
         """Whether reading the range needs nothing from the base."""
         return self._local is None or self._local.covers(offset_bytes, offset_bytes + length_bytes)
 
-    def drop(self) -> None:
-        """Removes the staged bytes; a read under way still gets them. Idempotent."""
+    def drop(self, *, leave_mark: bool = False) -> None:
+        """Removes the staged bytes; a read under way still gets them. Idempotent.
+
+        With `leave_mark` an empty file stays at `mark_of` the path: the journal's row could not be removed,
+        and must not be taken for a promise by the next mount.
+        """
         if self._dropped:
             return
         self._dropped = True
-        self._path.unlink(missing_ok=True)
+        if leave_mark:
+            self._path.rename(mark_of(self._path))
+            os.ftruncate(self._fd, 0)
+        else:
+            self._path.unlink(missing_ok=True)
         self._extents_path.unlink(missing_ok=True)
         if self._users == 0:
             self._close()
@@ -179,13 +194,24 @@ class StagedFile:
 
     async def _pread(self, offset_bytes: int, length_bytes: int) -> bytes:
         buffer = bytearray(length_bytes)
-        try:
-            done_bytes = os.preadv(self._fd, [buffer], offset_bytes, os.RWF_NOWAIT)
-        except BlockingIOError:
-            done_bytes = 0
+        done_bytes = self._pread_cached(buffer, offset_bytes)
         if done_bytes < length_bytes:
             await trio.to_thread.run_sync(self._pread_rest, buffer, done_bytes, offset_bytes)
         return bytes(buffer)
+
+    def _pread_cached(self, buffer: bytearray, offset_bytes: int) -> int:
+        """Reads what is in the page cache and needs no disk; how much that was."""
+        if not self._can_read_cached:
+            return 0
+        try:
+            return os.preadv(self._fd, [buffer], offset_bytes, os.RWF_NOWAIT)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            if error.errno != errno.EOPNOTSUPP:
+                raise
+            self._can_read_cached = False  # tmpfs, for one, does not offer it
+            return 0
 
     def _pread_rest(self, buffer: bytearray, done_bytes: int, offset_bytes: int) -> None:
         # Past the staged file's own end there is a hole that was never written: it stays zeros.
@@ -199,7 +225,7 @@ class StagedFile:
     def _log_extent(self, kind: bytes, first: int, second: int) -> None:
         record = _EXTENT_RECORD.pack(kind, first, second)
         if os.write(self._extents_fd, record) != len(record):
-            raise OSError(28, os.strerror(28))  # a part was written: the disk is full (ENOSPC)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # a part was written: full
 
     def _open_extents(self) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC

@@ -19,7 +19,7 @@ from cloudai_fusefs.chunk_reader import ChunkReader, FileContent
 from cloudai_fusefs.journal import Journal, JournalRecord
 from cloudai_fusefs.node import DIRECTORY, Node, Pending, new_node_id
 from cloudai_fusefs.run_tree import RunTree
-from cloudai_fusefs.staged_file import StagedFile
+from cloudai_fusefs.staged_file import StagedFile, mark_of
 from cloudai_model.chunks import Chunk, Manifest
 from cloudai_proto.storage.v1 import types_pb2 as types
 
@@ -30,7 +30,8 @@ class Staging:
     """The state directory's content: `journal.sqlite` and `staged/<task id>/<node id>`."""
 
     def __init__(self, directory: Path, reader: ChunkReader, on_change: Callable[[Node], None]) -> None:
-        """Opens the journal; `on_change` is called with each node that has something new to upload.
+        """Opens the journal; `on_change` is called with each node that has something new to upload, or
+        nothing any more.
 
         Raises JournalUnusable, or OSError when the directory cannot be used.
         """
@@ -39,9 +40,14 @@ class Staging:
         self._reader = reader
         self._on_change = on_change
         self._journal = Journal(directory / "journal.sqlite")
+        self._stale_rows: set[int] = set()
         self._unread: dict[str, list[JournalRecord]] = defaultdict(list)
+        settled = {path.name.removesuffix(".settled") for path in self._files_directory.glob("*/*.settled")}
         for record in self._journal.records():
-            self._unread[record.task_id].append(record)
+            if str(record.node_id) in settled:
+                self.remove_row(record.node_id)
+            else:
+                self._unread[record.task_id].append(record)
         self._remove_orphans()
 
     @property
@@ -103,7 +109,10 @@ class Staging:
                 self._record(below, below.pending)
 
     def record(self, node: Node) -> None:
-        """Writes down the node's size and times as they are, if anything of it is pending."""
+        """Writes down the node's times and place as they are, if anything of it is pending.
+
+        Raises OSError as note_made; the row then says what it said before.
+        """
         if node.pending is not None:
             self._record(node, node.pending)
 
@@ -121,24 +130,27 @@ class Staging:
     def settle(self, node: Node) -> None:
         """The master has acknowledged all of the node's changes."""
         node.tree.forget_pending(node)
-        self._journal.remove(node.node_id)
+        self.remove_row(node.node_id)
         self.drop_staged_if_idle(node)
 
     def discard(self, node: Node) -> None:
         """The node's last name is gone: what is pending of it needs no master. Open handles read on."""
-        node.tree.forget_pending(node)
-        self._journal.remove(node.node_id)
-        self.drop_staged_if_idle(node)
+        self.settle(node)
+        self._on_change(node)
 
-    def forget_row(self, node_id: int) -> None:
-        self._journal.remove(node_id)
+    def remove_row(self, node_id: int) -> None:
+        """Takes the row away, or remembers to do so when the disk has room again."""
+        try:
+            self._journal.remove(node_id)
+        except OSError:
+            self._stale_rows.add(node_id)
 
     def drop_staged_if_idle(self, node: Node) -> None:
         """Removes the staged file once nothing is pending and nobody can write to it."""
         if node.staged is None or node.pending is not None:
             return
         if node.writer_count == 0 and (node.is_attached or node.open_count == 0):
-            node.staged.drop()
+            node.staged.drop(leave_mark=node.node_id in self._stale_rows)
             node.staged = None
             if node.is_attached:
                 # Somebody else may have committed while the file was open here.
@@ -148,8 +160,17 @@ class Staging:
         """Closes the journal; every row and staged file stays for the next mount."""
         self._journal.close()
 
-    async def checkpoint(self) -> None:
-        await self._journal.checkpoint()
+    async def tidy(self) -> None:
+        """Removes rows that a full disk kept, and moves the journal's log into its database."""
+        try:
+            for node_id in list(self._stale_rows):
+                self._journal.remove(node_id)
+                self._stale_rows.discard(node_id)
+                for mark in self._files_directory.glob(f"*/{mark_of(Path(str(node_id)))}"):
+                    mark.unlink(missing_ok=True)
+            await self._journal.checkpoint()
+        except OSError as error:
+            logger.warning("the state directory cannot be tidied: %s", error)
 
     # --- the next mount ----------------------------------------------------------------------------------
 
@@ -190,7 +211,6 @@ class Staging:
             if staged is not None and staged.written_at_ns > record.written_at_ns:
                 node.mtime_ns = node.ctime_ns = staged.written_at_ns
         node.kernel_attributes = None
-        self._record(node, pending)
         return node
 
     def _recover_staged(self, node: Node, record: JournalRecord) -> StagedFile | None:
@@ -215,7 +235,7 @@ class Staging:
             directory = child
         holder = (directory.children or {}).get(name)
         if holder is not None and holder.is_directory and node.is_directory:
-            self._journal.remove(record.node_id)
+            self.remove_row(record.node_id)
             return holder
         if holder is not None:
             tree.detach(directory, name)

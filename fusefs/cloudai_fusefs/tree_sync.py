@@ -19,13 +19,16 @@ from cloudai_fusefs.master_client import MasterClient
 from cloudai_fusefs.run_tree import Invalidation, RunTree
 from cloudai_fusefs.sealed_cache import SealedCache
 from cloudai_fusefs.staging import Staging
-from cloudai_model.errors import CloudAIError, MasterUnavailable, NotFound
+from cloudai_model.errors import CloudAIError, GenerationChanged, MasterUnavailable, NotFound
 from cloudai_proto.storage.v1 import names_pb2 as names
 
 logger = logging.getLogger(__name__)
 
 RECONNECT_SECONDS_MAX: Final = 2.0
 """Full jitter below this between two attempts to open a stream again: many mounts share a master."""
+
+LISTING_ATTEMPTS_MAX: Final = 10
+"""Of a tree of more than one page whose directories are moved meanwhile."""
 
 TellKernel = Callable[[Iterable[Invalidation]], None]
 
@@ -134,14 +137,23 @@ class TreeSync:
 
     async def _list_run(self, tree: RunTree) -> bool:
         """True: the run was sealed before it was listed, so that nothing can follow."""
-        pages = [await self._client.list_tree(tree.task_id)]
-        while pages[-1].next_page_token:
-            pages.append(await self._client.list_tree(tree.task_id, pages[-1].next_page_token))
+        pages = await self._list_pages(tree.task_id)
         self._tell_kernel(tree.apply_tree(pages))
         is_final = all(page.sealed for page in pages)
         if is_final:
             await self._sealed_cache.store_tree(tree.task_id, pages)
         return is_final
+
+    async def _list_pages(self, task_id: str) -> list[names.ListTreeResponse]:
+        for _ in range(LISTING_ATTEMPTS_MAX):
+            pages = [await self._client.list_tree(task_id)]
+            try:
+                while pages[-1].next_page_token:
+                    pages.append(await self._client.list_tree(task_id, pages[-1].next_page_token))
+            except GenerationChanged:
+                continue  # a directory was moved or removed between two pages: from the first again
+            return pages
+        raise MasterUnavailable("the run's directories move faster than they can be listed", task_id=task_id)
 
     async def _watch_user(self, user: UserDirectory) -> None:
         while True:

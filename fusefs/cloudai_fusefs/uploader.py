@@ -15,6 +15,7 @@ import math
 import random
 import secrets
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Final
 
 import trio
@@ -25,9 +26,9 @@ from cloudai_fusefs.master_client import MasterClient
 from cloudai_fusefs.node import Node, Pending
 from cloudai_fusefs.run_tree import RunTree
 from cloudai_fusefs.staging import Staging, fingerprint, manifest_to_wire
+from cloudai_fusefs.wire_errors import error_from_detail
 from cloudai_model.chunks import Chunk, Manifest, digest_of
 from cloudai_model.errors import (
-    ERROR_BY_REASON,
     CloudAIError,
     InternalError,
     MasterUnavailable,
@@ -99,9 +100,10 @@ class Uploader:
         return tuple(self._runs)
 
     def note_change(self, node: Node) -> None:
-        """The node has something new to upload, in its own time."""
+        """The node has something new to upload, in its own time, or nothing any more."""
         pending = node.pending
         if pending is None:
+            self.note_progress()
             return
         now_seconds = trio.current_time()
         if node.writer_count and pending.content and not pending.is_urgent:
@@ -243,6 +245,10 @@ class _RunUploader:
         for node, pending in list(self._tree.pending.items()):
             staged = node.staged
             if pending.uploading:
+                continue
+            if not node.is_attached:
+                # News of its removal came by the watch while, say, a directory's new time was pending.
+                self._uploader.staging.discard(node)
                 continue
             is_due = pending.due_seconds <= now_seconds
             if not is_due:
@@ -417,7 +423,7 @@ class _RunUploader:
         if node.pending is not pending:
             return  # gone here meanwhile; its removal is on the way
         if message.node_id != node.node_id:
-            staging.forget_row(node.node_id)
+            staging.remove_row(node.node_id)
             self._tree.take_node_id(node, message.node_id)
         if item.manifest is not None:
             node.committed = fingerprint(item.manifest)
@@ -433,7 +439,8 @@ class _RunUploader:
         if item.manifest is not None:
             self._note_content(node, item.manifest)
         if not is_settled:
-            staging.record(node)
+            with suppress(OSError):  # a full disk: the row as it was repeats a commit, and that is harmless
+                staging.record(node)
 
     def _note_content(self, node: Node, manifest: Manifest) -> None:
         if node.staged is not None:
@@ -458,8 +465,7 @@ class _RunUploader:
             item.pending.due_seconds = -math.inf
             self.wake_at(-math.inf)
             return
-        error = ERROR_BY_REASON.get(detail.reason, InternalError)(detail.message)
-        self._note_failure(item.node, item.pending, error)
+        self._note_failure(item.node, item.pending, error_from_detail(detail))
         self.wake_at(item.pending.due_seconds)
 
 

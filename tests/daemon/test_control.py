@@ -11,7 +11,13 @@ from typing import Any
 import pytest
 import trio
 
-from cloudai_daemon.control_protocol import REQUEST_BYTES_MAX, STATUS_NAMES_MAX, RemoteError, StatusReport
+from cloudai_daemon.control_protocol import (
+    REQUEST_BYTES_MAX,
+    REQUESTS_IN_FLIGHT_MAX,
+    STATUS_NAMES_MAX,
+    RemoteError,
+    StatusReport,
+)
 from cloudai_daemon.control_server import choose_socket_path, report_status, serve_control
 from cloudai_fusefs.mount_control import FileState, FileStatus, MountStatus, RunPlace, RunStatus
 from cloudai_model.errors import InvalidRunName, NotFound, QuotaExceeded
@@ -175,11 +181,20 @@ async def test_unknown_methods_and_parameters_are_refused(
 
 
 async def test_line_over_the_limit_ends_its_connection_alone(peer: Peer, tmp_path: Path) -> None:
-    with pytest.raises(trio.BrokenResourceError):
-        while True:
-            await peer.stream.send_all(b"x" * REQUEST_BYTES_MAX)
+    await peer.stream.send_all(b"x" * (REQUEST_BYTES_MAX + 1))
+    answer = await peer.receive()
+    assert answer["error"]["reason"] == "INVALID_REQUEST"
+    assert await peer.receive() is None
     async with await trio.open_unix_socket(tmp_path / "state" / "control.sock") as stream:
         assert "result" in await Peer(stream).ask("status")
+
+
+async def test_requests_over_the_limit_are_refused(peer: Peer) -> None:
+    for request_id in range(1, REQUESTS_IN_FLIGHT_MAX + 2):
+        await peer.send({"id": request_id, "method": "wait_durable"})
+    answer = await peer.receive()
+    assert answer["id"] == REQUESTS_IN_FLIGHT_MAX + 1
+    assert "too many" in answer["error"]["message"]
 
 
 async def test_vanished_peer_cancels_what_it_asked_for(peer: Peer, control: ScriptedControl) -> None:

@@ -10,13 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import FAKE_MOUNT_PROCESS, FakeMount, RunCloudai, make_config
 
 from cloudai_daemon.exit_codes import CommandFailed, ExitCode
 from cloudai_daemon.mount_config_codec import decode_config, encode_config
 from cloudai_daemon.mount_lookup import list_mounts
 from cloudai_daemon.mount_table import find_mounted, is_dead
 from cloudai_daemon.mounting import prepare_mount_point, resolve_config, resolve_mount_point, start_mount
+from support.fake_mount import FAKE_MOUNT_PROCESS, FakeMount, RunCloudai, make_config, wait_until
 
 TOKEN = "token-of-user-123"
 
@@ -150,10 +150,12 @@ def test_mount_process_that_dies_is_one_line(tmp_path: Path) -> None:
     assert str(config.state_dir / "daemon.log") in raised.value.line
 
 
-def test_sigterm_unmounts_and_names_what_is_left(fake_mount: FakeMount) -> None:
-    (fake_mount.mount_point / "model.safetensors").write_bytes(b"x" * 10)
+def test_second_sigterm_skips_the_wait_and_takes_everything_down(fake_mount: FakeMount) -> None:
+    log_file = fake_mount.entry.state_dir / "daemon.log"
     fake_mount.hold_uploads()
     fake_mount.entry.process.send_signal(signal.SIGTERM)
+    # Not at once: two pending signals of one kind are one.
+    wait_until(lambda: "SIGTERM: unmounting" in log_file.read_text())
     fake_mount.entry.process.send_signal(signal.SIGTERM)
     assert fake_mount.entry.process.wait_gone(30)
     assert find_mounted(fake_mount.mount_point) is None

@@ -11,15 +11,16 @@ from typing import cast
 
 import pytest
 import trio
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from trio.testing import wait_all_tasks_blocked
+
 from cloudai_fusefs.chunk_reader import FETCHES_IN_FLIGHT_MAX, ChunkReader, FileContent
 from cloudai_fusefs.disk_cache import DiskChunkCache
 from cloudai_fusefs.master_client import MasterClient
 from cloudai_model.chunks import Chunk, Manifest, digest_of
 from cloudai_model.errors import ChunkDamaged, MasterUnavailable, NotFound
 from cloudai_model.limits import CHUNK_BYTES_MAX, MIB
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from trio.testing import wait_all_tasks_blocked
 
 PARTS = [b"alpha-", b"beta-", b"gamma-", b"delta"]
 WHOLE = b"alpha-beta-gamma-delta"

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import trio
+
 from cloudai_fusefs import disk_cache as disk_cache_module
 from cloudai_fusefs.disk_cache import DiskChunkCache
 from cloudai_model.chunks import digest_of

@@ -5,10 +5,11 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
-from cloudai_fusefs.range_set import RangeSet
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from cloudai_fusefs.range_set import RangeSet
 
 PLACES = st.integers(min_value=0, max_value=60)
 RANGES = st.tuples(PLACES, PLACES).map(lambda pair: (min(pair), max(pair)))

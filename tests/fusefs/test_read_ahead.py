@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from cloudai_fusefs.read_ahead import ReadAhead
 from cloudai_model.chunks import Chunk, Manifest
 from cloudai_model.limits import CHUNK_BYTES_MAX, KIB, MIB
-from hypothesis import given
-from hypothesis import strategies as st
 
 DIGEST = bytes(32)
 TWENTY_CHUNKS = Manifest([Chunk(CHUNK_BYTES_MAX, DIGEST)] * 20)

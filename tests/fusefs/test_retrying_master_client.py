@@ -10,11 +10,12 @@ from typing import cast
 
 import pytest
 import trio
+from trio.testing import MockClock
+
 from cloudai_fusefs.master_client import MasterClient
 from cloudai_fusefs.retrying_master_client import RetryingMasterClient
 from cloudai_model.errors import MasterUnavailable, NotFound
 from cloudai_proto.storage.v1 import names_pb2 as names
-from trio.testing import MockClock
 
 HANGS = "hangs"
 

@@ -51,9 +51,7 @@ def page(*edges: types.Edge, revision: int = 1) -> names.ListTreeResponse:
 
 
 def set_edge(item: types.Edge, revision: int) -> names.WatchResponse:
-    return names.WatchResponse(
-        changes=[names.Change(revision=revision, edge_set=item)], revision=revision
-    )
+    return names.WatchResponse(changes=[names.Change(revision=revision, edge_set=item)], revision=revision)
 
 
 def remove_edge(name: bytes, node_id: int, revision: int, parent: int = ROOT_ID) -> names.WatchResponse:

@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 
 import pytest
+
 from cloudai_fusefs.sealed_cache import SealedCache
 from cloudai_model.chunks import Chunk, Manifest, digest_of
 from cloudai_model.errors import InvalidRequest

@@ -98,9 +98,7 @@ async def test_reopened_file_has_what_was_written(path: Path) -> None:
 
     again = open_staged(path, BASE)
 
-    assert await again.read(0, 10_000) == (
-        BASE[:100] + b"new" + BASE[103:5000] + bytes(1000) + b"end"
-    )
+    assert await again.read(0, 10_000) == (BASE[:100] + b"new" + BASE[103:5000] + bytes(1000) + b"end")
     again.drop()
 
 

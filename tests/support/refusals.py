@@ -12,7 +12,7 @@ import pytest
 @contextmanager
 def refused(number: int) -> Iterator[None]:
     """The block must end with an OSError of exactly this errno."""
-    with pytest.raises(OSError) as caught:  # noqa: PT012 - the caller's block
+    with pytest.raises(OSError) as caught:
         yield
     name = errno.errorcode.get(caught.value.errno or 0, str(caught.value.errno))
     assert name == errno.errorcode[number], f"{name} instead of {errno.errorcode[number]}: {caught.value}"
