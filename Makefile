@@ -69,7 +69,9 @@ test: setup ## every test, with real mounts
 		echo "/dev/fuse is missing or not ours: the tests mount real filesystems." >&2; \
 		echo "Load the module (modprobe fuse), or start the container with --device /dev/fuse --cap-add SYS_ADMIN." >&2; \
 		exit 1; }
-	$(BIN)/pytest
+	@# A folder of its own: what a killed run left mounted in pytest's usual one would fail this run.
+	@scratch=$$(mktemp -d) && $(BIN)/pytest --basetemp "$$scratch/tests"; status=$$?; \
+	rm -rf --one-file-system "$$scratch"; exit $$status
 
 format: setup ## put the code into shape
 	$(BIN)/ruff check --fix .

@@ -6,13 +6,14 @@ since their state is small. Both are read in bounded batches, so a slow watcher 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
-from sqlalchemy import Connection, delete, func, insert, select, update
+from sqlalchemy import Connection, delete, func, insert, select, tuple_, update
 
 from cloudai_master.authorization import RUN_QUERY, Run
 from cloudai_master.database import Transaction
-from cloudai_master.schema import changes, runs, tasks, users
+from cloudai_master.schema import changes, nodes, runs, tasks, users
 from cloudai_model.errors import NotFound
 from cloudai_proto.storage.v1 import names_pb2 as names
 from cloudai_proto.storage.v1 import types_pb2 as types
@@ -24,7 +25,27 @@ BATCH_BYTES_MAX: Final = 1024 * 1024
 KEPT_SECONDS: Final = 24 * 3600
 
 
-def to_wire(run: Run) -> types.Run:
+def to_wire(connection: Connection, found: Sequence[Run]) -> list[types.Run]:
+    """The runs with the attributes of their root directories, in the same order; one query for all."""
+    query = select(
+        nodes.c.run_key,
+        nodes.c.mode,
+        nodes.c.uid,
+        nodes.c.gid,
+        nodes.c.mtime_ns,
+        nodes.c.ctime_ns,
+        nodes.c.atime_ns,
+    ).where(tuple_(nodes.c.run_key, nodes.c.node_id).in_([(run.run_key, run.root_node_id) for run in found]))
+    attributes_by_run = {
+        run_key: types.Attributes(
+            mode=mode, uid=uid, gid=gid, mtime_ns=mtime_ns, ctime_ns=ctime_ns, atime_ns=atime_ns
+        )
+        for run_key, mode, uid, gid, mtime_ns, ctime_ns, atime_ns in connection.execute(query)
+    }
+    return [_to_wire(run, attributes_by_run.get(run.run_key)) for run in found]
+
+
+def _to_wire(run: Run, attributes: types.Attributes | None) -> types.Run:
     return types.Run(
         user=run.user,
         task=run.task,
@@ -37,6 +58,7 @@ def to_wire(run: Run) -> types.Run:
         exit_status=run.exit_status or 0,
         revision=run.revision,
         removed=run.removed_at_ns is not None,
+        attributes=attributes,
     )
 
 
@@ -56,7 +78,8 @@ def log_run_change(transaction: Transaction, run_key: int) -> None:
     connection = transaction.connection
     connection.execute(update(runs).where(runs.c.run_key == run_key).values(revision=runs.c.revision + 1))
     run = Run(*connection.execute(RUN_QUERY.where(runs.c.run_key == run_key)).one())
-    change = names.Change(revision=run.revision, run_changed=to_wire(run))
+    (run_changed,) = to_wire(connection, [run])
+    change = names.Change(revision=run.revision, run_changed=run_changed)
     connection.execute(
         insert(changes).values(
             run_key=run_key,
@@ -123,8 +146,9 @@ def read_user_changes(connection: Connection, user_key: int, after_revision: int
         .order_by(runs.c.user_revision)
         .limit(BATCH_CHANGES_MAX)
     ).all()
-    for *columns, user_revision in changed_runs:
-        found.append(names.Change(revision=user_revision, run_changed=to_wire(Run(*columns))))
+    run_messages = to_wire(connection, [Run(*columns) for *columns, _ in changed_runs])
+    for (*_, user_revision), run_changed in zip(changed_runs, run_messages, strict=True):
+        found.append(names.Change(revision=user_revision, run_changed=run_changed))
     # Each query's rows are complete up to its last one, so the lowest BATCH_CHANGES_MAX of both have no gap.
     found.sort(key=lambda change: change.revision)
     batch = found[:BATCH_CHANGES_MAX]

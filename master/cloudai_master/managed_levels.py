@@ -79,7 +79,7 @@ def list_runs(
     page = [Run(*row) for row in connection.execute(query.order_by(runs.c.run_key).limit(RUNS_PAGE_MAX))]
     more = len(page) == RUNS_PAGE_MAX
     return names.ListRunsResponse(
-        runs=[to_wire(run) for run in page],
+        runs=to_wire(connection, page),
         next_page_token=f"{revision}.{page[-1].run_key}" if more else "",
         revision=revision,
     )
@@ -186,7 +186,7 @@ def create_run(
             revision=0,
         )
     )
-    return names.CreateRunResponse(run=to_wire(run))
+    return names.CreateRunResponse(run=to_wire(transaction.connection, [run])[0])
 
 
 def remove_run(
@@ -212,7 +212,8 @@ def seal_run(
     caller.require_whole_user()
     run.require_open()
     _change_run(transaction, run, sealed_at_ns=transaction.now_ns, exit_status=request.exit_status)
-    return names.SealRunResponse(run=to_wire(find_run(transaction.connection, caller, request.task_id)))
+    run = find_run(transaction.connection, caller, request.task_id)
+    return names.SealRunResponse(run=to_wire(transaction.connection, [run])[0])
 
 
 def _change_run(transaction: Transaction, run: Run, **values: int) -> None:

@@ -116,6 +116,20 @@ async def test_run_keeps_the_name_task_id_and_attributes_it_was_given(client: Ma
     assert (root.node_id, root.attributes) == (run.root_node_id, request.attributes)
 
 
+async def test_listed_run_carries_the_attributes_of_its_root(client: MasterClient) -> None:
+    task = new_task()
+    attributes = types.Attributes(mode=0o2750, uid=7, gid=8, mtime_ns=9, ctime_ns=10, atime_ns=11)
+    request = names.CreateRunRequest(
+        request_id=request_id(), user=USER, task=task, name=NAME, attributes=attributes
+    )
+    made = await client.create_run(request)
+
+    (listed,), _ = await client.list_runs(USER, task)
+
+    assert made.attributes == attributes
+    assert listed.attributes == attributes
+
+
 async def test_taken_run_name_or_task_id_is_refused(client: MasterClient) -> None:
     task, task_id = new_task(), secrets.token_hex(6)
     await client.create_run(create_run(task, NAME, task_id))
