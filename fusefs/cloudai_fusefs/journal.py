@@ -122,19 +122,19 @@ class Journal:
             raise JournalUnusable(str(check), path=str(self._path))
 
     def put(self, record: JournalRecord) -> None:
-        """Writes the row, new or again. Raises OSError (ENOSPC) when the disk is full: nothing changed."""
+        """Writes the row, new or again. Raises OSError, ENOSPC when the disk is full: nothing changed."""
         record.written_at_ns = time.time_ns()
         try:
             self._database.execute(_UPSERT, vars(record))
         except sqlite3.OperationalError as error:
-            raise OSError(errno.ENOSPC, f"the journal cannot be written: {error}") from error
+            raise _to_os_error(error) from error
 
     def remove(self, node_id: int) -> None:
-        """Takes the row away; nothing happens when there is none. Raises OSError (ENOSPC) as put."""
+        """Takes the row away; nothing happens when there is none. Raises OSError as put."""
         try:
             self._database.execute("DELETE FROM pending WHERE node_id = ?", (node_id,))
         except sqlite3.OperationalError as error:
-            raise OSError(errno.ENOSPC, f"the journal cannot be written: {error}") from error
+            raise _to_os_error(error) from error
 
     def records(self) -> Iterator[JournalRecord]:
         """All rows in the order of their sequence."""
@@ -148,7 +148,7 @@ class Journal:
     async def checkpoint(self) -> None:
         """Moves the log into the database, so that it does not grow without bound. Leaves the loop.
 
-        Raises OSError (ENOSPC) as put: the log stays as it is.
+        Raises OSError as put: the log stays as it is.
         """
 
         def run() -> None:
@@ -156,7 +156,7 @@ class Journal:
             try:
                 database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             except sqlite3.OperationalError as error:
-                raise OSError(errno.ENOSPC, f"the journal cannot be written: {error}") from error
+                raise _to_os_error(error) from error
             finally:
                 database.close()
 
@@ -164,3 +164,8 @@ class Journal:
 
     def close(self) -> None:
         self._database.close()
+
+
+def _to_os_error(error: sqlite3.OperationalError) -> OSError:
+    number = errno.ENOSPC if error.sqlite_errorcode == sqlite3.SQLITE_FULL else errno.EIO
+    return OSError(number, f"the journal cannot be written: {error}")

@@ -22,7 +22,7 @@ from cloudai_fusefs.managed_tree import LatestLink, ManagedInode, ManagedTree
 from cloudai_fusefs.namespace import AttributeChange, Inode, Namespace, Owner
 from cloudai_fusefs.node import DIRECTORY, FILE, SYMLINK, Node
 from cloudai_fusefs.open_files import OpenFiles
-from cloudai_model.errors import CloudAIError, PermissionRefused
+from cloudai_model.errors import CloudAIError, InvalidRequest, IsADirectory, PermissionRefused
 from cloudai_model.limits import NAME_BYTES_MAX
 from cloudai_proto.storage.v1 import names_pb2 as names
 
@@ -177,7 +177,7 @@ class Operations(pyfuse3.Operations):
         ctx: pyfuse3.RequestContext,
     ) -> None:
         if flags & ~pyfuse3.RENAME_NOREPLACE:
-            raise pyfuse3.FUSEError(errno.EINVAL)
+            raise InvalidRequest("of rename's flags only RENAME_NOREPLACE is offered", flags=flags)
         await self._namespace.rename(
             self._namespace.inode(parent_inode_old),
             name_old,
@@ -263,7 +263,7 @@ class Operations(pyfuse3.Operations):
     async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
         node = self._namespace.inode(inode)
         if not isinstance(node, Node):
-            raise pyfuse3.FUSEError(errno.EISDIR)
+            raise IsADirectory
         handle, keep_pages = await self._files.open(node, flags)
         return pyfuse3.FileInfo(fh=handle, keep_cache=keep_pages)
 
