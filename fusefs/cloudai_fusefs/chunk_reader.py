@@ -163,7 +163,7 @@ class ChunkReader:
             self._keeping_count -= 1
 
     async def _read_batch(self, content: FileContent, batch: list[ChunkRange]) -> list[memoryview]:
-        found = [self._find_or_ask(content, part.index) for part in batch]
+        found = [self._find_or_ask(content, part.chunk_index) for part in batch]
         return [
             memoryview(source if isinstance(source, bytes) else await _await_landing(source))[
                 part.offset_bytes : part.offset_bytes + part.length_bytes

@@ -32,7 +32,7 @@ class Chunk(NamedTuple):
 class ChunkRange(NamedTuple):
     """The part of one chunk that a byte range of the file covers."""
 
-    index: int
+    chunk_index: int
     offset_bytes: int  # within the chunk
     length_bytes: int
 
