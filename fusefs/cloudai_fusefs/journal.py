@@ -28,9 +28,10 @@ CREATE TABLE pending (
     node_id        INTEGER PRIMARY KEY, -- as the master knows it or will know it
     user           TEXT NOT NULL,       -- of the run
     task_id        TEXT NOT NULL,       -- of the run
-    sequence       INTEGER NOT NULL,    -- order of first change: parents come before their children
+    sequence       INTEGER NOT NULL,    -- order of first change
     kind           INTEGER NOT NULL,    -- NodeKind on the wire
     path           BLOB NOT NULL,       -- in the run, when the row was last written
+    parent_node_id INTEGER NOT NULL,    -- directory of the path, which may have moved since; 0: root, no name
     place          INTEGER NOT NULL,    -- 1: the node has yet to be put at its path
     has_content    INTEGER NOT NULL,    -- 1: its staged file is its content; none: empty
     mode           INTEGER NOT NULL,    -- attributes, as on the wire
@@ -58,6 +59,7 @@ class JournalRecord:
     sequence: int
     kind: int
     path: bytes
+    parent_node_id: int
     place: bool
     has_content: bool
     mode: int
@@ -137,10 +139,15 @@ class Journal:
             raise _to_os_error(error) from error
 
     def records(self) -> Iterator[JournalRecord]:
-        """All rows in the order of their sequence."""
+        """All rows, directories before what is in them, then in the order of their sequence."""
         query = f"SELECT {', '.join(_COLUMNS)} FROM pending ORDER BY sequence"  # noqa: S608
-        for row in self._database.execute(query).fetchall():
-            record = JournalRecord(**dict(zip(_COLUMNS, row, strict=True)))
+        records = [
+            JournalRecord(**dict(zip(_COLUMNS, row, strict=True)))
+            for row in self._database.execute(query).fetchall()
+        ]
+        # By depth: a file may have been moved into a directory that was made after it.
+        records.sort(key=lambda record: record.path.count(b"/"))
+        for record in records:
             record.place = bool(record.place)
             record.has_content = bool(record.has_content)
             yield record

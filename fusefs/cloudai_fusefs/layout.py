@@ -98,9 +98,12 @@ class Layout:
         """The segments that have yet to be made, in order of the file.
 
         `full_only`: those alone that end on a multiple of 4 MiB with bytes after them, which a writer going
-        forward has left behind.
+        forward has left behind. The layout may change between two steps: what is no changed segment by then
+        is passed over.
         """
         for start_bytes in sorted(self._changed):
+            if start_bytes not in self._changed:
+                continue
             index = bisect_right(self._starts, start_bytes) - 1
             segment = self._segment(index)
             end_bytes = start_bytes + segment.length_bytes

@@ -37,6 +37,7 @@ from cloudai_model.errors import (
     InvalidName,
     InvalidRequest,
     IsADirectory,
+    NameTooLong,
     NotADirectory,
     NotFound,
     OutsideRun,
@@ -44,7 +45,7 @@ from cloudai_model.errors import (
     ReadOnlyMount,
     RunSealed,
 )
-from cloudai_model.limits import REQUEST_ID_BYTES
+from cloudai_model.limits import NAME_BYTES_MAX, REQUEST_ID_BYTES
 from cloudai_model.names import (
     LATEST,
     check_managed_name,
@@ -116,7 +117,12 @@ class Namespace:
             raise NotFound(ino=ino) from None
 
     async def lookup(self, parent: Inode, name: bytes) -> Inode:
-        """What the name stands for. Raises NotFound, NotADirectory, the client's errors on a first look."""
+        """What the name stands for.
+
+        Raises NotFound, NameTooLong, NotADirectory, and the client's errors on a first look.
+        """
+        if len(name) > NAME_BYTES_MAX:
+            raise NameTooLong(name=name)
         if isinstance(parent, Node):
             await self.load(parent)
             child = _children(parent).get(name)
@@ -297,10 +303,14 @@ class Namespace:
             replaced = _check_rename(node, target, new_name, no_replace=no_replace)
             if replaced is node:
                 return
-            tree.check_place(target, new_name)
+            tree.check_place(target, new_name, node)
             if node.pending is not None and node.pending.place:
+                if node.pending.covered_ids:
+                    await self._uncover(source, old_name, node)
+                    continue
+                covered_ids = replaced.ids_at_master if replaced is not None else ()
                 self._apply_rename(source, old_name, target, new_name)
-                tree.note_pending(node)
+                tree.note_pending(node).covered_ids = covered_ids
                 self._staging.note_path(node)
                 return
             # The master knows it under the old name. Its content goes first: a reader of the new name must
@@ -326,9 +336,9 @@ class Namespace:
                         mtime_ns=time.time_ns(),
                     )
                 )
-                tree.note_settled(node, response.revision)
+                tree.note_settled(node.node_id, response.revision)
                 if replaced is not None:
-                    tree.note_settled(replaced, response.revision)
+                    tree.note_settled(replaced.node_id, response.revision)
                 if _children(source).get(old_name) is node:
                     self._apply_rename(source, old_name, target, new_name)
                     self._staging.note_path(node)
@@ -411,24 +421,34 @@ class Namespace:
     async def _remove(self, directory: Node, name: bytes, *, is_directory: bool) -> Node:
         tree = directory.tree
         node = self._removable(directory, name, is_directory=is_directory)
-        if not node.is_unknown_to_master:
+        if node.ids_at_master:
             async with tree.mutation_lock:
                 node = self._removable(directory, name, is_directory=is_directory)
-                if not node.is_unknown_to_master:
-                    await self._remove_at_master(directory, name, node)
-                    if _children(directory).get(name) is not node:
-                        return node  # the watch was faster
+                for node_id in node.ids_at_master:
+                    await self._remove_at_master(directory, name, node_id)
+                if _children(directory).get(name) is not node:
+                    return node  # the watch was faster
         tree.detach(directory, name)
         if not node.edges:
             self._staging.discard(node)
         self._staging.note_directory_times(directory)
         return node
 
-    async def _remove_at_master(self, directory: Node, name: bytes, node: Node) -> None:
+    async def _uncover(self, directory: Node, name: bytes, node: Node) -> None:
+        """Removes at the master what the node's commit would have replaced, before the node loses the name."""
+        async with directory.tree.mutation_lock:
+            pending = node.pending
+            if pending is None or _children(directory).get(name) is not node:
+                return
+            for node_id in pending.covered_ids:
+                await self._remove_at_master(directory, name, node_id)
+            pending.covered_ids = ()
+
+    async def _remove_at_master(self, directory: Node, name: bytes, node_id: int) -> None:
         request = names.RemoveRequest(
             request_id=new_request_id(),
             task_id=directory.tree.task_id,
-            node_id=node.node_id,
+            node_id=node_id,
             parent_node_id=directory.node_id,
             name=name,
             mtime_ns=time.time_ns(),
@@ -438,7 +458,7 @@ class Namespace:
         except NotFound:
             # It had not arrived after all, or somebody else was faster: either way it is gone.
             return
-        directory.tree.note_settled(node, response.revision)
+        directory.tree.note_settled(node_id, response.revision)
 
     @staticmethod
     def _removable(directory: Node, name: bytes, *, is_directory: bool) -> Node:
@@ -534,11 +554,12 @@ class Namespace:
             self._check_open(tree)
             if inode.children:
                 raise DirectoryNotEmpty(name=name)
-            await self._client.remove_run(
-                names.RemoveRunRequest(request_id=new_request_id(), task_id=tree.task_id)
-            )
-            run = types.Run(task=tree.task, name=tree.name, task_id=tree.task_id)
-            self._managed.drop_run(parent.parent, run)
+            async with tree.mutation_lock:
+                await self._client.remove_run(
+                    names.RemoveRunRequest(request_id=new_request_id(), task_id=tree.task_id)
+                )
+                run = types.Run(task=tree.task, name=tree.name, task_id=tree.task_id)
+                self._managed.drop_run(parent.parent, run)
         elif isinstance(inode, LatestLink):
             raise PermissionRefused("`latest` follows the newest run by itself")
         else:

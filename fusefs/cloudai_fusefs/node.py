@@ -40,6 +40,7 @@ class Pending:
     __slots__ = (
         "change_count",
         "content",
+        "covered_ids",
         "due_seconds",
         "failure",
         "is_urgent",
@@ -57,6 +58,9 @@ class Pending:
         self.settled_count = 0
         self.place = False  # has yet to be put at its path
         self.content = False
+        # What the master has under the node's new name and the commit will replace. A node that loses the
+        # name before that has to remove these: they would come back.
+        self.covered_ids: tuple[int, ...] = ()
         self.sent = False  # a commit with it has left: the master may know of it
         self.due_seconds = 0.0  # on trio's clock
         self.is_urgent = False  # somebody waits: fsync, wait, umount
@@ -150,12 +154,18 @@ class Node:
 
     @property
     def is_attached(self) -> bool:
-        return bool(self._edges) or self is self.tree.root
+        return bool(self._edges) or (self is self.tree.root and not self.tree.is_removed)
 
     @property
     def is_unknown_to_master(self) -> bool:
         """Made here, and no commit with it has left yet."""
         return self.pending is not None and self.pending.place and not self.pending.sent
+
+    @property
+    def ids_at_master(self) -> tuple[int, ...]:
+        """What the master may have under the node's first name: what its commit replaces, and itself."""
+        covered_ids = self.pending.covered_ids if self.pending is not None else ()
+        return covered_ids if self.is_unknown_to_master else (*covered_ids, self.node_id)
 
     def touch(self, *, mtime: bool = True) -> None:
         """Content, or a directory's names, changed now; without `mtime` only the attributes did."""

@@ -237,11 +237,15 @@ class Operations(pyfuse3.Operations):
             listing = await self._namespace.list(directory)
             self._listings[fh] = (directory, listing)
         dots = [(b".", directory), (b"..", self._namespace.parent(directory))]
+        children = directory.children if isinstance(directory, Node) else None
         for position in range(start_id, len(listing) + len(dots)):
             if position < len(dots):
                 name, inode = dots[position]
             else:
                 name, inode = listing[position - len(dots)]
+                if children is not None and children.get(name) is not inode:
+                    # Gone since: the kernel would take the entry for news and show the name again.
+                    continue
             if not pyfuse3.readdir_reply(token, name, self._attributes(inode), position + 1):
                 return
             if position >= len(dots):

@@ -84,11 +84,21 @@ class RunTree:
         inside = self.path_of(node).decode(errors="surrogateescape")
         return f"{self.path}/{inside}" if inside else self.path
 
-    def check_place(self, parent: Node, name: bytes) -> None:
-        """Raises NameTooLong where a new name would be past the limits of a path."""
-        parent_path = self.path_of(parent)
-        if len(parent_path) + 1 + len(name) > PATH_BYTES_MAX or parent_path.count(b"/") + 2 > PATH_DEPTH_MAX:
-            raise NameTooLong("the path is too long or too deep", name=name)
+    def check_place(self, parent: Node, name: bytes, node: Node | None = None) -> None:
+        """Raises NameTooLong where a new name, or one below the node moved there, would be past the limits of
+        a path.
+        """
+        path = self.path_of(parent) + b"/" + name if parent is not self.root else name
+        below = [(node, len(path), path.count(b"/") + 1)]
+        while below:
+            member, size_bytes, depth = below.pop()
+            if size_bytes > PATH_BYTES_MAX or depth > PATH_DEPTH_MAX:
+                raise NameTooLong("the path is too long or too deep", name=name)
+            if member is not None and member.children:
+                below += [
+                    (child, size_bytes + 1 + len(child_name), depth + 1)
+                    for child_name, child in member.children.items()
+                ]
 
     # --- changes made here -------------------------------------------------------------------------------
 
@@ -132,9 +142,9 @@ class RunTree:
         node.pending = None
         self.pending.pop(node, None)
 
-    def note_settled(self, node: Node, revision: int) -> None:
-        """The master answered a removal or rename at this revision."""
-        self._settled_revisions[node.node_id] = revision
+    def note_settled(self, node_id: int, revision: int) -> None:
+        """The master answered a removal or rename of the node at this revision."""
+        self._settled_revisions[node_id] = revision
 
     def take_node_id(self, node: Node, node_id: int) -> None:
         """The master already had this directory, under another id; the inode number stays."""
@@ -243,6 +253,8 @@ class RunTree:
                 if holder.is_directory and edge.node.kind == DIRECTORY:
                     # Both made the directory: ours takes the master's id, as its commit would find.
                     self.take_node_id(holder, edge.node.node_id)
+                else:
+                    holder.pending.covered_ids = (edge.node.node_id,)
                 return
             self._drop_edge(parent, edge.name, told)
         if node is None:

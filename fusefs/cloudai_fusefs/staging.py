@@ -189,13 +189,16 @@ class Staging:
         if node is None:
             node = Node(tree, record.node_id, cast(types.NodeKind, record.kind))
         staged = None
+        covered_ids: tuple[int, ...] = ()
         if record.has_content:
             staged = self._recover_staged(node, record)
         if not node.is_attached:
-            taken = self._recover_place(tree, node, record)
+            taken, replaced = self._recover_place(tree, node, record)
             if taken is not node:
                 return None  # the directory is there already, and has no content to lose
+            covered_ids = replaced.ids_at_master if replaced is not None else ()
         pending = tree.note_pending(node)
+        pending.covered_ids = covered_ids
         pending.place = record.place
         pending.sent = True  # nobody knows any more
         pending.content = record.has_content
@@ -219,28 +222,36 @@ class Staging:
         base = types.Manifest.FromString(record.base)
         return self._open_staged(node, manifest_from_wire(base.chunks), record.base_generation)
 
-    def _recover_place(self, tree: RunTree, node: Node, record: JournalRecord) -> Node:
-        """Puts the node at its recorded path, making directories that are gone. Returns what is there."""
-        *parents, name = record.path.split(b"/")
-        directory = tree.root
-        for parent_name in parents:
-            child = (directory.children or {}).get(parent_name)
-            if child is None or not child.is_directory:
-                if child is not None:
-                    tree.detach(directory, parent_name)
-                child = Node(tree, new_node_id(), DIRECTORY)
-                child.touch()
-                tree.add(directory, parent_name, child)
-                self.note_made(child)
-            directory = child
+    def _recover_place(self, tree: RunTree, node: Node, record: JournalRecord) -> tuple[Node, Node | None]:
+        """Puts the node into its recorded directory, wherever that is now, or else at its recorded path,
+        making directories that are gone. Returns what is there, and what was there and had to go.
+        """
+        parent_path, _, name = record.path.rpartition(b"/")
+        directory = tree.nodes.get(record.parent_node_id)
+        if directory is None or not directory.is_directory or not directory.is_attached:
+            directory = self._make_directories(tree, parent_path)
         holder = (directory.children or {}).get(name)
         if holder is not None and holder.is_directory and node.is_directory:
             self.remove_row(record.node_id)
-            return holder
+            return holder, None
         if holder is not None:
             tree.detach(directory, name)
         tree.add(directory, name, node)
-        return node
+        return node, holder
+
+    def _make_directories(self, tree: RunTree, path: bytes) -> Node:
+        directory = tree.root
+        for name in path.split(b"/") if path else ():
+            child = (directory.children or {}).get(name)
+            if child is None or not child.is_directory:
+                if child is not None:
+                    tree.detach(directory, name)
+                child = Node(tree, new_node_id(), DIRECTORY)
+                child.touch()
+                tree.add(directory, name, child)
+                self.note_made(child)
+            directory = child
+        return directory
 
     def _remove_orphans(self) -> None:
         known = {
@@ -284,6 +295,7 @@ class Staging:
                 sequence=pending.sequence,
                 kind=node.kind,
                 path=node.tree.path_of(node),
+                parent_node_id=node.edges[0][0].node_id if node.edges else 0,
                 place=pending.place,
                 has_content=pending.content,
                 mode=node.mode,

@@ -120,7 +120,8 @@ class Uploader:
     def note_closed(self, node: Node) -> None:
         """The last writer is gone: the file is finished for now."""
         staged, pending = node.staged, node.pending
-        if staged is not None and node.is_attached:
+        # A run that was sealed while the file was open has its last content, in short chunks or not.
+        if staged is not None and node.is_attached and not node.tree.is_sealed:
             staged.layout.merge_short_segments(1)
             if pending is None and not staged.layout.is_settled:
                 self.staging.note_content(node)
@@ -432,6 +433,7 @@ class _RunUploader:
         pending.failure = None
         if node.edges and node.edges[0] == item.edge:
             pending.place = False
+            pending.covered_ids = ()
         is_settled = pending.change_count == item.change_count and not pending.place
         if is_settled:
             staging.settle(node)

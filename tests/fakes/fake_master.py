@@ -15,11 +15,12 @@ from typing import TypeVar
 
 import trio
 from google.protobuf.message import Message
-from sqlalchemy import insert
+from sqlalchemy import delete, insert
 
 from cloudai_fusefs.wire_errors import error_from_detail
 from cloudai_master.authorization import Caller
 from cloudai_master.database import Database, Transaction, open_sqlite
+from cloudai_master.schema import chunks as chunk_rows
 from cloudai_master.schema import metadata, users
 from cloudai_master.service import StorageService
 from cloudai_master.statuses import to_detail
@@ -46,6 +47,8 @@ class FakeMaster:
         """True: every call raises MasterUnavailable, as do open watches."""
         self.latency_seconds = 0.0
         """Slept before each call."""
+        self.answer_latency_seconds = 0.0
+        """Slept after a call has been carried out: going away meanwhile loses its answer alone."""
         self.call_count: Counter[str] = Counter()
         """Calls that arrived, by the name of the MasterClient's method."""
         engine = open_sqlite(None)
@@ -77,6 +80,12 @@ class FakeMaster:
         """Flips a bit in every stored chunk: the bytes are not those of their digest any more."""
         for key, data in self.store.chunks.items():
             self.store.chunks[key] = bytes([data[0] ^ 1]) + data[1:]
+
+    def forget_chunks(self) -> None:
+        """As if all stored chunks had been collected: nothing refers to one."""
+        with self._database.write() as transaction:
+            transaction.connection.execute(delete(chunk_rows))
+        self.store.chunks.clear()
 
     def wake(self) -> None:
         """Lets the watches look."""
@@ -235,7 +244,11 @@ class FakeMasterClient:
             # A copy each way: what a test or the master changes afterwards is its own.
             received = type(request).FromString(request.SerializeToString())
             response = carry_out(self._caller, received)
-            return type(response).FromString(response.SerializeToString())
+            answer = type(response).FromString(response.SerializeToString())
+        if self._master.answer_latency_seconds:
+            await trio.sleep(self._master.answer_latency_seconds)
+            self._require_there()
+        return answer
 
     async def _arrive(self, name: str) -> None:
         self._master.call_count[name] += 1

@@ -33,6 +33,17 @@ def test_new_file_is_cut_at_multiples_of_four_mib() -> None:
     ]
 
 
+def test_segments_cut_away_while_they_are_gone_through_are_passed_over() -> None:
+    layout = Layout()
+    layout.note_write(0, 10 * MIB)
+    segments = layout.changed_segments()
+    assert next(segments).start_bytes == 0
+
+    layout.note_truncate(5 * MIB)
+
+    assert [(s.start_bytes, s.length_bytes) for s in segments] == [(4 * MIB, MIB)]
+
+
 def test_only_chunks_that_a_writer_has_left_behind_are_full() -> None:
     layout = Layout()
 

@@ -98,6 +98,27 @@ def in_second_mount(shared_mount: MountProcess, second_mount: MountProcess) -> C
     return lambda path: second_mount.mount_point / path.relative_to(shared_mount.mount_point)
 
 
+@pytest.fixture(scope="module")
+def mount_shared(
+    shared_master: MasterProcess, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[..., MountProcess]]:
+    """Further mounts of the shared master: `mount_shared(user, options)`, each with directories of its own."""
+    made: list[MountProcess] = []
+
+    def make(user: str = USER, options: str = "insecure,timeo=20") -> MountProcess:
+        directory = tmp_path_factory.mktemp("further-mount")
+        token = shared_master.make_token(user)
+        mount = MountProcess(directory, shared_master.address, token, options=options)
+        mount.start()
+        made.append(mount)
+        return mount
+
+    yield make
+    for mount in made:
+        mount.umount()
+        assert "Traceback" not in mount.log_text()
+
+
 @pytest.fixture
 def master(tmp_path: Path) -> Iterator[MasterProcess]:
     """A master that a test may kill."""

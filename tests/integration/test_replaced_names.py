@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from support.master_process import MasterProcess
 from support.mount_process import MountProcess
-from support.tree_snapshot import assert_same_elsewhere
+from support.tree_snapshot import assert_same_elsewhere, place_in
 
 
 @pytest.fixture
@@ -57,12 +59,22 @@ def test_name_replaced_twice_and_removed_does_not_come_back(
 
 
 def test_name_replaced_before_a_crash_and_removed_after_it_does_not_come_back(
-    shared_mount: MountProcess, run: Path, published: Path, second_mount: MountProcess
+    make_mount: Callable[..., MountProcess], master: MasterProcess
 ) -> None:
-    replace_with_new(published)
-    shared_mount.wait_durable(run)
-    replace_with_new(published)
-    replace_with_new(published)
+    mount = make_mount()
+    run = mount.make_run("2026-11-20_15-04-05")
+    path = run / "last.safetensors"
+    path.write_bytes(b"old")
+    mount.wait_durable()
+    master.kill()
+    replace_with_new(path)
+    mount.kill()
+    master.start()
+    mount.start()
+    assert path.read_bytes() == b"new"
 
-    assert published.read_bytes() == b"new"
-    assert_same_elsewhere(run, shared_mount, second_mount)
+    path.unlink()
+
+    mount.wait_durable()
+    elsewhere = place_in(mount, run, make_mount("other"))
+    assert list(elsewhere.iterdir()) == []

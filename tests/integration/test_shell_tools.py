@@ -10,14 +10,18 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from queue import Empty, Queue
+from typing import IO
 
 import pytest
 
 from support.mount_process import MountProcess
 from support.tools import run_shell, run_tool
-from support.tree_snapshot import assert_same_elsewhere, differences, snapshot_tree
+from support.tree_snapshot import assert_same_elsewhere, differences, place_in, snapshot_tree
 
 MIB = 1024 * 1024
+
+# -@-1: times are compared, and therefore set, to the nanosecond and not to the second.
+RSYNC = ("rsync", "-a", "-@-1")
 
 CheckElsewhere = Callable[[], None]
 
@@ -42,7 +46,7 @@ def source(tmp_path: Path) -> Path:
     (root / "last").symlink_to("checkpoints/epoch-1.bin")
     (root / "config.yaml").chmod(0o600)
     (root / "metrics.csv").chmod(0o444)
-    for number, path in enumerate(sorted(root.rglob("*")), start=1):
+    for number, path in enumerate([*sorted(root.rglob("*")), root], start=1):
         moment_ns = 1_700_000_000_000_000_000 + number * 1_000_000_007
         os.utime(path, ns=(moment_ns, moment_ns), follow_symlinks=False)
     return root
@@ -129,17 +133,17 @@ def test_cp_a_within_a_run_copies_a_tree(run: Path, source: Path, check_elsewher
 def test_rsync_in_and_out_transfers_once(
     run: Path, source: Path, tmp_path: Path, check_elsewhere: CheckElsewhere
 ) -> None:
-    run_tool("rsync", "-a", f"{source}/", run / "copy")
-    run_tool("rsync", "-a", f"{run}/copy/", tmp_path / "back")
+    run_tool(*RSYNC, f"{source}/", run / "copy")
+    run_tool(*RSYNC, f"{run}/copy/", tmp_path / "back")
 
-    assert run_tool("rsync", "-ain", f"{source}/", run / "copy") == ""
-    assert run_tool("rsync", "-ainc", f"{run}/copy/", tmp_path / "back") == ""
+    assert run_tool(*RSYNC, "-in", f"{source}/", run / "copy") == ""
+    assert run_tool(*RSYNC, "-inc", f"{run}/copy/", tmp_path / "back") == ""
     assert differences(snapshot_tree(tmp_path / "back"), snapshot_tree(source)) == {}
     check_elsewhere()
 
 
 def test_rsync_updates_and_deletes(run: Path, source: Path, check_elsewhere: CheckElsewhere) -> None:
-    run_tool("rsync", "-a", f"{source}/", run / "copy")
+    run_tool(*RSYNC, f"{source}/", run / "copy")
     (source / "metrics.csv").chmod(0o644)
     with (source / "metrics.csv").open("a") as file:
         file.write("2,0.4\n")
@@ -147,16 +151,16 @@ def test_rsync_updates_and_deletes(run: Path, source: Path, check_elsewhere: Che
     (source / "last").unlink()
     (source / "last").mkdir()
 
-    run_tool("rsync", "-a", "--delete", f"{source}/", run / "copy")
+    run_tool(*RSYNC, "--delete", f"{source}/", run / "copy")
 
-    assert run_tool("rsync", "-ain", "--delete", f"{source}/", run / "copy") == ""
+    assert run_tool(*RSYNC, "-in", "--delete", f"{source}/", run / "copy") == ""
     check_elsewhere()
 
 
 def test_rsync_inplace_and_append_change_what_is_published(
     run: Path, shared_mount: MountProcess, source: Path, check_elsewhere: CheckElsewhere
 ) -> None:
-    run_tool("rsync", "-a", f"{source}/", run / "copy")
+    run_tool(*RSYNC, f"{source}/", run / "copy")
     shared_mount.wait_durable(run)
     with (source / "checkpoints" / "epoch-1.bin").open("r+b") as file:
         file.seek(4 * MIB - 3)
@@ -164,20 +168,20 @@ def test_rsync_inplace_and_append_change_what_is_published(
         file.seek(0, os.SEEK_END)
         file.write(b"grown")
 
-    run_tool("rsync", "-a", "--inplace", "--no-whole-file", f"{source}/", run / "copy")
+    run_tool(*RSYNC, "--inplace", "--no-whole-file", f"{source}/", run / "copy")
 
-    assert run_tool("rsync", "-ainc", f"{source}/", run / "copy") == ""
+    assert run_tool(*RSYNC, "-inc", f"{source}/", run / "copy") == ""
     check_elsewhere()
 
 
 def test_tar_extracts_and_creates_the_same_tree(
     run: Path, source: Path, tmp_path: Path, check_elsewhere: CheckElsewhere
 ) -> None:
-    run_tool("tar", "-C", source, "-cf", tmp_path / "in.tar", ".")
+    run_tool("tar", "--format=posix", "-C", source, "-cf", tmp_path / "in.tar", ".")
     (run / "tree").mkdir()
 
     run_tool("tar", "-C", run / "tree", "-xpf", tmp_path / "in.tar")
-    run_tool("tar", "-C", run / "tree", "-czf", run / "out.tar.gz", ".")
+    run_tool("tar", "--format=posix", "-C", run / "tree", "-czf", run / "out.tar.gz", ".")
 
     assert differences(snapshot_tree(run / "tree"), snapshot_tree(source)) == {}
     assert run_tool("tar", "-C", source, "-df", run / "out.tar.gz") == ""
@@ -340,6 +344,11 @@ def test_processes_that_append_to_one_log_lose_no_line(run: Path, check_elsewher
     check_elsewhere()
 
 
+def _put_lines(stream: IO[str], lines: Queue[str]) -> None:
+    for line in stream:
+        lines.put(line)
+
+
 @pytest.fixture
 def lines_of_tail(run: Path) -> Iterator[Queue[str]]:
     """The lines that `tail -f` of the run's `log` prints."""
@@ -349,7 +358,7 @@ def lines_of_tail(run: Path) -> Iterator[Queue[str]]:
         ["tail", "-f", "-s", "0.1", str(run / "log")], stdout=subprocess.PIPE, text=True
     ) as process:
         assert process.stdout is not None
-        reader = threading.Thread(target=lambda: [lines.put(line) for line in process.stdout or ()])
+        reader = threading.Thread(target=_put_lines, args=(process.stdout, lines))
         reader.start()
         yield lines
         process.kill()
@@ -533,7 +542,7 @@ def test_git_repository_in_a_run(
     )
     check_elsewhere()
 
-    elsewhere = second_mount.mount_point / run.relative_to(shared_mount.mount_point)
+    elsewhere = place_in(shared_mount, run, second_mount)
     log = run_shell(f"{git} fsck --full; {git} log --format=%s", cwd=elsewhere / "repository")
     assert log.splitlines() == ["third", "second", "first"]
 

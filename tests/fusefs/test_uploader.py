@@ -1,0 +1,531 @@
+"""From a program's calls to the master's tree: what is sent, when, how often, and what outages do to it."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from cloudai_fusefs.mount_control import FileState
+from cloudai_fusefs.uploader import PUBLISH_INTERVAL_SECONDS, REFUSED_RETRY_SECONDS, SETTLE_SECONDS
+from cloudai_model.errors import MasterUnavailable, NoSpace, RunSealed
+from cloudai_model.limits import CHUNK_BYTES_MAX, KIB
+from cloudai_proto.storage.v1 import types_pb2 as types
+from fakes.fake_master import FakeMaster, FakeMasterClient
+from support.file_system_harness import FileSystemHarness
+from support.storage_requests import read_file, seal, tree_of
+
+LARGE = bytes(range(256)) * 4 * 100  # 100 KiB: over what travels inside a commit
+
+
+async def published(client: FakeMasterClient, run: types.Run) -> dict[bytes, bytes]:
+    """The files at the master with their contents."""
+    tree = await tree_of(client, run)
+    return {
+        path: await read_file(client, run, node)
+        for path, node in tree.items()
+        if node.kind == types.NODE_KIND_FILE
+    }
+
+
+async def chunk_lengths(client: FakeMasterClient, run: types.Run, path: bytes) -> list[int]:
+    node = (await tree_of(client, run))[path]
+    manifest = await client.get_manifest(run.task_id, node.node_id, node.generation)
+    return [chunk.length_bytes for chunk in manifest]
+
+
+async def test_small_file_is_one_commit_and_no_chunk_call(
+    clock: MockClock,
+    file_system: FileSystemHarness,
+    master: FakeMaster,
+    client: FakeMasterClient,
+    run: types.Run,
+) -> None:
+    await file_system.write_file(b"config.yaml", b"lr: 0.1\n")
+
+    await file_system.make_all_durable()
+
+    assert await published(client, run) == {b"config.yaml": b"lr: 0.1\n"}
+    assert master.call_count["commit_nodes"] == 1
+    assert master.call_count["put_chunk"] == 0
+
+
+async def test_copying_programs_attributes_and_rename_are_folded_into_one_commit(
+    clock: MockClock,
+    file_system: FileSystemHarness,
+    master: FakeMaster,
+    client: FakeMasterClient,
+    run: types.Run,
+) -> None:
+    await file_system.write_file(b".model.tmp", b"weights")
+    await file_system.set_attributes(b".model.tmp", mtime_ns=1_700_000_000_000_000_001)
+    await file_system.set_attributes(b".model.tmp", mode=0o600)
+    await file_system.rename(b".model.tmp", b"model")
+
+    await file_system.make_all_durable()
+
+    node = (await tree_of(client, run))[b"model"]
+    assert await published(client, run) == {b"model": b"weights"}
+    assert (node.attributes.mode, node.attributes.mtime_ns) == (0o600, 1_700_000_000_000_000_001)
+    assert (node.generation, node.attributes.uid, node.attributes.gid) == (1, 1000, 1000)
+    assert master.call_count["commit_nodes"] == 1
+    assert master.call_count["rename"] == 0
+
+
+async def test_closed_file_is_committed_by_itself_within_a_second(
+    clock: MockClock, file_system: FileSystemHarness, client: FakeMasterClient, run: types.Run
+) -> None:
+    await file_system.write_file(b"a", b"1")
+
+    await trio.sleep(SETTLE_SECONDS * 2)
+
+    assert await published(client, run) == {b"a": b"1"}
+
+
+async def test_parents_are_committed_before_their_children(
+    clock: MockClock,
+    file_system: FileSystemHarness,
+    master: FakeMaster,
+    client: FakeMasterClient,
+    run: types.Run,
+) -> None:
+    await file_system.mkdir(b"a", 0o700)
+    await file_system.mkdir(b"a/b", 0o711)
+    await file_system.write_file(b"a/b/f", b"deep")
+    node = await file_system.find(b"a/b/f")
+
+    await file_system.uploader.make_durable([node])
+
+    tree = await tree_of(client, run)
+    assert {path: tree[path].attributes.mode for path in (b"a", b"a/b")} == {b"a": 0o700, b"a/b": 0o711}
+    assert await published(client, run) == {b"a/b/f": b"deep"}
+    assert master.call_count["commit_nodes"] == 1
+
+
+async def test_file_moved_into_a_directory_made_later_is_committed_after_it(
+    clock: MockClock, file_system: FileSystemHarness, client: FakeMasterClient, run: types.Run
+) -> None:
+    await file_system.write_file(b"f", b"first made")
+    await file_system.mkdir(b"later", 0o700)
+    await file_system.rename(b"f", b"later/f")
+
+    await file_system.make_all_durable()
+
+    assert (await tree_of(client, run))[b"later"].attributes.mode == 0o700
+    assert await published(client, run) == {b"later/f": b"first made"}
+
+
+async def test_fsync_of_an_open_file_does_not_wait_for_the_publish_tick(
+    clock: MockClock, file_system: FileSystemHarness, client: FakeMasterClient, run: types.Run
+) -> None:
+    handle = await file_system.create(b"state")
+    await file_system.write(handle, 0, LARGE)
+    began_seconds = trio.current_time()
+
+    await file_system.fsync(handle)
+
+    assert trio.current_time() - began_seconds < SETTLE_SECONDS
+    assert await published(client, run) == {b"state": LARGE}
+    file_system.close_handle(handle)
+
+
+async def test_fsync_of_a_directory_covers_the_names_in_it(
+    clock: MockClock, file_system: FileSystemHarness, client: FakeMasterClient, run: types.Run
+) -> None:
+    await file_system.mkdir(b"d")
+    await file_system.write_file(b"d/f", b"1")
+
+    await file_system.files.fsync(await file_system.find(b"d"))
+
+    assert await published(client, run) == {b"d/f": b"1"}
+
+
+async def test_unlink_of_what_was_never_sent_needs_no_master(
+    clock: MockClock,
+    file_system: FileSystemHarness,
+    master: FakeMaster,
+    client: FakeMasterClient,
+    run: types.Run,
+) -> None:
+    await file_system.mkdir(b"d")
+    await file_system.write_file(b"d/f", b"1")
+    master.go_away()
+
+    await file_system.unlink(b"d/f")
+    await file_system.rmdir(b"d")
+
+    assert file_system.shown() == {}
+    master.come_back()
+    await file_system.make_all_durable()
+    assert master.call_count["remove"] == 0
+    assert list(await tree_of(client, run)) == [b""]
+
+
+async def test_unlink_of_what_the_master_has_fails_while_it_is_away_and_keeps_the_name(
+    clock: MockClock,
+    file_system: FileSystemHarness,
+    master: FakeMaster,
+    client: FakeMasterClient,
+    run: types.Run,
+) -> None:
+    await file_system.write_file(b"f", b"1")
+    await file_system.make_all_durable()
+    master.go_away()
+
+    with pytest.raises(MasterUnavailable):
+        await file_system.unlink(b"f")
+
+    assert list(file_system.shown()) == [b"f"]
+    master.come_back()
+    await file_system.unlink(b"f")
+    assert await published(client, run) == {}
+
+
+async def test_rename_of_what_is_not_committed_needs_no_master(
+    clock: MockClock,
+    file_system: FileSystemHarness,
+    master: FakeMaster,
+    client: FakeMasterClient,
+    run: types.Run,
+) -> None:
+    await file_system.write_file(b"old", b"1")
+    master.go_away()
+
+    await file_system.rename(b"old", b"new")
+
+    assert list(file_system.shown()) == [b"new"]
+    master.come_back()
+    await file_system.make_all_durable()
+    assert await published(client, run) == {b"new": b"1"}
+    assert master.call_count["rename"] == 0
+
+
+@pytest.mark.parametrize("is_answer_lost", [False, True])
+async def test_rename_during_the_first_commit_ends_at_the_new_name_alone(
+    clock: MockClock,
+    file_system: FileSystemHarness,
+    master: FakeMaster,
+    client: FakeMasterClient,
+    run: types.Run,
+    is_answer_lost: bool,
+) -> None:
+    master.answer_latency_seconds = 1.0
+    await file_system.write_file(b"old", b"1")
+    await trio.sleep(SETTLE_SECONDS * 2)
+    assert master.call_count["commit_nodes"] == 1
+    if is_answer_lost:
+        master.go_away()
+
+    await file_system.rename(b"old", b"new")
+
+    await trio.sleep(2)
+    master.answer_latency_seconds = 0
+    master.come_back()
+    await file_system.make_all_durable()
+    assert await published(client, run) == {b"new": b"1"}
+    assert list(file_system.shown()) == [b"new"]
+
+
+@pytest.mark.parametrize("is_answer_lost", [False, True])
+async def test_file_removed_during_its_first_commit_does_not_come_back(
+    clock: MockClock,
+    file_system: FileSystemHarness,
+    master: FakeMaster,
+    client: FakeMasterClient,
+    run: types.Run,
+    is_answer_lost: bool,
+) -> None:
+    master.answer_latency_seconds = 1.0
+    await file_system.write_file(b"f", b"1")
+    await trio.sleep(SETTLE_SECONDS * 2)
+    assert master.call_count["commit_nodes"] == 1
+    if is_answer_lost:
+        master.go_away()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(file_system.unlink, b"f")
+        await trio.sleep(2)
+        master.answer_latency_seconds = 0
+        master.come_back()
+
+    await file_system.make_all_durable()
+
+    assert await published(client, run) == {}
+    assert file_system.shown() == {}
+
+
+async def test_write_during_a_commit_is_committed_next(
+    clock: MockClock,
+    file_system: FileSystemHarness,
+    master: FakeMaster,
+    client: FakeMasterClient,
+    run: types.Run,
+) -> None:
+    master.answer_latency_seconds = 1.0
+    await file_system.write_file(b"f", b"first")
+    await trio.sleep(SETTLE_SECONDS * 2)
+    handle = await file_system.open(b"f")
+    await file_system.write(handle, 0, b"FIRST and more")
+    file_system.close_handle(handle)
+
+    await file_system.make_all_durable()
+
+    assert await published(client, run) == {b"f": b"FIRST and more"}
+    assert (await tree_of(client, run))[b"f"].generation == 2
+
+
+async def test_rename_of_a_published_file_sends_what_was_written_to_it_first(
+    clock: MockClock, file_system: FileSystemHarness, client: FakeMasterClient, run: types.Run
+) -> None:
+    await file_system.write_file(b"old", b"first")
+    await file_system.make_all_durable()
+    handle = await file_system.open(b"old")
+    await file_system.append(handle, b" second")
+    file_system.close_handle(handle)
+
+    await file_system.rename(b"old", b"new")
+
+    assert await published(client, run) == {b"new": b"first second"}
+
+
+async def test_outage_is_waited_out_and_nothing_is_lost(
+    clock: MockClock,
+    file_system: FileSystemHarness,
+    master: FakeMaster,
+    client: FakeMasterClient,
+    run: types.Run,
+) -> None:
+    await file_system.write_file(b"before", LARGE)
+    master.go_away()
+    await file_system.mkdir(b"d")
+    await file_system.write_file(b"d/during", b"2")
+    await trio.sleep(60)
+    assert {file.path.rpartition("/")[2] for file in file_system.control.status().pending} >= {
+        "before",
+        "during",
+    }
+
+    master.come_back()
+    await file_system.make_all_durable()
+
+    assert await published(client, run) == {b"before": LARGE, b"d/during": b"2"}
+    assert file_system.control.status().pending == []
+
+
+async def test_fsync_gives_up_after_timeo_and_the_upload_goes_on(
+    clock: MockClock,
+    file_system: FileSystemHarness,
+    master: FakeMaster,
+    client: FakeMasterClient,
+    run: types.Run,
+) -> None:
+    handle = await file_system.create(b"f")
+    await file_system.write(handle, 0, b"1")
+    master.go_away()
+
+    with pytest.raises(MasterUnavailable):
+        await file_system.fsync(handle)
+
+    master.come_back()
+    await trio.sleep(10)
+    assert await published(client, run) == {b"f": b"1"}
+    file_system.close_handle(handle)
+
+
+async def test_upload_into_a_run_sealed_elsewhere_fails_visibly_and_keeps_the_bytes(
+    clock: MockClock,
+    file_system: FileSystemHarness,
+    master: FakeMaster,
+    client: FakeMasterClient,
+    run: types.Run,
+) -> None:
+    await file_system.namespace.load(file_system.tree.root)
+    await file_system.write_file(b"f", b"kept")
+    await seal(client, run)
+
+    with pytest.raises(RunSealed):
+        await file_system.make_all_durable()
+
+    (pending,) = [file for file in file_system.control.status().pending if file.path.endswith("/f")]
+    assert pending.state == FileState.FAILED
+    assert "sealed" in pending.reason
+    assert await file_system.read_file(b"f") == b"kept"
+    staged = [path for path in (file_system.state_dir / "staged").rglob("*") if path.is_file()]
+    assert [path.read_bytes() for path in staged] == [b"kept"]
+
+
+async def test_full_master_fails_fsync_and_is_tried_again_by_itself(
+    clock: MockClock,
+    file_system: FileSystemHarness,
+    master: FakeMaster,
+    client: FakeMasterClient,
+    run: types.Run,
+) -> None:
+    free_bytes, master.store.free_bytes = master.store.free_bytes, 10
+    handle = await file_system.create(b"f")
+    await file_system.write(handle, 0, LARGE)
+
+    with pytest.raises(NoSpace):
+        await file_system.fsync(handle)
+
+    master.store.free_bytes = free_bytes
+    await trio.sleep(REFUSED_RETRY_SECONDS)
+    assert await published(client, run) == {b"f": LARGE}
+    file_system.close_handle(handle)
+
+
+async def test_chunks_that_the_master_lost_before_the_commit_are_made_again(
+    clock: MockClock,
+    file_system: FileSystemHarness,
+    master: FakeMaster,
+    client: FakeMasterClient,
+    run: types.Run,
+) -> None:
+    handle = await file_system.create(b"f")
+    await file_system.write(handle, 0, bytes(CHUNK_BYTES_MAX) + b"tail")
+    with trio.fail_after(10):
+        while not master.call_count["put_chunk"]:
+            await trio.sleep(0.01)
+    await wait_all_tasks_blocked(0.02)
+    assert master.call_count["commit_nodes"] == 0
+    master.forget_chunks()
+
+    await file_system.fsync(handle)
+
+    assert await published(client, run) == {b"f": bytes(CHUNK_BYTES_MAX) + b"tail"}
+    file_system.close_handle(handle)
+
+
+async def test_full_chunks_leave_while_the_file_is_still_open(
+    clock: MockClock,
+    file_system: FileSystemHarness,
+    master: FakeMaster,
+    client: FakeMasterClient,
+    run: types.Run,
+) -> None:
+    handle = await file_system.create(b"f")
+    for index in range(3):
+        await file_system.write(handle, index * CHUNK_BYTES_MAX, bytes([index]) * CHUNK_BYTES_MAX)
+
+    with trio.fail_after(PUBLISH_INTERVAL_SECONDS * 2):
+        while master.call_count["put_chunk"] < 2:
+            await trio.sleep(0.01)
+
+    assert b"f" not in await tree_of(client, run)
+    file_system.close_handle(handle)
+    await file_system.make_all_durable()
+    assert await chunk_lengths(client, run, b"f") == [CHUNK_BYTES_MAX] * 3
+    assert master.call_count["put_chunk"] == 3
+
+
+async def test_growing_file_is_published_each_second_in_short_chunks_and_merged_at_close(
+    clock: MockClock,
+    file_system: FileSystemHarness,
+    master: FakeMaster,
+    client: FakeMasterClient,
+    run: types.Run,
+) -> None:
+    line = b"x" * KIB
+    handle = await file_system.create(b"train.log")
+    commit_counts = []
+    for _ in range(5):
+        await file_system.append(handle, line)
+        await trio.sleep(PUBLISH_INTERVAL_SECONDS * 1.2)
+        commit_counts.append(master.call_count["commit_nodes"])
+
+    assert await published(client, run) == {b"train.log": line * 5}
+    # The first line travelled inside the commit of the name, which makes no chunk to be kept.
+    assert await chunk_lengths(client, run, b"train.log") == [2 * KIB, KIB, KIB, KIB]
+    assert commit_counts == [commit_counts[0] + step for step in range(5)]
+
+    file_system.close_handle(handle)
+    await file_system.make_all_durable()
+    assert await published(client, run) == {b"train.log": line * 5}
+    assert await chunk_lengths(client, run, b"train.log") == [5 * KIB]
+
+
+async def test_lines_within_one_second_are_one_commit(
+    clock: MockClock, file_system: FileSystemHarness, master: FakeMaster
+) -> None:
+    handle = await file_system.create(b"train.log")
+    for _ in range(100):
+        await file_system.append(handle, b"epoch 1\n")
+
+    await trio.sleep(PUBLISH_INTERVAL_SECONDS * 2)
+
+    assert master.call_count["commit_nodes"] <= 2  # the name, perhaps, and the lines
+    file_system.close_handle(handle)
+
+
+async def test_one_changed_chunk_of_a_published_file_is_sent_alone(
+    clock: MockClock,
+    file_system: FileSystemHarness,
+    master: FakeMaster,
+    client: FakeMasterClient,
+    run: types.Run,
+) -> None:
+    await file_system.write_file(b"f", b"a" * CHUNK_BYTES_MAX + b"b" * CHUNK_BYTES_MAX + LARGE)
+    await file_system.make_all_durable()
+    master.call_count.clear()
+    handle = await file_system.open(b"f")
+    await file_system.write(handle, CHUNK_BYTES_MAX + 7, b"changed")
+    file_system.close_handle(handle)
+
+    await file_system.make_all_durable()
+
+    content = (await published(client, run))[b"f"]
+    assert content[CHUNK_BYTES_MAX + 6 : CHUNK_BYTES_MAX + 15] == b"bchangedb"
+    assert len(content) == 2 * CHUNK_BYTES_MAX + len(LARGE)
+    assert master.call_count["put_chunk"] == 1
+
+
+async def test_emptied_file_is_published_empty(
+    clock: MockClock, file_system: FileSystemHarness, client: FakeMasterClient, run: types.Run
+) -> None:
+    await file_system.write_file(b"f", LARGE)
+    await file_system.make_all_durable()
+
+    file_system.close_handle(await file_system.open(b"f", os.O_WRONLY | os.O_TRUNC))
+
+    await file_system.make_all_durable()
+    assert await published(client, run) == {b"f": b""}
+
+
+async def test_those_who_wait_are_woken_when_what_they_wait_for_is_removed(
+    clock: MockClock, file_system: FileSystemHarness, master: FakeMaster
+) -> None:
+    await file_system.write_file(b"f", b"1")
+    master.go_away()
+    node = await file_system.find(b"f")
+    woken_at_seconds = []
+
+    async def wait() -> None:
+        await file_system.uploader.make_durable([node])
+        woken_at_seconds.append(trio.current_time())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await wait_all_tasks_blocked()
+        assert woken_at_seconds == []
+        # Nothing of it can have reached the master.
+        assert node.pending is not None
+        node.pending.sent = False
+        await file_system.unlink(b"f")
+        removed_at_seconds = trio.current_time()
+
+    assert woken_at_seconds == [removed_at_seconds]
+
+
+async def test_file_written_as_it_was_is_not_a_new_generation(
+    clock: MockClock, file_system: FileSystemHarness, client: FakeMasterClient, run: types.Run
+) -> None:
+    await file_system.write_file(b"f", b"same")
+    await file_system.make_all_durable()
+    handle = await file_system.open(b"f", os.O_RDWR | os.O_TRUNC)
+    await file_system.write(handle, 0, b"same")
+    file_system.close_handle(handle)
+
+    await file_system.make_all_durable()
+
+    assert (await tree_of(client, run))[b"f"].generation == 1

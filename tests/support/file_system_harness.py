@@ -1,0 +1,276 @@
+"""The parts of one mount over any MasterClient, composed as `cloudai_fusefs.mount` does, without a kernel.
+
+A program's calls by path take the place of the kernel's requests: each looks its path up, is bounded as a
+handler is, and lets go at once of what nothing refers to any more.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager
+from pathlib import Path
+from typing import NamedTuple, ParamSpec, TypeVar
+
+import trio
+
+from cloudai_fusefs.chunk_reader import ChunkReader
+from cloudai_fusefs.disk_cache import DiskChunkCache
+from cloudai_fusefs.managed_tree import ManagedTree
+from cloudai_fusefs.master_client import MasterClient
+from cloudai_fusefs.namespace import AttributeChange, Namespace, Owner
+from cloudai_fusefs.node import SYMLINK, Node
+from cloudai_fusefs.open_files import OpenFiles
+from cloudai_fusefs.retrying_master_client import RetryingMasterClient
+from cloudai_fusefs.run_tree import RunTree
+from cloudai_fusefs.running_mount import RunningMount
+from cloudai_fusefs.sealed_cache import SealedCache
+from cloudai_fusefs.staging import Staging
+from cloudai_fusefs.tree_sync import TreeSync
+from cloudai_fusefs.uploader import Uploader
+from cloudai_model.limits import MIB
+from cloudai_proto.storage.v1 import types_pb2 as types
+
+OWNER = Owner(1000, 1000)
+MEMORY_BYTES_MAX = 64 * MIB
+READ_BYTES = 1 * MIB
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class Shown(NamedTuple):
+    """A name as the mount shows it. `content` is a symlink's target; of files and directories it is empty."""
+
+    kind: types.NodeKind
+    mode: int
+    size_bytes: int
+    mtime_ns: int
+    content: bytes
+
+
+class FileSystemHarness:
+    """One mount, seen from inside one run. Made by `open_file_system`."""
+
+    def __init__(
+        self,
+        client: MasterClient,
+        run: types.Run,
+        directory: Path,
+        nursery: trio.Nursery,
+        *,
+        timeo_seconds: float,
+    ) -> None:
+        self.state_dir = directory / "state"
+        self.state_dir.mkdir(parents=True, exist_ok=True)
+        cache_dir = directory / "cache"
+        self._user = run.user
+        self._task_id = run.task_id
+        self._timeo_seconds = timeo_seconds
+        self.client = RetryingMasterClient(client, timeo_seconds=timeo_seconds)
+        disk_cache = DiskChunkCache(cache_dir, bytes_max=MEMORY_BYTES_MAX, nursery=nursery, free_bytes_min=0)
+        sealed_cache = SealedCache(cache_dir, scope="test")
+        self.reader = ChunkReader(self.client, disk_cache, memory_bytes_max=MEMORY_BYTES_MAX, nursery=nursery)
+        self.uploader = Uploader(self.client, self.reader, nursery)
+        self.staging = self.uploader.staging = Staging(self.state_dir, self.reader, self.uploader.note_change)
+        self.managed = ManagedTree()
+        self.sync = TreeSync(
+            self.client, self.managed, self.staging, sealed_cache, lambda told: None, nursery
+        )
+        self.namespace = Namespace(
+            self.client, self.managed, self.sync, self.staging, self.uploader, read_only=False
+        )
+        self.files = OpenFiles(
+            self.client,
+            self.reader,
+            sealed_cache,
+            self.staging,
+            self.uploader,
+            read_only=False,
+            timeo_seconds=timeo_seconds,
+        )
+        self.control = RunningMount(
+            "test",
+            run.user,
+            self.client,
+            self.managed,
+            self.namespace,
+            self.sync,
+            self.uploader,
+            self.reader.counters,
+        )
+
+    async def start(self) -> None:
+        """The run is known, and what an earlier mount left is on its way."""
+        self.managed.take_users([self._user])
+        await self.sync.load_user(self.managed.root.users[self._user])
+        await self.sync.recover_runs()
+
+    def close(self) -> None:
+        """Closes journal and staged files; everything stays for the next mount."""
+        for tree in self.managed.runs.values():
+            for node in tree.nodes.values():
+                if node.staged is not None:
+                    node.staged.close()
+        self.staging.close()
+
+    def copy_state(self, directory: Path) -> None:
+        """What a mount killed now would leave on the state disk, in another directory. Nothing runs meanwhile."""
+        shutil.copytree(self.state_dir, directory / "state")
+
+    @property
+    def tree(self) -> RunTree:
+        return self.managed.runs[self._task_id]
+
+    # --- looking -----------------------------------------------------------------------------------------
+
+    async def find(self, path: bytes) -> Node:
+        """What the path stands for; b"" is the run's root. Raises NotFound."""
+        node = self.tree.root
+        for name in path.split(b"/") if path else ():
+            found = await self._bounded(self.namespace.lookup, node, name)
+            assert isinstance(found, Node)
+            node = found
+        return node
+
+    def shown(self) -> dict[bytes, Shown]:
+        """All names of the run with what the mount shows of them, once the run is loaded."""
+
+        def walk(directory: Node, prefix: bytes) -> Iterator[tuple[bytes, Shown]]:
+            for name, node in (directory.children or {}).items():
+                content = node.symlink_target if node.kind == SYMLINK else b""
+                yield (
+                    prefix + name,
+                    Shown(
+                        kind=node.kind,
+                        mode=node.mode,
+                        size_bytes=node.size_bytes,
+                        mtime_ns=node.mtime_ns,
+                        content=content,
+                    ),
+                )
+                yield from walk(node, prefix + name + b"/")
+
+        return dict(walk(self.tree.root, b""))
+
+    # --- contents ----------------------------------------------------------------------------------------
+
+    async def create(self, path: bytes, mode: int = 0o644) -> int:
+        """A handle of a new file."""
+        parent, name = await self._parent_of(path)
+        return self.files.open_new(await self._bounded(self.namespace.make_file, parent, name, mode, OWNER))
+
+    async def open(self, path: bytes, flags: int = os.O_RDWR) -> int:
+        handle, _ = await self._bounded(self.files.open, await self.find(path), flags)
+        return handle
+
+    async def write(self, handle: int, offset_bytes: int, data: bytes) -> None:
+        await self._bounded(self.files.write, handle, offset_bytes, data)
+
+    async def append(self, handle: int, data: bytes) -> None:
+        await self.write(handle, self.files.node_of(handle).size_bytes, data)
+
+    async def read(self, handle: int) -> bytes:
+        """The whole file."""
+        parts: list[bytes] = []
+        while part := await self._bounded(self.files.read, handle, sum(map(len, parts)), READ_BYTES):
+            parts.append(bytes(part))
+        return b"".join(parts)
+
+    async def fsync(self, handle: int) -> None:
+        await self._bounded(self.files.fsync, self.files.node_of(handle))
+
+    def close_handle(self, handle: int) -> None:
+        """close(2) of the only descriptor."""
+        self.files.flush(handle)
+        self._forget(self.files.release(handle))
+
+    async def write_file(self, path: bytes, data: bytes, mode: int = 0o644) -> None:
+        """A new file with these bytes, closed."""
+        handle = await self.create(path, mode)
+        await self.write(handle, 0, data)
+        self.close_handle(handle)
+
+    async def read_file(self, path: bytes) -> bytes:
+        handle = await self.open(path, os.O_RDONLY)
+        try:
+            return await self.read(handle)
+        finally:
+            self.close_handle(handle)
+
+    async def truncate(self, path: bytes, size_bytes: int) -> None:
+        await self._bounded(self.files.truncate, await self.find(path), size_bytes)
+
+    # --- names -------------------------------------------------------------------------------------------
+
+    async def mkdir(self, path: bytes, mode: int = 0o755) -> None:
+        parent, name = await self._parent_of(path)
+        await self._bounded(self.namespace.make_directory, parent, name, mode, OWNER)
+
+    async def symlink(self, path: bytes, target: bytes) -> None:
+        parent, name = await self._parent_of(path)
+        await self._bounded(self.namespace.make_symlink, parent, name, target, OWNER)
+
+    async def unlink(self, path: bytes) -> None:
+        parent, name = await self._parent_of(path)
+        self._forget(await self._bounded(self.namespace.unlink, parent, name))
+
+    async def rmdir(self, path: bytes) -> None:
+        parent, name = await self._parent_of(path)
+        node = await self.find(path)
+        await self._bounded(self.namespace.rmdir, parent, name)
+        self._forget(node)
+
+    async def rename(self, old_path: bytes, new_path: bytes) -> None:
+        old_parent, old_name = await self._parent_of(old_path)
+        new_parent, new_name = await self._parent_of(new_path)
+        replaced = (new_parent.children or {}).get(new_name)
+        rename = self.namespace.rename
+
+        async def call() -> None:
+            await rename(old_parent, old_name, new_parent, new_name, no_replace=False)
+
+        await self._bounded(call)
+        if replaced is not None:
+            self._forget(replaced)
+
+    async def set_attributes(
+        self, path: bytes, *, mode: int | None = None, mtime_ns: int | None = None
+    ) -> None:
+        change = AttributeChange(mode=mode, mtime_ns=mtime_ns)
+        await self._bounded(self.namespace.set_attributes, await self.find(path), change)
+
+    # --- durability --------------------------------------------------------------------------------------
+
+    async def make_all_durable(self) -> None:
+        """As `cloudai wait`: returns when nothing is pending, raises what needs a person."""
+        await self.control.wait_durable()
+
+    async def _parent_of(self, path: bytes) -> tuple[Node, bytes]:
+        parent, _, name = path.rpartition(b"/")
+        return await self.find(parent), name
+
+    async def _bounded(self, call: Callable[P, Awaitable[R]], *args: P.args, **kwargs: P.kwargs) -> R:
+        with trio.fail_after(self._timeo_seconds + 1):
+            return await call(*args, **kwargs)
+
+    def _forget(self, node: Node) -> None:
+        if node.tree.forget_if_unused(node):
+            self.managed.forget_inode(node)
+
+
+@asynccontextmanager
+async def open_file_system(
+    client: MasterClient, run: types.Run, directory: Path, *, timeo_seconds: float = 120.0
+) -> AsyncIterator[FileSystemHarness]:
+    """A mount with its state and cache below the directory. It ends without a goodbye, as kill -9 would."""
+    with ExitStack() as at_end:
+        async with trio.open_nursery() as nursery:
+            file_system = FileSystemHarness(client, run, directory, nursery, timeo_seconds=timeo_seconds)
+            at_end.callback(file_system.close)
+            try:
+                await file_system.start()
+                yield file_system
+            finally:
+                nursery.cancel_scope.cancel()
