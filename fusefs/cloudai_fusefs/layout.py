@@ -37,6 +37,7 @@ class Layout:
         self._versions: list[int] = []
         self._changed: set[int] = set()  # starts of segments without a digest
         self._version = 0
+        self._frozen_bytes = -1
         self.size_bytes = 0
         for length_bytes, digest in chunks:
             self._starts.append(self.size_bytes)
@@ -123,10 +124,22 @@ class Layout:
     def manifest(self) -> Manifest:
         """The content as it stands. Only a settled layout has one."""
         assert self.is_settled, "a layout with changed segments has no manifest"
-        return Manifest(
-            Chunk(self._end_of(index) - start, digest or b"")
-            for index, (start, digest) in enumerate(zip(self._starts, self._digests, strict=True))
-        )
+        return self.manifest_up_to(self.size_bytes)
+
+    def freeze_tail(self) -> None:
+        """What is appended from now on starts a segment of its own."""
+        self._frozen_bytes = self.size_bytes
+
+    def manifest_up_to(self, size_bytes: int) -> Manifest:
+        """The content of the segments that end at or before `size_bytes`, which must all be settled."""
+        chunks = []
+        for index, (start_bytes, digest) in enumerate(zip(self._starts, self._digests, strict=True)):
+            end_bytes = self._end_of(index)
+            if end_bytes > size_bytes:
+                break
+            assert digest is not None, "a changed segment has no digest"
+            chunks.append(Chunk(end_bytes - start_bytes, digest))
+        return Manifest(chunks)
 
     def merge_short_segments(self, segments_max: int) -> None:
         """Makes one changed segment of all those that lie within one 4 MiB cell, where they are more than
@@ -180,7 +193,7 @@ class Layout:
 
     def _extend(self, end_bytes: int) -> None:
         # The last segment grows up to its cell's end if it is to be made anyway; a settled one stays.
-        if self._starts and self._digests[-1] is None:
+        if self._starts and self._digests[-1] is None and self.size_bytes != self._frozen_bytes:
             cell_end_bytes = _cell_end(self._starts[-1])
             if self.size_bytes < cell_end_bytes:
                 self._forget(len(self._starts) - 1)

@@ -112,7 +112,7 @@ class ManagedTree:
         task = self.task_of(user, run.task)
         tree = self.runs.get(run.task_id)
         if tree is None:
-            tree = RunTree(run, self._register)
+            tree = RunTree(run, self._register, self.forget_inode)
             tree.user = user.name
             self.runs[run.task_id] = task.runs[run.name] = tree
             task.touch()
@@ -127,7 +127,7 @@ class ManagedTree:
         tree = self.runs.pop(run.task_id, None)
         if tree is None or task is None:
             return []
-        tree.is_removed = True
+        tree.forget()
         task.runs.pop(run.name, None)
         task.touch()
         return [

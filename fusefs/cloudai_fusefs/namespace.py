@@ -43,7 +43,6 @@ from cloudai_model.errors import (
     OutsideRun,
     PermissionRefused,
     ReadOnlyMount,
-    RunSealed,
 )
 from cloudai_model.limits import NAME_BYTES_MAX, REQUEST_ID_BYTES
 from cloudai_model.names import (
@@ -148,7 +147,7 @@ class Namespace:
     async def load(self, directory: Inode) -> None:
         """What is in the directory is known afterwards."""
         if isinstance(directory, Node):
-            if not directory.tree.is_loaded:
+            if not directory.tree.is_kept:
                 await self._sync.load_run(directory.tree)
         elif isinstance(directory, UserDirectory):
             await self._sync.load_user(directory)
@@ -375,10 +374,7 @@ class Namespace:
 
     def _check_open(self, tree: RunTree) -> None:
         self._check_writable()
-        if tree.is_removed:
-            raise NotFound(run=tree.path)
-        if tree.is_sealed:
-            raise RunSealed(run=tree.path)
+        tree.check_writable()
 
     async def _writable_directory(self, parent: Inode, name: bytes, *, is_new: bool = True) -> Node:
         self._check_writable()

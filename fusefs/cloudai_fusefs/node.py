@@ -7,9 +7,10 @@ under another id.
 
 from __future__ import annotations
 
+import math
 import secrets
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cloudai_model.chunks import Chunk, Manifest
 from cloudai_model.limits import NODE_ID_MAX, NODE_ID_MIN
@@ -30,6 +31,13 @@ def new_node_id() -> int:
     return NODE_ID_MIN + secrets.randbelow(NODE_ID_MAX - NODE_ID_MIN + 1)
 
 
+class Publication(NamedTuple):
+    """As much of an open file as is being made visible: what its writers add meanwhile comes with the next."""
+
+    size_bytes: int
+    change_count: int
+
+
 class Pending:
     """What of a node the master has not acknowledged.
 
@@ -43,13 +51,14 @@ class Pending:
         "covered_ids",
         "due_seconds",
         "failure",
-        "is_urgent",
+        "is_recovered",
         "place",
+        "publication",
         "sent",
         "sequence",
         "settled_count",
-        "uploaded_bytes",
         "uploading",
+        "wanted_count",
     )
 
     def __init__(self, sequence: int) -> None:
@@ -62,11 +71,22 @@ class Pending:
         # name before that has to remove these: they would come back.
         self.covered_ids: tuple[int, ...] = ()
         self.sent = False  # a commit with it has left: the master may know of it
-        self.due_seconds = 0.0  # on trio's clock
-        self.is_urgent = False  # somebody waits: fsync, wait, umount
+        self.is_recovered = False  # left by an earlier daemon, and not written since
+        self.due_seconds = math.inf  # on trio's clock; infinite: not yet given one
+        self.wanted_count = 0  # somebody waits for the changes up to here: fsync, wait, umount
         self.uploading = False
-        self.uploaded_bytes = 0
+        self.publication: Publication | None = None  # of a file that is open for writing
         self.failure: Exception | None = None
+
+    @property
+    def is_urgent(self) -> bool:
+        return self.settled_count < self.wanted_count
+
+    def want_now(self) -> None:
+        """All changes up to now are due at once."""
+        self.wanted_count = self.change_count
+        self.failure = None
+        self.due_seconds = -math.inf
 
 
 class Node:

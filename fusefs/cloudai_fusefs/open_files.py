@@ -28,7 +28,6 @@ from cloudai_model.errors import (
     MasterUnavailable,
     NotFound,
     ReadOnlyMount,
-    RunSealed,
 )
 from cloudai_model.limits import CHUNK_BYTES_MAX
 
@@ -101,7 +100,9 @@ class OpenFiles:
 
     def open_new(self, node: Node) -> int:
         """A handle for a file that was made here just now."""
-        return self._add(node, can_write=True)
+        handle = self._add(node, can_write=True)
+        self._uploader.note_opened(node)
+        return handle
 
     async def read(self, handle: int, offset_bytes: int, length_bytes: int) -> bytes | memoryview:
         """The bytes [offset, offset + length), shorter only at the file's end. Short reads follow read(2).
@@ -205,8 +206,7 @@ class OpenFiles:
     def _check_writable(self, node: Node) -> None:
         if self._read_only:
             raise ReadOnlyMount
-        if node.tree.is_sealed:
-            raise RunSealed(run=node.tree.path)
+        node.tree.check_writable()
 
     async def _stage(self, node: Node) -> StagedFile:
         if node.staged is not None:

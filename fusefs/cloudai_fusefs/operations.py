@@ -342,8 +342,7 @@ class Operations(pyfuse3.Operations):
         return self._attributes(inode)
 
     def _forget_if_unused(self, node: Node) -> None:
-        if node.tree.forget_if_unused(node):
-            self._managed.forget_inode(node)
+        node.tree.forget_if_unused(node)
 
     def _owner(self, ctx: pyfuse3.RequestContext) -> Owner:
         return Owner(ctx.uid, ctx.gid)

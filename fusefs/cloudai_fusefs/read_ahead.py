@@ -40,7 +40,7 @@ class ReadAhead:
         if last_bytes < offset_bytes:
             return range(0)
         # What holds the last byte read: the reader goes on from there.
-        chunk_index = next(manifest.cover(last_bytes, 1)).index
+        chunk_index = next(manifest.cover(last_bytes, 1)).chunk_index
         end_bytes = self._end_bytes
         if end_bytes is None or abs(offset_bytes - end_bytes) > REORDER_BYTES_MAX:
             self._end_bytes = last_bytes + 1

@@ -16,7 +16,7 @@ from typing import NamedTuple
 import trio
 
 from cloudai_fusefs.node import DIRECTORY, Node, Pending
-from cloudai_model.errors import AlreadyExists, NameTooLong
+from cloudai_model.errors import AlreadyExists, NameTooLong, NotFound, RunSealed
 from cloudai_model.limits import PATH_BYTES_MAX, PATH_DEPTH_MAX
 from cloudai_proto.storage.v1 import names_pb2 as names
 from cloudai_proto.storage.v1 import types_pb2 as types
@@ -37,7 +37,9 @@ class Invalidation(NamedTuple):
 class RunTree:
     """One run. `watch_is_healthy` says whether news of other writers arrives by itself."""
 
-    def __init__(self, run: types.Run, register: Callable[[Node], None]) -> None:
+    def __init__(
+        self, run: types.Run, register: Callable[[Node], None], unregister: Callable[[Node], None]
+    ) -> None:
         self.user = run.user
         self.task = run.task
         self.name = run.name
@@ -48,6 +50,8 @@ class RunTree:
         self.revision = 0
         self.is_loaded = False
         self.is_removed = False
+        self.is_sealing = False  # here, and soon at the master: nothing may be added to what it waits for
+        self.is_kept = False  # exact by itself: sealed, or followed by a watch
         self.watch_is_healthy = False
         self.loading_lock = trio.Lock()
         # Held around every call that changes names at the master: a commit whose answer is not here yet
@@ -58,6 +62,7 @@ class RunTree:
         # Removed or renamed here at a revision: older news of these nodes' names is history.
         self._settled_revisions: dict[int, int] = {}
         self._register = register
+        self._unregister = unregister
         self._next_sequence = 1
         self.root = Node(self, run.root_node_id, DIRECTORY)
         moment_ns = run.sealed_at_ns or run.created_at_ns
@@ -65,6 +70,17 @@ class RunTree:
         if run.HasField("attributes"):
             self._take_attributes(self.root, run.attributes)
         self._add_node(self.root)
+
+    @property
+    def is_writable(self) -> bool:
+        return not (self.is_sealed or self.is_sealing or self.is_removed)
+
+    def check_writable(self) -> None:
+        """Raises RunSealed or NotFound for a run that takes no changes any more."""
+        if self.is_removed:
+            raise NotFound(run=self.path)
+        if self.is_sealed or self.is_sealing:
+            raise RunSealed(run=self.path)
 
     @property
     def path(self) -> str:
@@ -148,7 +164,9 @@ class RunTree:
 
     def take_node_id(self, node: Node, node_id: int) -> None:
         """The master already had this directory, under another id; the inode number stays."""
-        if node_id != node.node_id and node_id not in self.nodes:
+        holder = self.nodes.get(node_id)
+        if node_id != node.node_id and (holder is None or not holder.is_attached):
+            # A directory that this one replaced may still be open: it has no name to be asked for by.
             del self.nodes[node.node_id]
             node.node_id = node_id
             self.nodes[node_id] = node
@@ -159,7 +177,17 @@ class RunTree:
             return False
         if self.nodes.get(node.node_id) is node:
             del self.nodes[node.node_id]
+        self._unregister(node)
         return True
+
+    def forget(self) -> None:
+        """The run is gone: lets go of every node that nothing refers to, and of the others when that ends."""
+        self.is_removed = True
+        for node in list(self.nodes.values()):
+            for parent, name in list(node.edges):
+                self._detach(parent, name)
+        for node in list(self.nodes.values()):
+            self.forget_if_unused(node)
 
     def walk(self, node: Node) -> Iterator[Node]:
         """The node and all below it, parents first."""
@@ -171,6 +199,12 @@ class RunTree:
                 stack.extend(node.children.values())
 
     # --- news from the master ----------------------------------------------------------------------------
+
+    def forget_revisions(self) -> None:
+        """The next listing is the truth, whatever was known: the master has another history by now."""
+        self.revision = 0
+        for node in self.nodes.values():
+            node.revision = 0
 
     def apply_tree(self, pages: Iterable[names.ListTreeResponse]) -> list[Invalidation]:
         """The whole tree as listed. What is pending here stays; what the listing lacks otherwise goes."""

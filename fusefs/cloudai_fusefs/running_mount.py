@@ -45,6 +45,7 @@ class RunningMount:
         pending = [
             _file_status(tree, node, state) for tree, node, state in self._pending_below(path) if node.edges
         ]
+        pending += self._unread_statuses()
         return MountStatus(
             source=self._source,
             user=self._user,
@@ -58,8 +59,9 @@ class RunningMount:
     async def wait_durable(self, path: str = "") -> None:
         """See MountControl."""
         await self._sync.wait_recovered()
-        while nodes := [node for _, node, _ in self._pending_below(path)]:
-            await self._uploader.make_durable(nodes)
+        for error in self._sync.recovery_errors.values():
+            raise error
+        await self._uploader.make_durable([node for _, node, _ in self._pending_below(path)])
 
     async def create_run(self, task: str, *, name: str = "", task_id: str = "") -> RunPlace:
         """See MountControl."""
@@ -92,11 +94,33 @@ class RunningMount:
     async def seal_run(self, path: str, exit_status: int) -> None:
         """See MountControl."""
         tree = self._run_at(path)
+        # From here on nothing is added: what is written meanwhile gets EROFS, and so the wait ends.
+        tree.is_sealing = True
+        try:
+            await self._seal(tree, exit_status)
+        finally:
+            tree.is_sealing = False
+
+    async def _seal(self, tree: RunTree, exit_status: int) -> None:
         await self.wait_durable(tree.path)
         request = names.SealRunRequest(
             request_id=new_request_id(), task_id=tree.task_id, exit_status=exit_status
         )
         tree.note_sealed(await self._client.seal_run(request))
+
+    def _unread_statuses(self) -> list[FileStatus]:
+        """What an earlier mount left in runs whose trees are not there yet, by task id."""
+        errors = self._sync.recovery_errors
+        return [
+            FileStatus(
+                path=f"{record.user}/{record.task_id}/{record.path.decode(errors='surrogateescape')}",
+                state=FileState.FAILED if record.task_id in errors else FileState.STAGED,
+                size_bytes=0,
+                uploaded_bytes=0,
+                reason=str(errors.get(record.task_id, "")),
+            )
+            for record in self._uploader.staging.unread_records
+        ]
 
     def _run_at(self, path: str) -> RunTree:
         for tree in self._managed.runs.values():

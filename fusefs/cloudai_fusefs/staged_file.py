@@ -135,10 +135,6 @@ class StagedFile:
                     parts.append(bytes(stop - max(start, base_stop)))
             return b"".join(parts)
 
-    def has_locally(self, offset_bytes: int, length_bytes: int) -> bool:
-        """Whether reading the range needs nothing from the base."""
-        return self._local is None or self._local.covers(offset_bytes, offset_bytes + length_bytes)
-
     def drop(self, *, leave_mark: bool = False) -> None:
         """Removes the staged bytes; a read under way still gets them. Idempotent.
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -51,6 +51,11 @@ class Staging:
         self._remove_orphans()
 
     @property
+    def unread_records(self) -> Sequence[JournalRecord]:
+        """The rows of an earlier mount that are not yet laid over their tree."""
+        return [record for records in self._unread.values() for record in records]
+
+    @property
     def unread_task_ids(self) -> dict[str, str]:
         """The runs with rows of an earlier mount that are not yet laid over their tree: task id to user."""
         return {task_id: records[0].user for task_id, records in self._unread.items()}
@@ -88,6 +93,7 @@ class Staging:
         if pending is not None and pending.content:
             pending.change_count += 1
             pending.failure = None
+            pending.is_recovered = False
             self._on_change(node)
             return
         is_new = pending is None
@@ -150,7 +156,11 @@ class Staging:
         if node.staged is None or node.pending is not None:
             return
         if node.writer_count == 0 and (node.is_attached or node.open_count == 0):
-            node.staged.drop(leave_mark=node.node_id in self._stale_rows)
+            try:
+                node.staged.drop(leave_mark=node.node_id in self._stale_rows)
+            except OSError as error:
+                # A leftover without a row is removed by the next mount.
+                logger.warning("a staged file cannot be removed: %s", error)
             node.staged = None
             if node.is_attached:
                 # Somebody else may have committed while the file was open here.
@@ -165,12 +175,16 @@ class Staging:
         try:
             for node_id in list(self._stale_rows):
                 self._journal.remove(node_id)
-                self._stale_rows.discard(node_id)
-                for mark in self._files_directory.glob(f"*/{mark_of(Path(str(node_id)))}"):
-                    mark.unlink(missing_ok=True)
+                self._forget_stale_row(node_id)
             await self._journal.checkpoint()
         except OSError as error:
             logger.warning("the state directory cannot be tidied: %s", error)
+
+    def _forget_stale_row(self, node_id: int) -> None:
+        """The row is gone, or speaks of something newer: the mark of what was acknowledged goes."""
+        self._stale_rows.discard(node_id)
+        for mark in self._files_directory.glob(f"*/{mark_of(Path(str(node_id)))}"):
+            mark.unlink(missing_ok=True)
 
     # --- the next mount ----------------------------------------------------------------------------------
 
@@ -188,10 +202,14 @@ class Staging:
         node = tree.nodes.get(record.node_id)
         if node is None:
             node = Node(tree, record.node_id, cast(types.NodeKind, record.kind))
-        staged = None
+        has_content = record.has_content
+        staged = self._recover_staged(node, record) if has_content else None
         covered_ids: tuple[int, ...] = ()
-        if record.has_content:
-            staged = self._recover_staged(node, record)
+        if has_content and staged is None and node.generation:
+            # The staged file goes after the master's acknowledgement alone. A loss of power can keep that
+            # from the journal, and the row must not make an empty file of an acknowledged one.
+            logger.warning("%s: its content is at the master already", tree.label_of(node))
+            has_content = False
         if not node.is_attached:
             taken, replaced = self._recover_place(tree, node, record)
             if taken is not node:
@@ -201,7 +219,8 @@ class Staging:
         pending.covered_ids = covered_ids
         pending.place = record.place
         pending.sent = True  # nobody knows any more
-        pending.content = record.has_content
+        pending.content = has_content
+        pending.is_recovered = True
         node.staged = staged
         node.committed = record.committed
         node.mode, node.uid, node.gid = record.mode, record.uid, record.gid
@@ -209,7 +228,7 @@ class Staging:
         node.symlink_target = record.symlink_target
         if record.symlink_target:
             node.size_bytes = len(record.symlink_target)
-        elif record.has_content:
+        elif has_content:
             node.size_bytes = staged.size_bytes if staged is not None else 0
             if staged is not None and staged.written_at_ns > record.written_at_ns:
                 node.mtime_ns = node.ctime_ns = staged.written_at_ns
@@ -259,7 +278,7 @@ class Staging:
             for records in self._unread.values()
             for record in records
             if record.has_content
-        }
+        } | {f"{node_id}.settled" for node_id in self._stale_rows}
         for path in self._files_directory.glob("*/*"):
             if path.name.removesuffix(".extents") not in known:
                 path.unlink(missing_ok=True)
@@ -310,6 +329,8 @@ class Staging:
                 committed=node.committed,
             )
         )
+        if node.node_id in self._stale_rows:
+            self._forget_stale_row(node.node_id)
         self._on_change(node)
 
 

@@ -14,6 +14,7 @@ from typing import Final
 
 import trio
 
+from cloudai_fusefs.background import keep_running
 from cloudai_fusefs.managed_tree import ManagedTree, UserDirectory
 from cloudai_fusefs.master_client import MasterClient
 from cloudai_fusefs.run_tree import Invalidation, RunTree
@@ -26,6 +27,12 @@ logger = logging.getLogger(__name__)
 
 RECONNECT_SECONDS_MAX: Final = 2.0
 """Full jitter below this between two attempts to open a stream again: many mounts share a master."""
+
+RUN_WATCHES_MAX: Final = 64
+"""Open runs followed at once: each costs a thread here and a stream at the master."""
+
+UNWATCHED_SECONDS_MAX: Final = 1.0
+"""Beyond that many, a run is listed again when it is looked into, at most this often."""
 
 LISTING_ATTEMPTS_MAX: Final = 10
 """Of a tree of more than one page whose directories are moved meanwhile."""
@@ -51,6 +58,9 @@ class TreeSync:
         self._sealed_cache = sealed_cache
         self._tell_kernel = tell_kernel
         self._nursery = nursery
+        self.recovery_errors: dict[str, CloudAIError] = {}  # of runs that are gone, by task id
+        self._run_watch_count = 0
+        self._listed_at_seconds: dict[str, float] = {}  # of runs without a watch, by task id
         self._recovering: set[str] = set()
         self._recovered = trio.Event()
         self._recovered.set()
@@ -62,23 +72,33 @@ class TreeSync:
         async with user.loading_lock:
             if not user.is_loaded:
                 await self._list_user(user)
-                self._nursery.start_soon(self._watch_user, user)
+                self._nursery.start_soon(keep_running, f"the watch of {user.name}", self._watch_user, user)
 
     async def load_run(self, tree: RunTree) -> None:
         """The run's tree is complete afterwards. Raises as the client; cancelled: not loaded."""
-        if tree.is_loaded:
+        if self._is_exact(tree):
             return
         async with tree.loading_lock:
-            if not tree.is_loaded:
+            if not self._is_exact(tree):
                 await self._load_run(tree)
+
+    def _is_exact(self, tree: RunTree) -> bool:
+        """Whether the tree is known and kept so; one without a watch is for a second."""
+        if not tree.is_loaded or tree.is_kept:
+            return tree.is_loaded
+        return trio.current_time() < self._listed_at_seconds[tree.task_id] + UNWATCHED_SECONDS_MAX
 
     async def _load_run(self, tree: RunTree) -> None:
         if tree.is_sealed and await self._load_sealed(tree):
+            tree.is_kept = True
             return
         is_final = await self._list_run(tree)
+        self._listed_at_seconds[tree.task_id] = trio.current_time()
         self._staging.recover(tree)
-        if not is_final:
-            self._nursery.start_soon(self._watch_run, tree)
+        tree.is_kept = is_final or self._run_watch_count < RUN_WATCHES_MAX
+        if tree.is_kept and not is_final:
+            self._run_watch_count += 1
+            self._nursery.start_soon(keep_running, f"the watch of {tree.path}", self._watch_run, tree)
 
     async def recover_runs(self) -> None:
         """Loads every run in which an earlier mount left something, until all of it uploads again."""
@@ -103,11 +123,13 @@ class TreeSync:
         while True:
             try:
                 await self._load_recovered(task_id, user_name)
-            except MasterUnavailable:
-                await self._pause()
-            except CloudAIError as error:
+            except NotFound as error:
                 logger.error("what is staged for the run %s stays staged: %s", task_id, error)  # noqa: TRY400
+                self.recovery_errors[task_id] = error
                 return
+            except CloudAIError as error:
+                logger.info("the run %s cannot be loaded yet: %s", task_id, error)
+                await self._pause()
             else:
                 return
 
@@ -163,6 +185,7 @@ class TreeSync:
                     async for response in responses:
                         if response.reload:
                             await self._list_user(user)
+                            await self._pause()
                             break
                         self._tell_kernel(self._managed.apply_changes(user, response))
                         for change in response.changes:
@@ -173,14 +196,20 @@ class TreeSync:
                 await self._pause()
 
     async def _watch_run(self, tree: RunTree) -> None:
+        await self._follow_run(tree)
+        self._run_watch_count -= 1
+
+    async def _follow_run(self, tree: RunTree) -> None:
         while not tree.is_removed:
             request = names.WatchRequest(task_id=tree.task_id, after_revision=tree.revision)
             try:
                 async with self._client.watch(request) as responses:
                     async for response in responses:
                         if response.reload:
+                            tree.forget_revisions()
                             if await self._list_run(tree):
                                 return
+                            await self._pause()
                             break
                         self._tell_kernel(tree.apply_changes(response))
                         self._note_health(tree, is_healthy=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 
 from cloudai_master.database import Transaction
 from cloudai_master.run_tree import in_slabs
@@ -60,6 +60,20 @@ def record_chunks(transaction: Transaction, user_key: int, lengths: Mapping[byte
             .where(users.c.user_key == user_key)
             .values(used_bytes=users.c.used_bytes + added_bytes)
         )
+
+
+def forget_chunk(transaction: Transaction, user_key: int, digest: bytes) -> None:
+    """The stored bytes turned out to be damaged or gone: the chunk counts as missing until it is put again."""
+    connection = transaction.connection
+    known = stored_lengths(connection, user_key, [digest])
+    if digest not in known:
+        return
+    connection.execute(delete(chunks).where(chunks.c.user_key == user_key, chunks.c.digest == digest))
+    connection.execute(
+        update(users)
+        .where(users.c.user_key == user_key)
+        .values(used_bytes=users.c.used_bytes - known[digest])
+    )
 
 
 def require_stored(stored: Mapping[bytes, int], wanted: Collection[Chunk]) -> None:

@@ -16,7 +16,7 @@ from google.protobuf.message import Message
 
 from cloudai_master import changes, listings, managed_levels, rearrangements
 from cloudai_master.authorization import Caller, find_open_run, find_run, find_user
-from cloudai_master.chunk_ownership import check_digest, record_chunks, stored_lengths
+from cloudai_master.chunk_ownership import check_digest, forget_chunk, record_chunks, stored_lengths
 from cloudai_master.chunk_store import ChunkStore
 from cloudai_master.commits import append_file, check_batch, commit_nodes, has_effect, inline_chunks
 from cloudai_master.database import Database, Transaction
@@ -215,7 +215,11 @@ class StorageService:
             self._store.put(user, missing)
 
     def read_chunk(self, caller: Caller, request: chunks.ReadChunkRequest) -> chunks.ReadChunkResponse:
-        """Authorised by file. The client verifies the bytes; a chunk that is gone or short is logged here."""
+        """Authorised by file. A whole chunk is verified (0.6 ms for 4 MiB), a range by the client's later look.
+
+        One that is damaged is logged and forgotten: whoever writes those bytes again is asked for them, and
+        heals it, and no commit can refer to it meanwhile.
+        """
         with self._database.read() as connection:
             place = listings.locate_chunk(
                 connection,
@@ -235,10 +239,11 @@ class StorageService:
                 chunk_bytes=place.length_bytes,
             )
         try:
-            data = self._store.read(place.run.user, place.digest, offset_bytes, length_bytes)
+            data = self._read_stored(place, offset_bytes, length_bytes)
         except ChunkDamaged as damage:
-            with self._database.read() as connection:
-                path = listings.find_path(connection, place.run, request.node_id)
+            with self._database.write() as transaction:
+                forget_chunk(transaction, place.run.user_key, place.digest)
+                path = listings.find_path(transaction.connection, place.run, request.node_id)
             # One line: what is damaged is the news, not where in our code that was found.
             log.error(  # noqa: TRY400
                 "%s: %s, node %d, chunk %d", damage, path, request.node_id, request.chunk_index
@@ -247,6 +252,12 @@ class StorageService:
                 damage.detail, node_id=request.node_id, chunk_index=request.chunk_index
             ) from damage
         return chunks.ReadChunkResponse(data=data)
+
+    def _read_stored(self, place: listings.ChunkPlace, offset_bytes: int, length_bytes: int) -> bytes:
+        data = self._store.read(place.run.user, place.digest, offset_bytes, length_bytes)
+        if length_bytes == place.length_bytes and digest_of(data) != place.digest:
+            raise ChunkDamaged("its bytes are not those of its digest")
+        return data
 
     # Watching.
 

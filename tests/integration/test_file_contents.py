@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import errno
-import mmap
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +12,7 @@ import pytest
 
 from support.mount_process import MountProcess, wait_until
 from support.refusals import refused
+from support.tools import run_tool
 from support.tree_snapshot import assert_same_elsewhere, place_in
 
 MIB = 1024 * 1024
@@ -56,41 +57,50 @@ def test_reader_sees_what_another_handle_writes(path: Path) -> None:
         assert os.pread(reader.fileno(), 100, 0) == b"012"
 
 
-def test_shared_mapping_is_read(path: Path) -> None:
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, mmap.MAP_SHARED, mmap.PROT_READ) as memory:
-        assert memory[3:7] == b"3456"
+# In a process of its own each: a page that cannot be read ends the process with SIGBUS.
+
+MAPPING = """
+import mmap, sys
+path, flags = sys.argv[1], mmap.MAP_SHARED if sys.argv[2] == "shared" else mmap.MAP_PRIVATE
+file = open(path, "r+b")
+memory = mmap.mmap(file.fileno(), 0, flags, mmap.PROT_READ | mmap.PROT_WRITE)
+step = int(sys.argv[3])
+for offset in range(0, len(memory), step):
+    memory[offset:offset + 3] = b"abc"
+print(memory[:12].hex())
+memory.flush()
+memory.close()
+"""
+
+
+def change_mapping(path: Path, kind: str, step: int) -> bytes:
+    """Maps the file and writes three letters every `step` bytes; the first twelve bytes then mapped."""
+    return bytes.fromhex(run_tool(sys.executable, "-c", MAPPING, path, kind, str(step)))
 
 
 def test_private_mapping_keeps_its_changes_to_itself(path: Path) -> None:
-    with path.open("rb") as file:
-        memory = mmap.mmap(file.fileno(), 0, mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE)
-        memory[0:2] = b"xx"
-        assert memory[:4] == b"xx23"
-        memory.close()
+    assert change_mapping(path, "private", 100) == b"abc3456789"
     assert path.read_bytes() == b"0123456789"
 
 
 def test_shared_mapping_is_written_back(path: Path, check_elsewhere: CheckElsewhere) -> None:
-    with path.open("r+b") as file:
-        with mmap.mmap(file.fileno(), 0) as memory:
-            memory[2:5] = b"abc"
-            memory.flush()
-        assert path.read_bytes() == b"01abc56789"
+    assert change_mapping(path, "shared", 5) == b"abc34abc89"
+    assert path.read_bytes() == b"abc34abc89"
     check_elsewhere()
 
 
-def test_mapping_of_many_chunks_is_written_back(run: Path, check_elsewhere: CheckElsewhere) -> None:
-    size = 9 * MIB
-    with (run / "mapped").open("w+b") as file:
-        file.truncate(size)
-        with mmap.mmap(file.fileno(), size) as memory:
-            for offset in range(0, size, MIB):
-                memory[offset : offset + 4] = b"here"
-    expected = bytearray(size)
-    for offset in range(0, size, MIB):
-        expected[offset : offset + 4] = b"here"
+def test_mapping_of_many_chunks_is_written_back(
+    run: Path, shared_mount: MountProcess, check_elsewhere: CheckElsewhere
+) -> None:
+    content = bytearray(os.urandom(9 * MIB))
+    (run / "mapped").write_bytes(content)
+    shared_mount.wait_durable(run)
 
-    assert (run / "mapped").read_bytes() == expected
+    change_mapping(run / "mapped", "shared", MIB)
+
+    for offset in range(0, len(content), MIB):
+        content[offset : offset + 3] = b"abc"
+    assert (run / "mapped").read_bytes() == content
     check_elsewhere()
 
 

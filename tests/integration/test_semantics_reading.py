@@ -110,6 +110,26 @@ def test_chunk_damaged_at_the_master_is_eio_and_named_in_the_log(
     assert "chunk" in line
 
 
+def test_chunk_lost_at_the_master_is_healed_by_who_writes_it_again(
+    make_mount: MakeMount, master: MasterProcess
+) -> None:
+    """D7. A commit names only chunks that the master has on disk."""
+    mount = make_mount()
+    content = os.urandom(CHUNK)
+    write_run(mount, {"model": content}, seal=False)
+    (victim,) = chunk_files(master.data_dir / "chunks")
+    damage(victim)
+    other = make_mount("other")
+    with pytest.raises(OSError, match="Input/output error"):
+        (run_in(other) / "model").read_bytes()
+
+    (run_in(mount) / "again").write_bytes(content)
+    mount.wait_durable()
+
+    assert (run_in(other) / "again").read_bytes() == content
+    assert (run_in(other) / "model").read_bytes() == content
+
+
 def test_chunk_missing_at_the_master_is_eio(make_mount: MakeMount, master: MasterProcess) -> None:
     mount = make_mount()
     write_run(mount, {"model": os.urandom(1 * MIB)})

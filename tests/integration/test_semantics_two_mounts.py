@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import time
@@ -159,7 +160,8 @@ def test_file_being_written_outlives_a_removal_elsewhere(run: Path, in_second_mo
 
 def test_making_things_needs_no_master(make_mount: MakeMount, master: MasterProcess) -> None:
     """A1. Creating, writing, appending, `mkdir` and `symlink` in a run that has been looked into succeed and are
-    staged.
+    staged. (Opening for writing what is of more than one chunk and was neither written nor opened on this mount
+    before has to ask for its manifest.)
     """
     mount = make_mount()
     run = mount.make_run(RUN)
@@ -228,6 +230,24 @@ def test_what_was_only_staged_is_renamed_and_removed_without_the_master(
 
     assert time.monotonic() - began < 2.0
     assert sorted(path.name for path in run.iterdir()) == ["last", "warm"]
+
+
+def test_exclusive_creation_holds_within_a_mount(
+    run: Path, shared_mount: MountProcess, in_second_mount: InSecondMount
+) -> None:
+    """W6. `O_EXCL` and locks hold within a mount, not between mounts."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    os.close(os.open(run / "lock", flags))
+
+    with pytest.raises(FileExistsError):
+        os.open(run / "lock", flags)
+    with (run / "lock").open("w") as first, (run / "lock").open("w") as second:
+        fcntl.flock(first, fcntl.LOCK_EX)
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(second, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        wait_until(lambda: in_second_mount(run / "lock").exists(), "the file elsewhere")
+        with in_second_mount(run / "lock").open("w") as elsewhere:
+            fcntl.flock(elsewhere, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def test_two_mounts_writing_at_once_lose_nothing(

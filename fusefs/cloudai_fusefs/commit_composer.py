@@ -1,0 +1,127 @@
+"""Composes the commit of one pending node: what the master is to be told, and what its answer will settle.
+
+A commit reads the node's `change_count` before its attributes and bytes: what it settles, it holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from cloudai_fusefs.node import Node, Pending
+from cloudai_fusefs.staging import fingerprint, manifest_to_wire
+from cloudai_model.chunks import Chunk, Manifest, digest_of
+from cloudai_model.limits import INLINE_BYTES_MAX
+from cloudai_proto.storage.v1 import names_pb2 as names
+
+
+@dataclass(eq=False)
+class ComposedCommit:
+    """One entry of a batch."""
+
+    node: Node
+    pending: Pending
+    message: names.NodeCommit
+    change_count: int
+    """The node's changes up to here are in it."""
+    manifest: Manifest | None
+    """Of the content that it brings; None: it brings none."""
+    edge: tuple[Node, bytes] | None = None
+    """The name it was sent for."""
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the node still waits for it: it may have lost its last name since."""
+        return self.node.pending is self.pending
+
+    def address(self) -> None:
+        """Fills in the name as it is now. With no await before the sending."""
+        self.message.path = self.node.tree.path_of(self.node)
+        self.message.place = self.pending.place
+        self.edge = self.node.edges[0] if self.node.edges else None
+        self.pending.sent = True
+
+
+async def compose_commit(node: Node) -> ComposedCommit | None:
+    """The node's commit; None when it has nothing to commit, or not yet.
+
+    Raises what reading staged bytes over a base does, OSError of the state disk among it.
+    """
+    pending = node.pending
+    if pending is None or not node.is_attached:
+        return None
+    change_count = pending.change_count
+    message = names.NodeCommit(
+        node_id=node.node_id, kind=node.kind, place=pending.place, attributes=node.wire_attributes()
+    )
+    message.symlink_target = node.symlink_target
+    if not pending.content:
+        return ComposedCommit(node, pending, message, change_count, None)
+    publication = pending.publication
+    if publication is not None:
+        change_count = publication.change_count
+    manifest, data = await _content_of(node, pending)
+    if manifest is None:
+        return None  # it has changed meanwhile: the next round sees to it
+    if pending.is_recovered and not pending.place and fingerprint(manifest) == node.committed:
+        # Committed before the last daemon died, and not written since: what others have written
+        # meanwhile must not be covered by it.
+        return ComposedCommit(node, pending, message, change_count, None)
+    message.size_bytes = manifest.size_bytes
+    if data:
+        message.data = data
+        message.digest = manifest.chunks[0].digest
+    else:
+        message.manifest.CopyFrom(manifest_to_wire(manifest))
+    return ComposedCommit(node, pending, message, change_count, manifest)
+
+
+async def _content_of(node: Node, pending: Pending) -> tuple[Manifest | None, bytes]:
+    staged = node.staged
+    if staged is None or staged.size_bytes == 0:
+        return Manifest(), b""
+    if pending.publication is not None:
+        size_bytes = min(pending.publication.size_bytes, staged.size_bytes)
+        return staged.layout.manifest_up_to(size_bytes), b""
+    if staged.layout.is_settled:
+        return staged.layout.manifest(), b""
+    data = await staged.read(0, staged.size_bytes)
+    if not data or len(data) > INLINE_BYTES_MAX or node.pending is not pending:
+        return None, b""
+    return Manifest([Chunk(len(data), digest_of(data))]), data
+
+
+def fits_inline(node: Node) -> bool:
+    """Whether the whole content travels in the commit.
+
+    Of a growing file that has been published only what is new is sent, not its beginning each second.
+    """
+    staged = node.staged
+    if staged is None or staged.size_bytes > INLINE_BYTES_MAX:
+        return False
+    return node.writer_count == 0 or node.generation == 0
+
+
+def unplaced_line(node: Node) -> list[Node]:
+    """The directories above that the master does not have yet, from the top, then the node."""
+    line = [node]
+    directory = node
+    while directory.edges:
+        directory = directory.edges[0][0]
+        if directory.pending is not None and directory.pending.place:
+            line.append(directory)
+    return line[::-1]
+
+
+def order_for_commit(nodes: Iterable[Node]) -> list[Node]:
+    """The nodes and the directories they need, so that each commit finds its directory: from the top down."""
+    members = {member: None for node in nodes for member in unplaced_line(node)}
+
+    def depth(node: Node) -> int:
+        count = 0
+        while node.edges:
+            node = node.edges[0][0]
+            count += 1
+        return count
+
+    return sorted(members, key=depth)

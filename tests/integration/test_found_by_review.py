@@ -1,0 +1,256 @@
+"""What fresh eyes have found once: each of these failed before it was mended."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from support.master_process import MasterProcess
+from support.mount_process import MountProcess, wait_until
+
+RUN = "2026-11-20_15-04-05"
+MIB = 1024 * 1024
+
+MakeMount = Callable[..., MountProcess]
+InSecondMount = Callable[[Path], Path]
+
+
+def run_in(mount: MountProcess) -> Path:
+    return mount.mount_point / "user-123" / "training" / RUN
+
+
+def has_content(path: Path, content: bytes) -> bool:
+    return path.exists() and path.read_bytes() == content
+
+
+def write_synced(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def test_writing_the_same_content_again_after_somebody_elses_commit_wins(
+    run: Path, in_second_mount: InSecondMount
+) -> None:
+    elsewhere = in_second_mount(run)
+    write_synced(run / "file", b"one")
+    wait_until(lambda: has_content(elsewhere / "file", b"one"), "the first content elsewhere")
+    write_synced(elsewhere / "file", b"two")
+    wait_until(lambda: has_content(run / "file", b"two"), "the second content here")
+
+    write_synced(run / "file", b"one")
+
+    wait_until(lambda: has_content(elsewhere / "file", b"one"), "the first content again elsewhere")
+
+
+def test_log_that_never_rests_is_seen_elsewhere(run: Path, in_second_mount: InSecondMount) -> None:
+    log = in_second_mount(run / "busy.log")
+    stop = threading.Event()
+    written = [0]
+
+    def write() -> None:
+        with (run / "busy.log").open("wb", buffering=0) as file:
+            while not stop.is_set():
+                file.write(b"x" * 99 + b"\n")
+                written[0] += 100
+                time.sleep(0.001)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        wait_until(lambda: written[0] > 50_000, "the writer's first lines")
+        # Past what travels inside a commit, so that chunks are made of it.
+        wait_until(lambda: written[0] > 200_000, "the writer's lines")
+        for _ in range(3):
+            before = written[0]
+            wait_until(
+                lambda before=before: log.exists() and log.stat().st_size >= before,  # type: ignore[misc]
+                "what was written before, elsewhere",
+                seconds_max=4.0,
+            )
+    finally:
+        stop.set()
+        writer.join()
+
+
+def test_fsync_returns_while_another_descriptor_goes_on_writing(run: Path) -> None:
+    stop = threading.Event()
+
+    def write() -> None:
+        with (run / "log").open("ab", buffering=0) as file:
+            while not stop.is_set():
+                file.write(b"line\n" * 20)
+                time.sleep(0.001)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        wait_until(lambda: (run / "log").exists() and (run / "log").stat().st_size > 70_000, "lines")
+        descriptor = os.open(run / "log", os.O_WRONLY)
+        began = time.monotonic()
+        os.fsync(descriptor)
+        os.close(descriptor)
+        assert time.monotonic() - began < 5.0
+    finally:
+        stop.set()
+        writer.join()
+
+
+def test_sealing_ends_although_somebody_keeps_writing(run: Path, shared_mount: MountProcess) -> None:
+    outcome: list[int | None] = []
+    started = threading.Event()
+
+    def write() -> None:
+        with (run / "log").open("wb", buffering=0) as file:
+            try:
+                while True:
+                    file.write(b"line\n")
+                    started.set()
+                    time.sleep(0.001)
+            except OSError as error:
+                outcome.append(error.errno)
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    started.wait(10)
+    time.sleep(0.2)
+
+    shared_mount.seal(run)
+    writer.join(10)
+
+    assert outcome == [30]
+    assert shared_mount.status(run)["pending_count"] == 0
+
+
+def test_directory_replaced_while_it_is_open_can_be_used(run: Path, shared_mount: MountProcess) -> None:
+    (run / "a").mkdir()
+    shared_mount.wait_durable(run)
+    descriptor = os.open(run / "a", os.O_RDONLY)
+    (run / "b").mkdir()
+    os.rename(run / "b", run / "a")
+    (run / "a" / "file").write_bytes(b"content")
+    shared_mount.wait_durable(run)
+
+    (run / "a" / "file").unlink()
+    os.close(descriptor)
+    (run / "a").rmdir()
+
+    shared_mount.wait_durable(run)
+    assert list(run.iterdir()) == []
+
+
+def test_file_that_cannot_be_read_keeps_no_other_from_the_master(
+    make_mount: MakeMount, master: MasterProcess
+) -> None:
+    first = make_mount()
+    run = first.make_run(RUN)
+    (run / "damaged").write_bytes(b"x" * 1000)
+    first.wait_durable()
+    for chunk in (master.data_dir / "chunks").rglob("*"):
+        if chunk.is_file():
+            chunk.unlink()
+    other = make_mount("other")
+    with (run_in(other) / "damaged").open("r+b") as file:
+        file.seek(10)
+        file.write(b"needs the rest")
+    (run_in(other) / "innocent").write_bytes(b"content")
+
+    other.cloudai("wait", str(run_in(other) / "innocent"))
+
+    wait_until(lambda: has_content(run / "innocent", b"content"), "the innocent file elsewhere")
+    (failed,) = other.status()["pending"]
+    assert failed["path"].endswith("/damaged")
+    assert failed["state"] == "failed"
+
+
+def test_durable_file_outlives_a_journal_that_lost_its_last_rows_removal(make_mount: MakeMount) -> None:
+    mount = make_mount()
+    run = mount.make_run(RUN)
+    with (run / "file").open("wb") as file:
+        file.write(os.urandom(MIB))
+        file.flush()
+        journal = {path.name: path.read_bytes() for path in mount.state_dir.glob("journal*")}
+        os.fsync(file.fileno())
+    content = (run / "file").read_bytes()
+    mount.wait_durable()
+    mount.kill()
+    for path in mount.state_dir.glob("journal*"):
+        path.unlink()
+    for name, saved in journal.items():
+        (mount.state_dir / name).write_bytes(saved)
+    shutil.rmtree(mount.state_dir / "staged")
+
+    mount.start()
+    mount.wait_durable()
+
+    other = make_mount("other")
+    assert (run_in(other) / "file").read_bytes() == content
+
+
+def test_appending_to_a_large_file_written_here_needs_no_master(
+    make_mount: MakeMount, master: MasterProcess
+) -> None:
+    mount = make_mount()
+    run = mount.make_run(RUN)
+    content = os.urandom(5 * MIB)
+    (run / "big").write_bytes(content)
+    mount.wait_durable()
+    master.kill()
+
+    with (run / "big").open("ab") as file:
+        file.write(b"more")
+
+    master.start()
+    mount.wait_durable()
+    other = make_mount("other")
+    assert (run_in(other) / "big").read_bytes() == content + b"more"
+
+
+def test_many_open_runs_cost_a_bounded_number_of_streams(
+    make_mount: MakeMount, master: MasterProcess
+) -> None:
+    mount, other = make_mount(), make_mount("other")
+    runs = [mount.make_run(f"2026-11-20_15-{number // 60:02}-{number % 60:02}") for number in range(100)]
+    task = other.mount_point / "user-123" / "training"
+    wait_until(lambda: len(list(task.iterdir())) == 101, "the runs elsewhere")
+    subprocess.run(["ls", "-lR", task], check=True, capture_output=True, timeout=60)
+
+    (runs[0] / "first").write_bytes(b"1")
+    (runs[-1] / "last").write_bytes(b"2")
+
+    for path in (runs[0] / "first", runs[-1] / "last"):
+        there = other.mount_point / path.relative_to(mount.mount_point)
+        wait_until(there.exists, "a file in a run, watched or not", seconds_max=4.0)
+    threads = len(list(Path(f"/proc/{other.pid}/task").iterdir()))
+    assert threads < 64 + 40
+
+
+def test_staged_data_of_another_mount_is_named_when_its_run_is_sealed(
+    make_mount: MakeMount, master: MasterProcess
+) -> None:
+    """W7. What another mount had still staged when a run was sealed is refused by the master: it stays staged there,
+    `cloudai status` names it with the reason, and `cloudai umount` says so.
+    """
+    mount, other = make_mount(), make_mount("other", options="insecure,timeo=5")
+    run = mount.make_run(RUN)
+    wait_until(lambda: run_in(other).is_dir(), "the run elsewhere")
+    descriptor = os.open(run_in(other) / "late", os.O_WRONLY | os.O_CREAT)
+    os.write(descriptor, b"x" * 6 * MIB)
+
+    mount.seal(run)
+
+    def is_named() -> bool:
+        return any("sealed" in entry["reason"] for entry in other.status()["pending"])
+
+    with pytest.raises(OSError, match="Read-only file system"):
+        wait_until(lambda: os.write(descriptor, b"y") == 0, "the refusal of a write", seconds_max=3.0)
+    os.close(descriptor)
+    wait_until(is_named, "the reason in the status")
