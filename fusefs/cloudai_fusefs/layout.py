@@ -141,10 +141,11 @@ class Layout:
             chunks.append(Chunk(end_bytes - start_bytes, digest))
         return Manifest(chunks)
 
-    def merge_short_segments(self, segments_max: int) -> None:
+    def merge_short_segments(self, segments_max: int) -> bool:
         """Makes one changed segment of all those that lie within one 4 MiB cell, where they are more than
-        `segments_max`. Their bytes will be sent once more.
+        `segments_max`. Their bytes will be sent once more. Returns whether there were any.
         """
+        has_merged = False
         starts, digests, versions = self._starts, self._digests, self._versions
         self._starts, self._digests, self._versions = [], [], []
         self._version += 1
@@ -156,6 +157,7 @@ class Layout:
                 stop += 1
             end_bytes = starts[stop] if stop < len(starts) else self.size_bytes
             if stop - index > segments_max and end_bytes - starts[index] <= CHUNK_BYTES_MAX:
+                has_merged = True
                 self._changed.difference_update(starts[index + 1 : stop])
                 self._changed.add(starts[index])
                 self._starts.append(starts[index])
@@ -166,6 +168,7 @@ class Layout:
                 self._digests += digests[index:stop]
                 self._versions += versions[index:stop]
             index = stop
+        return has_merged
 
     @staticmethod
     def check_size(size_bytes: int) -> None:

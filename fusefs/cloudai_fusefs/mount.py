@@ -8,7 +8,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -75,9 +75,11 @@ async def serve_mount(config: MountConfig, on_ready: Callable[[MountControl], No
         ) as wire:
             capabilities = await _introduce(wire)
             client = RetryingMasterClient(wire, timeo_seconds=config.timeo_seconds)
-            async with trio.open_nursery() as nursery:
-                await _serve(config, client, capabilities, nursery, on_ready)
-                nursery.cancel_scope.cancel()
+            # Closed when the tasks that use them have ended.
+            with ExitStack() as open_parts:
+                async with trio.open_nursery() as nursery:
+                    await _serve(config, client, capabilities, nursery, open_parts, on_ready)
+                    nursery.cancel_scope.cancel()
 
 
 async def _introduce(wire: GrpcMasterClient) -> names.GetCapabilitiesResponse:
@@ -91,6 +93,7 @@ async def _serve(
     client: RetryingMasterClient,
     capabilities: names.GetCapabilitiesResponse,
     nursery: trio.Nursery,
+    open_parts: ExitStack,
     on_ready: Callable[[MountControl], None],
 ) -> None:
     notifier = KernelNotifier()
@@ -99,6 +102,7 @@ async def _serve(
     reader = ChunkReader(client, disk_cache, memory_bytes_max=MEMORY_BYTES_MAX, nursery=nursery)
     uploader = Uploader(client, reader, nursery)
     staging = uploader.staging = Staging(config.state_dir, reader, uploader.note_change)
+    open_parts.callback(staging.close)
     managed = ManagedTree()
     sync = TreeSync(client, managed, staging, sealed_cache, notifier.tell, nursery)
     namespace = Namespace(client, managed, sync, staging, uploader, read_only=config.read_only)
@@ -111,11 +115,13 @@ async def _serve(
         read_only=config.read_only,
         timeo_seconds=config.timeo_seconds,
     )
+    usage = _Usage(client, capabilities.user)
+    await usage.get()  # so that the first `df` needs no master
     operations = Operations(
         managed,
         namespace,
         files,
-        _Usage(client, capabilities.user).get,
+        usage.get,
         uid=config.uid,
         gid=config.gid,
         umask=config.umask,
@@ -138,7 +144,6 @@ async def _serve(
     finally:
         notifier.stop()
         pyfuse3.close(unmount=True)
-        staging.close()
 
 
 async def _announce(

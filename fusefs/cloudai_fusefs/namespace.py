@@ -307,10 +307,7 @@ class Namespace:
                 if node.pending.covered_ids:
                     await self._uncover(source, old_name, node)
                     continue
-                covered_ids = replaced.ids_at_master if replaced is not None else ()
-                self._apply_rename(source, old_name, target, new_name)
-                tree.note_pending(node).covered_ids = covered_ids
-                self._staging.note_path(node)
+                self._rename_here(source, old_name, target, new_name, node)
                 return
             # The master knows it under the old name. Its content goes first: a reader of the new name must
             # not find half of what was written here.
@@ -338,9 +335,7 @@ class Namespace:
                 tree.note_settled(node.node_id, response.revision)
                 if replaced is not None:
                     tree.note_settled(replaced.node_id, response.revision)
-                if _children(source).get(old_name) is node:
-                    self._apply_rename(source, old_name, target, new_name)
-                    self._staging.note_path(node)
+                self._finish_rename(source, old_name, target, new_name, node, replaced)
                 return
 
     # --- attributes --------------------------------------------------------------------------------------
@@ -352,6 +347,7 @@ class Namespace:
             raise PermissionRefused("users, tasks and `latest` keep their attributes")
         await self.load(inode)
         self._check_open(inode.tree)
+        before = inode.attributes
         if change.mode is not None:
             inode.mode = change.mode & MODE_BITS
         if change.uid is not None:
@@ -364,7 +360,11 @@ class Namespace:
             inode.atime_ns = change.atime_ns
         inode.touch(mtime=False)
         if inode.is_attached:
-            self._staging.note_attributes(inode)
+            try:
+                self._staging.note_attributes(inode)
+            except OSError:
+                inode.attributes = before
+                raise
 
     # --- within ------------------------------------------------------------------------------------------
 
@@ -470,8 +470,45 @@ class Namespace:
             raise IsADirectory(name=name)
         return node
 
-    def _apply_rename(self, source: Node, old_name: bytes, target: Node, new_name: bytes) -> None:
-        replaced = source.tree.move(source, old_name, target, new_name)
+    def _rename_here(self, source: Node, old_name: bytes, target: Node, new_name: bytes, node: Node) -> None:
+        """Renames what the master has not placed yet; the commit will place it. Raises OSError: nothing changed."""
+        tree = source.tree
+        replaced = tree.move(source, old_name, target, new_name)
+        pending = tree.note_pending(node)
+        pending.covered_ids = replaced.ids_at_master if replaced is not None else ()
+        try:
+            # The new row first: a crash before it finds the old file, one after it the new.
+            self._staging.note_path(node)
+        except OSError:
+            tree.move(target, new_name, source, old_name)
+            pending.covered_ids = ()
+            if replaced is not None:
+                tree.add(target, new_name, replaced)
+            raise
+        self._note_moved(source, target, replaced)
+
+    def _finish_rename(
+        self,
+        source: Node,
+        old_name: bytes,
+        target: Node,
+        new_name: bytes,
+        node: Node,
+        replaced: Node | None,
+    ) -> None:
+        """The master has renamed. The watch may have told of all of it before, or of a part."""
+        tree = source.tree
+        if _children(source).get(old_name) is node:
+            tree.detach(source, old_name)
+        if _children(target).get(new_name) is not node:
+            if new_name in _children(target):
+                tree.detach(target, new_name)
+            tree.add(target, new_name, node)
+        with suppress(OSError):  # a full disk: the master has it under the new name, whatever the row says
+            self._staging.note_path(node)
+        self._note_moved(source, target, replaced)
+
+    def _note_moved(self, source: Node, target: Node, replaced: Node | None) -> None:
         if replaced is not None and not replaced.edges:
             self._staging.discard(replaced)
         self._staging.note_directory_times(source)

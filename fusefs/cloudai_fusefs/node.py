@@ -31,6 +31,17 @@ def new_node_id() -> int:
     return NODE_ID_MIN + secrets.randbelow(NODE_ID_MAX - NODE_ID_MIN + 1)
 
 
+class NodeAttributes(NamedTuple):
+    """What chmod, chown and utimensat change, as on the wire."""
+
+    mode: int
+    uid: int
+    gid: int
+    mtime_ns: int
+    ctime_ns: int
+    atime_ns: int
+
+
 class Publication(NamedTuple):
     """As much of an open file as is being made visible: what its writers add meanwhile comes with the next."""
 
@@ -154,6 +165,20 @@ class Node:
         self.kernel_generation = -1  # of the content in the kernel's page cache
 
     @property
+    def view_generation(self) -> int:
+        """The generation that reads show, with what is staged over it; that of the kernel's pages if kept."""
+        return self.generation if self.staged is None else self.staged.view_generation
+
+    @property
+    def attributes(self) -> NodeAttributes:
+        return NodeAttributes(self.mode, self.uid, self.gid, self.mtime_ns, self.ctime_ns, self.atime_ns)
+
+    @attributes.setter
+    def attributes(self, attributes: NodeAttributes) -> None:
+        self.mode, self.uid, self.gid, self.mtime_ns, self.ctime_ns, self.atime_ns = attributes
+        self.kernel_attributes = None
+
+    @property
     def is_directory(self) -> bool:
         return self.children is not None
 
@@ -203,24 +228,13 @@ class Node:
         if message.revision < self.revision:
             return False
         self.revision = message.revision
-        before = (
-            self.generation,
-            self.mode,
-            self.uid,
-            self.gid,
-            self.mtime_ns,
-            self.ctime_ns,
-            self.size_bytes,
-        )
+        before = (self.generation, self.size_bytes, self.attributes)
         # A change of attributes or content made here will be committed over what came: it stays shown.
         if self.pending is None:
-            attributes = message.attributes
-            self.mode = attributes.mode
-            self.uid = attributes.uid
-            self.gid = attributes.gid
-            self.mtime_ns = attributes.mtime_ns
-            self.ctime_ns = attributes.ctime_ns
-            self.atime_ns = attributes.atime_ns
+            given = message.attributes
+            self.attributes = NodeAttributes(
+                given.mode, given.uid, given.gid, given.mtime_ns, given.ctime_ns, given.atime_ns
+            )
         if self.generation != message.generation:
             self.generation = message.generation
             self.content = None
@@ -229,17 +243,8 @@ class Node:
             self.size_bytes = message.size_bytes
         self.digest = message.digest
         self.symlink_target = message.symlink_target
-        after = (
-            self.generation,
-            self.mode,
-            self.uid,
-            self.gid,
-            self.mtime_ns,
-            self.ctime_ns,
-            self.size_bytes,
-        )
         self.kernel_attributes = None
-        return before != after
+        return before != (self.generation, self.size_bytes, self.attributes)
 
     def known_manifest(self, size_bytes: int) -> Manifest | None:
         """The manifest of the master's generation where it follows from the node itself."""

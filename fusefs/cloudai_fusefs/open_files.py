@@ -92,15 +92,18 @@ class OpenFiles:
             self._check_writable(node)
         if flags & os.O_TRUNC:
             self._truncate_to_nothing(node)
-        elif can_write:
-            await self._stage(node)
-        keep_pages = node.kernel_generation == node.generation or node.staged is not None
-        node.kernel_generation = node.generation
+        elif can_write and node.staged is None and not (node.pending is not None and node.pending.content):
+            # Known now, so that no write has to wait for it; staged by the first write alone, over what is
+            # there by then.
+            await self._content(node)
+        keep_pages = node.kernel_generation == node.view_generation
+        node.kernel_generation = node.view_generation
         return self._add(node, can_write=can_write), keep_pages
 
     def open_new(self, node: Node) -> int:
         """A handle for a file that was made here just now."""
         handle = self._add(node, can_write=True)
+        node.kernel_generation = node.view_generation
         self._uploader.note_opened(node)
         return handle
 
@@ -165,9 +168,9 @@ class OpenFiles:
 
     def flush(self, handle: int) -> None:
         """close(2) of one descriptor: size and times are written down with the bytes."""
-        node = self._handles[handle].node
-        if node.pending is not None and node.pending.content:
-            self._staging.record(node)
+        file = self._handles[handle]
+        if file.can_write and file.node.pending is not None and file.node.pending.content:
+            self._staging.record(file.node)
 
     async def fsync(self, node: Node) -> None:
         """Returns when what was written before is at the master, by name and content, on its disk.

@@ -6,6 +6,7 @@ All other errors are answers, and pass at once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Final, ParamSpec, TypeVar
@@ -23,6 +24,9 @@ RETRY_PAUSE_SECONDS_MAX: Final = 2.0
 """Pauses are drawn from [0, 0.2], [0, 0.4], ... [0, 2]: full jitter, so that the clients of a master that
 comes back do not come back together; soon, since a kernel request waits."""
 
+LAST_CHANCE_SECONDS: Final = 1.0
+"""What a call is given when the master has been silent for all of timeo."""
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -30,16 +34,17 @@ T = TypeVar("T")
 class RetryingMasterClient:
     """A MasterClient that repeats each call of another on MasterUnavailable.
 
-    Every call raises the last MasterUnavailable once `timeo_seconds` have passed since it began, a call in
-    flight included, which is cancelled then and may have been carried out. Cancelled: the same.
-    `get_capabilities`, which asks whether the master is there, and `watch`, whose reader must list anew
-    when it broke, are not repeated.
+    Every call raises the last MasterUnavailable once `timeo_seconds` have passed since it began, or since the
+    master fell silent and a short last chance after that; a call in flight is cancelled then and may have
+    been carried out. Cancelled: the same. `get_capabilities`, which asks whether the master is there, and
+    `watch`, whose reader must list anew when it broke, are not repeated.
     """
 
     def __init__(self, client: MasterClient, *, timeo_seconds: float) -> None:
         self._client = client
         self._timeo_seconds = timeo_seconds
         self._is_connected = False
+        self._silent_since_seconds = math.inf  # on trio's clock; infinite: it answered last time
 
     @property
     def is_connected(self) -> bool:
@@ -136,22 +141,39 @@ class RetryingMasterClient:
                 raise
 
         # The scope is the bound, by trio's clock; tenacity's own stop conditions look at another one.
-        with trio.move_on_after(self._timeo_seconds):
+        with trio.move_on_after(self._patience_seconds()):
             return await retrying(attempt_call)
-        self._is_connected = False
+        self._note_silence()
         raise last_error
+
+    def _patience_seconds(self) -> float:
+        """How long a call may take that begins now.
+
+        An outage is waited out once, not once for each call: the kernel may ask again and again for the
+        same page. Once the master has been silent for timeo, a call is given one short chance.
+        """
+        silent_seconds = max(0.0, trio.current_time() - self._silent_since_seconds)
+        return max(self._timeo_seconds - silent_seconds, min(LAST_CHANCE_SECONDS, self._timeo_seconds))
+
+    def _note_silence(self) -> None:
+        self._is_connected = False
+        self._silent_since_seconds = min(self._silent_since_seconds, trio.current_time())
+
+    def _note_answer(self) -> None:
+        self._is_connected = True
+        self._silent_since_seconds = math.inf
 
     async def note_outcome(self, call: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
         """What the call, made once, returns or raises, after which `is_connected` is known anew."""
         try:
             answer = await call(*args, **kwargs)
         except MasterUnavailable:
-            self._is_connected = False
+            self._note_silence()
             raise
         except CloudAIError:
-            self._is_connected = True
+            self._note_answer()
             raise
-        self._is_connected = True
+        self._note_answer()
         return answer
 
 

@@ -325,6 +325,10 @@ class RunUploader:
             self._tree.take_node_id(node, message.node_id)
         if item.manifest is not None:
             node.committed = fingerprint(item.manifest)
+            if node.kernel_generation == node.view_generation:
+                node.kernel_generation = message.generation  # the kernel's pages are those written here
+            if node.staged is not None:
+                node.staged.view_generation = message.generation
         pending.settled_count = max(pending.settled_count, item.change_count)
         pending.failure = None
         pending.publication = None
@@ -335,7 +339,7 @@ class RunUploader:
         if is_settled:
             staging.settle(node)
         node.take_server_state(message)
-        if item.manifest is not None:
+        if item.manifest is not None and node.generation == message.generation:
             self._note_content(node, item.manifest)
         if not is_settled:
             self._arm_again(node, pending)
@@ -359,8 +363,6 @@ class RunUploader:
             manifest=manifest,
             label=self._tree.label_of(node),
         )
-        # The kernel's pages are those that were written here.
-        node.kernel_generation = node.generation
 
     def _take_refusal(self, item: ComposedCommit, error: CloudAIError) -> None:
         staged = item.node.staged

@@ -13,7 +13,7 @@ from cloudai_fusefs.retrying_master_client import RetryingMasterClient
 from cloudai_fusefs.run_tree import RunTree
 from cloudai_fusefs.tree_sync import TreeSync
 from cloudai_fusefs.uploader import Uploader
-from cloudai_model.errors import NotFound
+from cloudai_model.errors import InternalError, NotFound
 from cloudai_proto.storage.v1 import names_pb2 as names
 
 
@@ -61,6 +61,8 @@ class RunningMount:
         await self._sync.wait_recovered()
         for error in self._sync.recovery_errors.values():
             raise error
+        for record, failure in self._uploader.staging.failed_records:
+            raise InternalError(f"an earlier mount left what cannot be read: {failure}", path=record.path)
         await self._uploader.make_durable([node for _, node, _ in self._pending_below(path)])
 
     async def create_run(self, task: str, *, name: str = "", task_id: str = "") -> RunPlace:
@@ -110,16 +112,17 @@ class RunningMount:
 
     def _unread_statuses(self) -> list[FileStatus]:
         """What an earlier mount left in runs whose trees are not there yet, by task id."""
-        errors = self._sync.recovery_errors
+        staging, errors = self._uploader.staging, self._sync.recovery_errors
+        waiting = [(record, errors.get(record.task_id)) for record in staging.unread_records]
         return [
             FileStatus(
                 path=f"{record.user}/{record.task_id}/{record.path.decode(errors='surrogateescape')}",
-                state=FileState.FAILED if record.task_id in errors else FileState.STAGED,
+                state=FileState.STAGED if error is None else FileState.FAILED,
                 size_bytes=0,
                 uploaded_bytes=0,
-                reason=str(errors.get(record.task_id, "")),
+                reason="" if error is None else str(error),
             )
-            for record in self._uploader.staging.unread_records
+            for record, error in [*waiting, *staging.failed_records]
         ]
 
     def _run_at(self, path: str) -> RunTree:

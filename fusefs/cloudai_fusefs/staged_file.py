@@ -23,6 +23,7 @@ import trio
 from cloudai_fusefs.layout import Layout
 from cloudai_fusefs.range_set import RangeSet
 from cloudai_model.chunks import Manifest
+from cloudai_model.errors import InternalError
 from cloudai_model.limits import KIB
 
 # A write of at most this size is done on the loop's thread: into the page cache it takes less time (about
@@ -58,12 +59,14 @@ class StagedFile:
         self._dropped = False
         self._base = base
         self.base_generation = base_generation
+        self.view_generation = base_generation  # what reads show: the base, later what was committed of it
         self._base_limit_bytes = base.size_bytes  # what lies beyond has been cut off once
         self._local: RangeSet | None = RangeSet() if base.chunks else None  # None: everything is
         self.layout = Layout(base)
         self.has_only_grown = True  # since it was last published, and from its end
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._extents_fd = -1
+        self._extent_count = 0
         try:
             if self._local is not None:
                 self._open_extents()
@@ -219,26 +222,30 @@ class StagedFile:
             done_bytes += count
 
     def _log_extent(self, kind: bytes, first: int, second: int) -> None:
+        # At its own place, and counted only when it is whole: what a full disk cut short is written over.
         record = _EXTENT_RECORD.pack(kind, first, second)
-        if os.write(self._extents_fd, record) != len(record):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # a part was written: full
+        place_bytes = self._extent_count * _EXTENT_RECORD.size
+        if os.pwrite(self._extents_fd, record, place_bytes) != len(record):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._extent_count += 1
 
     def _open_extents(self) -> None:
-        flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
         self._extents_fd = os.open(self._extents_path, flags, 0o600)
         recorded = self._extents_path.read_bytes()
-        whole_bytes = len(recorded) - len(recorded) % _EXTENT_RECORD.size
-        if whole_bytes != len(recorded):
-            os.ftruncate(self._extents_fd, whole_bytes)
+        self._extent_count = len(recorded) // _EXTENT_RECORD.size
         assert self._local is not None
+        whole_bytes = self._extent_count * _EXTENT_RECORD.size
         for kind, first, second in _EXTENT_RECORD.iter_unpack(recorded[:whole_bytes]):
             if kind == _WRITTEN:
                 self.layout.note_write(first, second)
                 self._local.add(first, first + second)
-            else:
+            elif kind == _TRUNCATED:
                 old_size_bytes = self.layout.size_bytes
                 self.layout.note_truncate(first)
                 self._cut_local(first, old_size_bytes)
+            else:
+                raise InternalError("the extent log is damaged", path=str(self._extents_path))
 
     def _cut_local(self, size_bytes: int, old_size_bytes: int) -> None:
         assert self._local is not None

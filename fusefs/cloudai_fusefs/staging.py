@@ -21,6 +21,7 @@ from cloudai_fusefs.node import DIRECTORY, Node, Pending, new_node_id
 from cloudai_fusefs.run_tree import RunTree
 from cloudai_fusefs.staged_file import StagedFile, mark_of
 from cloudai_model.chunks import Chunk, Manifest
+from cloudai_model.errors import CloudAIError
 from cloudai_proto.storage.v1 import types_pb2 as types
 
 logger = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ class Staging:
         self._reader = reader
         self._on_change = on_change
         self._journal = Journal(directory / "journal.sqlite")
+        self.failed_records: list[tuple[JournalRecord, Exception]] = []
         self._stale_rows: set[int] = set()
         self._unread: dict[str, list[JournalRecord]] = defaultdict(list)
         settled = {path.name.removesuffix(".settled") for path in self._files_directory.glob("*/*.settled")}
@@ -192,7 +194,13 @@ class Staging:
         """Lays what an earlier mount left over the tree as the master lists it. Once per tree."""
         records = self._unread.pop(tree.task_id, [])
         for record in records:
-            node = self._recover_node(tree, record)
+            try:
+                node = self._recover_node(tree, record)
+            except (CloudAIError, OSError) as error:
+                # Row and bytes stay for a person to look at, and keep no other from going on.
+                logger.error("%s: cannot be recovered: %s", record.path, error)  # noqa: TRY400
+                self.failed_records.append((record, error))
+                continue
             if node is not None:
                 self._on_change(node)
         if records:
@@ -210,7 +218,8 @@ class Staging:
             # from the journal, and the row must not make an empty file of an acknowledged one.
             logger.warning("%s: its content is at the master already", tree.label_of(node))
             has_content = False
-        if not node.is_attached:
+        is_misplaced = record.place and tree.path_of(node) != record.path
+        if not node.is_attached or is_misplaced:
             taken, replaced = self._recover_place(tree, node, record)
             if taken is not node:
                 return None  # the directory is there already, and has no content to lose
@@ -250,9 +259,17 @@ class Staging:
         if directory is None or not directory.is_directory or not directory.is_attached:
             directory = self._make_directories(tree, parent_path)
         holder = (directory.children or {}).get(name)
-        if holder is not None and holder.is_directory and node.is_directory:
+        if holder is node:
+            return node, None
+        is_taken = holder is not None and holder.is_directory
+        if is_taken and node.is_directory and not node.edges:
             self.remove_row(record.node_id)
-            return holder, None
+            return holder or node, None
+        if holder is not None and holder.children:
+            return node, None  # others have filled a directory of that name: the node stays where it is
+        if node.edges:
+            # Its first commit arrived, and it was renamed here after that had left.
+            tree.detach(*node.edges[0])
         if holder is not None:
             tree.detach(directory, name)
         tree.add(directory, name, node)

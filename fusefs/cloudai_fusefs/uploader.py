@@ -77,8 +77,8 @@ class Uploader:
         staged = node.staged
         # A run that was sealed while the file was open has its last content, in short chunks or not.
         if staged is not None and node.is_attached and node.tree.is_writable:
-            staged.layout.merge_short_segments(1)
-            if node.pending is None and not staged.layout.is_settled:
+            has_merged = staged.layout.merge_short_segments(1)
+            if has_merged and node.pending is None:
                 self.staging.note_content(node)
         pending = node.pending
         if pending is None:

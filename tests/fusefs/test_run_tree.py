@@ -20,7 +20,7 @@ DIRECTORY_ID = NODE_ID_MIN + 3
 def make_tree() -> RunTree:
     run = types.Run(user="user-123", task="training", name="2026-11-20_15-04-05", task_id="t")
     run.root_node_id = ROOT_ID
-    return RunTree(run, lambda node: None)
+    return RunTree(run, lambda node: None, lambda node: None)
 
 
 def edge(

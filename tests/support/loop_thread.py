@@ -43,6 +43,10 @@ class LoopThread:
                 raise
             raise self._failure from None
 
+    def call_now(self, act: Callable[[], R]) -> R:
+        """What the function returns or raises, called on the loop."""
+        return trio.from_thread.run_sync(act, trio_token=self._token)
+
     def close(self) -> None:
         """Ends all tasks and the thread; raises what a task raised before."""
         if self._thread.is_alive():

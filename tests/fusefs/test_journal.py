@@ -1,0 +1,195 @@
+"""The journal's rows: what is put comes back, in an order that recovery can follow; what is unusable is refused."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cloudai_fusefs.journal import SCHEMA_VERSION, Journal, JournalRecord, JournalUnusable
+from cloudai_fusefs.node import FILE
+
+
+def record(node_id: int, path: bytes = b"f", *, sequence: int = 1) -> JournalRecord:
+    return JournalRecord(
+        node_id=node_id,
+        user="user-123",
+        task_id="t-1",
+        sequence=sequence,
+        kind=FILE,
+        path=path,
+        parent_node_id=(1 << 63) - 1,
+        place=True,
+        has_content=False,
+        mode=0o100,
+        uid=(1 << 32) - 1,
+        gid=7,
+        mtime_ns=-1,
+        ctime_ns=1_700_000_000_123_456_789,
+        atime_ns=0,
+        symlink_target=b"\xff\n",
+        base=b"\0\1",
+        base_generation=3,
+        committed=b"digest",
+    )
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 256 KiB, and a file `filler` on it that takes what is free."""
+    directory = tmp_path / "disk"
+    directory.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", directory], check=True)
+    try:
+        yield directory
+    finally:
+        subprocess.run(["umount", directory], check=True)
+
+
+def fill(disk: Path) -> None:
+    with pytest.raises(OSError, match="No space"), (disk / "filler").open("wb", buffering=0) as filler:
+        while True:
+            filler.write(bytes(4096))
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "journal.sqlite"
+
+
+@pytest.fixture
+def journal(path: Path) -> Iterator[Journal]:
+    with closing(Journal(path)) as opened:
+        yield opened
+
+
+def test_row_comes_back_with_every_field(journal: Journal, path: Path) -> None:
+    put = record(5, b"a\xff/b\n")
+    journal.put(put)
+    journal.close()
+
+    with closing(Journal(path)) as reopened:
+        assert list(reopened.records()) == [put]
+    assert put.written_at_ns > 1_700_000_000_000_000_000
+
+
+def test_row_put_again_replaces_the_earlier_one(journal: Journal) -> None:
+    journal.put(record(5, b"old"))
+    journal.put(record(5, b"new"))
+
+    assert [row.path for row in journal.records()] == [b"new"]
+
+
+def test_removed_row_is_gone_and_removing_it_again_does_nothing(journal: Journal) -> None:
+    journal.put(record(5))
+    journal.put(record(6))
+
+    journal.remove(5)
+    journal.remove(5)
+
+    assert [row.node_id for row in journal.records()] == [6]
+
+
+def test_rows_come_in_the_order_of_their_sequence(journal: Journal) -> None:
+    for node_id, sequence in ((7, 3), (9, 1), (8, 2)):
+        journal.put(record(node_id, sequence=sequence))
+
+    assert [row.node_id for row in journal.records()] == [9, 8, 7]
+
+
+def test_directory_comes_before_a_file_that_was_made_earlier_and_moved_into_it(journal: Journal) -> None:
+    journal.put(record(7, b"d/f", sequence=1))
+    journal.put(record(8, b"d", sequence=2))
+
+    assert [row.path for row in journal.records()] == [b"d", b"d/f"]
+
+
+def test_rows_survive_a_process_that_never_closed_the_journal(journal: Journal, path: Path) -> None:
+    journal.put(record(5))
+
+    # A second connection sees what kill -9 would leave in the page cache.
+    with closing(Journal(path)) as other:
+        assert [row.node_id for row in other.records()] == [5]
+
+
+def test_journal_of_a_newer_version_is_refused_and_left_alone(journal: Journal, path: Path) -> None:
+    journal.close()
+    with closing(sqlite3.connect(path, isolation_level=None)) as database:
+        database.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+    before = path.read_bytes()
+
+    with pytest.raises(JournalUnusable, match="newer version"):
+        Journal(path)
+
+    assert path.read_bytes() == before
+
+
+def test_file_that_is_no_database_is_refused_and_left_alone(path: Path) -> None:
+    path.write_bytes(b"not a database at all" * 100)
+
+    with pytest.raises(JournalUnusable):
+        Journal(path)
+
+    assert path.read_bytes() == b"not a database at all" * 100
+
+
+def test_damaged_journal_is_refused(journal: Journal, path: Path) -> None:
+    for node_id in range(5, 500):
+        journal.put(record(node_id, b"p" * 200))
+    journal.close()
+    size_bytes = path.stat().st_size
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(os.urandom(size_bytes - 2 * 4096))
+
+    with pytest.raises(JournalUnusable):
+        Journal(path)
+
+
+async def test_checkpoint_moves_the_log_into_the_database(journal: Journal, path: Path) -> None:
+    log = path.with_name(path.name + "-wal")
+    journal.put(record(5))
+    assert log.stat().st_size > 0
+
+    await journal.checkpoint()
+
+    assert log.stat().st_size == 0
+    assert [row.node_id for row in journal.records()] == [5]
+    journal.put(record(6))
+    assert [row.node_id for row in journal.records()] == [5, 6]
+
+
+def test_full_disk_refuses_rows_and_removals_until_it_has_room_again(small_disk: Path) -> None:
+    with closing(Journal(small_disk / "journal.sqlite")) as journal:
+        journal.put(record(5))
+        fill(small_disk)
+
+        with pytest.raises(OSError, match="journal cannot be written") as refused_row:
+            journal.put(replace(record(6), base=bytes(20_000)))
+        with pytest.raises(OSError, match="journal cannot be written") as refused_removal:
+            journal.remove(5)
+
+        assert refused_row.value.errno == refused_removal.value.errno == errno.ENOSPC
+        assert [row.node_id for row in journal.records()] == [5]
+        (small_disk / "filler").unlink()
+        journal.put(record(7))
+        assert [row.node_id for row in journal.records()] == [5, 7]
+
+
+async def test_checkpoint_on_a_full_disk_is_refused_and_loses_nothing(small_disk: Path) -> None:
+    with closing(Journal(small_disk / "journal.sqlite")) as journal:
+        for node_id in range(5, 15):
+            journal.put(replace(record(node_id), base=bytes(5_000)))
+        fill(small_disk)
+
+        with pytest.raises(OSError, match="journal cannot be written"):
+            await journal.checkpoint()
+
+        assert [row.node_id for row in journal.records()] == list(range(5, 15))

@@ -1,0 +1,238 @@
+"""What a mount leaves in its state directory, and what the next one makes of it over a changed tree."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+from trio.testing import MockClock
+
+from cloudai_proto.storage.v1 import names_pb2 as names
+from cloudai_proto.storage.v1 import types_pb2 as types
+from fakes.fake_master import FakeMaster, FakeMasterClient
+from support.file_system_harness import FileSystemHarness, open_file_system
+from support.storage_requests import (
+    commit_one,
+    directory_commit,
+    file_commit,
+    read_file,
+    remove,
+    rename,
+    request_id,
+    tree_of,
+)
+
+Step = Callable[[FileSystemHarness], Awaitable[None]]
+Meanwhile = Callable[[], Awaitable[object]]
+
+
+async def published(client: FakeMasterClient, run: types.Run) -> dict[bytes, bytes]:
+    tree = await tree_of(client, run)
+    return {
+        path: await read_file(client, run, node)
+        for path, node in tree.items()
+        if node.kind == types.NODE_KIND_FILE
+    }
+
+
+def staged_files(directory: Path) -> list[bytes]:
+    return [path.read_bytes() for path in (directory / "state/staged").rglob("*") if path.is_file()]
+
+
+class TwoMounts:
+    """A mount that dies with what it has staged, and the next one on the same state directory."""
+
+    def __init__(self, client: FakeMasterClient, run: types.Run, directory: Path, master: FakeMaster) -> None:
+        self.client = client
+        self.run = run
+        self.directory = directory
+        self.master = master
+
+    async def leave(self, publish: Step, stage: Step) -> None:
+        """Dies after `stage`, of which the master learns nothing."""
+        async with open_file_system(self.client, self.run, self.directory, timeo_seconds=10) as file_system:
+            await publish(file_system)
+            await file_system.make_all_durable()
+            self.master.go_away()
+            await stage(file_system)
+        self.master.come_back()
+
+    async def go_on(self) -> dict[bytes, bytes]:
+        """The files at the master once the next mount has made durable what was left."""
+        async with open_file_system(self.client, self.run, self.directory, timeo_seconds=10) as file_system:
+            await file_system.make_all_durable()
+            assert file_system.tree.pending == {}
+        assert staged_files(self.directory) == []
+        return await published(self.client, self.run)
+
+
+@pytest.fixture
+def mounts(client: FakeMasterClient, run: types.Run, tmp_path: Path, master: FakeMaster) -> TwoMounts:
+    return TwoMounts(client, run, tmp_path / "mount", master)
+
+
+async def nothing(file_system: FileSystemHarness) -> None:
+    await file_system.namespace.load(file_system.tree.root)
+
+
+async def publish_log(file_system: FileSystemHarness) -> None:
+    await file_system.mkdir(b"d")
+    await file_system.write_file(b"d/log", b"first")
+
+
+async def append_to_log(file_system: FileSystemHarness) -> None:
+    handle = await file_system.open(b"d/log")
+    await file_system.append(handle, b" second")
+    file_system.close_handle(handle)
+
+
+async def test_file_that_was_still_open_is_published_by_the_next_mount(
+    clock: MockClock, mounts: TwoMounts
+) -> None:
+    async def write(file_system: FileSystemHarness) -> None:
+        await file_system.write(await file_system.create(b"f"), 0, b"acknowledged")
+
+    await mounts.leave(nothing, write)
+
+    assert await mounts.go_on() == {b"f": b"acknowledged"}
+
+
+async def test_mode_of_a_directory_survives_although_a_file_in_it_is_older(
+    clock: MockClock, mounts: TwoMounts
+) -> None:
+    async def move_into_new_directory(file_system: FileSystemHarness) -> None:
+        await file_system.write_file(b"f", b"1")
+        await file_system.mkdir(b"later", 0o700)
+        await file_system.rename(b"f", b"later/f")
+
+    await mounts.leave(nothing, move_into_new_directory)
+
+    assert await mounts.go_on() == {b"later/f": b"1"}
+    assert (await tree_of(mounts.client, mounts.run))[b"later"].attributes.mode == 0o700
+
+
+async def test_append_is_laid_over_the_base_it_was_made_on(clock: MockClock, mounts: TwoMounts) -> None:
+    await mounts.leave(publish_log, append_to_log)
+
+    assert await mounts.go_on() == {b"d/log": b"first second"}
+
+
+async def test_change_follows_a_directory_that_was_renamed_elsewhere(
+    clock: MockClock, mounts: TwoMounts
+) -> None:
+    async def change_and_make(file_system: FileSystemHarness) -> None:
+        await append_to_log(file_system)
+        await file_system.write_file(b"d/new", b"made here")
+
+    await mounts.leave(publish_log, change_and_make)
+    tree = await tree_of(mounts.client, mounts.run)
+    root_id, directory_id = tree[b""].node_id, tree[b"d"].node_id
+    await rename(mounts.client, mounts.run, directory_id, (root_id, b"d"), (root_id, b"moved"))
+
+    assert await mounts.go_on() == {b"moved/log": b"first second", b"moved/new": b"made here"}
+
+
+async def test_change_of_a_file_removed_elsewhere_brings_the_file_back(
+    clock: MockClock, mounts: TwoMounts
+) -> None:
+    """Not lost without a word: the removal did not know of the change."""
+    await mounts.leave(publish_log, append_to_log)
+    tree = await tree_of(mounts.client, mounts.run)
+    await remove(mounts.client, mounts.run, tree[b"d"].node_id, b"log", tree[b"d/log"].node_id)
+
+    assert await mounts.go_on() == {b"d/log": b"first second"}
+
+
+async def test_directory_made_here_and_elsewhere_becomes_one(clock: MockClock, mounts: TwoMounts) -> None:
+    async def make(file_system: FileSystemHarness) -> None:
+        await file_system.mkdir(b"d")
+        await file_system.write_file(b"d/here", b"1")
+
+    await mounts.leave(nothing, make)
+    await commit_one(mounts.client, mounts.run, directory_commit(b"d"))
+    await commit_one(mounts.client, mounts.run, file_commit(b"d/there", b"2"))
+
+    assert await mounts.go_on() == {b"d/here": b"1", b"d/there": b"2"}
+
+
+async def test_file_made_here_and_elsewhere_has_the_content_committed_last(
+    clock: MockClock, mounts: TwoMounts
+) -> None:
+    async def make(file_system: FileSystemHarness) -> None:
+        await file_system.write_file(b"f", b"here")
+
+    await mounts.leave(nothing, make)
+    await commit_one(mounts.client, mounts.run, file_commit(b"f", b"there"))
+
+    assert await mounts.go_on() == {b"f": b"here"}
+
+
+async def test_commit_whose_answer_was_lost_does_not_cover_what_others_wrote_since(
+    clock: MockClock, mounts: TwoMounts
+) -> None:
+    """The next mount may commit once more what it does not know to be committed, and no third time."""
+    async with open_file_system(mounts.client, mounts.run, mounts.directory, timeo_seconds=10) as file_system:
+        handle = await file_system.create(b"f")
+        await file_system.write(handle, 0, b"here")
+        await file_system.fsync(handle)
+        await file_system.set_attributes(b"f", mode=0o600)
+        mounts.master.go_away()
+        await file_system.files.truncate(await file_system.find(b"f"), 4)
+    mounts.master.come_back()
+    node = (await tree_of(mounts.client, mounts.run))[b"f"]
+    await commit_one(mounts.client, mounts.run, file_commit(b"f", b"there", node=node.node_id, place=False))
+
+    assert await mounts.go_on() == {b"f": b"there"}
+
+
+async def test_what_was_removed_before_the_death_stays_removed(clock: MockClock, mounts: TwoMounts) -> None:
+    async def make_and_remove(file_system: FileSystemHarness) -> None:
+        await file_system.write_file(b"f", b"1")
+        handle = await file_system.open(b"f", os.O_RDONLY)
+        await file_system.unlink(b"f")
+        assert await file_system.read(handle) == b"1"
+
+    await mounts.leave(nothing, make_and_remove)
+
+    assert await mounts.go_on() == {}
+
+
+async def test_staged_file_without_a_row_is_cleared_away(clock: MockClock, mounts: TwoMounts) -> None:
+    await mounts.leave(nothing, nothing)
+    leftover = mounts.directory / "state/staged" / mounts.run.task_id / "4294967999"
+    leftover.parent.mkdir(exist_ok=True)
+    leftover.write_bytes(b"never acknowledged")
+
+    assert await mounts.go_on() == {}
+
+
+async def test_rows_of_a_run_that_is_gone_stay_for_a_person(
+    clock: MockClock, mounts: TwoMounts, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def make(file_system: FileSystemHarness) -> None:
+        await file_system.write_file(b"f", b"precious")
+
+    await mounts.leave(nothing, make)
+    request = names.RemoveRunRequest(request_id=request_id(), task_id=mounts.run.task_id)
+    await mounts.client.remove_run(request)
+    async with open_file_system(mounts.client, mounts.run, mounts.directory, timeo_seconds=10) as file_system:
+        await file_system.sync.wait_recovered()
+
+    assert "stays staged" in caplog.text
+    assert staged_files(mounts.directory) == [b"precious"]
+
+
+async def test_rename_that_the_master_never_heard_of_survives_the_death(
+    clock: MockClock, mounts: TwoMounts
+) -> None:
+    async def make_and_rename(file_system: FileSystemHarness) -> None:
+        await file_system.mkdir(b"a")
+        await file_system.write_file(b"a/old", b"1")
+        await file_system.rename(b"a/old", b"a/new")
+        await file_system.rename(b"a", b"b")
+
+    await mounts.leave(nothing, make_and_rename)
+
+    assert await mounts.go_on() == {b"b/new": b"1"}
