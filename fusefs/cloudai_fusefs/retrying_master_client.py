@@ -25,7 +25,7 @@ RETRY_PAUSE_SECONDS_MAX: Final = 2.0
 comes back do not come back together; soon, since a kernel request waits."""
 
 LAST_CHANCE_SECONDS: Final = 1.0
-"""What a call is given when the master has been silent for all of timeo."""
+"""What one attempt is given when the master has been silent for all of timeo."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -141,19 +141,23 @@ class RetryingMasterClient:
                 raise
 
         # The scope is the bound, by trio's clock; tenacity's own stop conditions look at another one.
-        with trio.move_on_after(self._patience_seconds()):
-            return await retrying(attempt_call)
+        patience_seconds = self._patience_seconds()
+        if patience_seconds > 0:
+            with trio.move_on_after(patience_seconds):
+                return await retrying(attempt_call)
+        else:
+            with trio.move_on_after(LAST_CHANCE_SECONDS):
+                return await attempt_call()
         self._note_silence()
         raise last_error
 
     def _patience_seconds(self) -> float:
-        """How long a call may take that begins now.
+        """How long a call that begins now may be repeated.
 
         An outage is waited out once, not once for each call: the kernel may ask again and again for the
-        same page. Once the master has been silent for timeo, a call is given one short chance.
+        same page. Once the master has been silent for timeo, a call is made once.
         """
-        silent_seconds = max(0.0, trio.current_time() - self._silent_since_seconds)
-        return max(self._timeo_seconds - silent_seconds, min(LAST_CHANCE_SECONDS, self._timeo_seconds))
+        return self._timeo_seconds - max(0.0, trio.current_time() - self._silent_since_seconds)
 
     def _note_silence(self) -> None:
         self._is_connected = False

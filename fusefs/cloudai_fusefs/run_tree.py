@@ -181,11 +181,15 @@ class RunTree:
         return True
 
     def forget(self) -> None:
-        """The run is gone: lets go of every node that nothing refers to, and of the others when that ends."""
+        """The run is gone: lets go of every node that nothing refers to, and of the others when that ends.
+
+        What is staged in it keeps its name: it is refused by the master, and shown until a person has seen it.
+        """
         self.is_removed = True
         for node in list(self.nodes.values()):
             for parent, name in list(node.edges):
-                self._detach(parent, name)
+                if not _stays(node):
+                    self._detach(parent, name)
         for node in list(self.nodes.values()):
             self.forget_if_unused(node)
 

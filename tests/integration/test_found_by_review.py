@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import threading
 import time
@@ -254,3 +255,95 @@ def test_staged_data_of_another_mount_is_named_when_its_run_is_sealed(
         wait_until(lambda: os.write(descriptor, b"y") == 0, "the refusal of a write", seconds_max=3.0)
     os.close(descriptor)
     wait_until(is_named, "the reason in the status")
+
+
+def test_what_is_staged_in_a_run_that_was_removed_elsewhere_is_kept_and_named(
+    make_mount: MakeMount, master: MasterProcess
+) -> None:
+    mount, other = make_mount(options="insecure,timeo=3"), make_mount("other")
+    run = mount.make_run(RUN)
+    assert list(run.iterdir()) == []
+    wait_until(lambda: run_in(other).is_dir(), "the run elsewhere")
+    master.kill()
+    (run / "staged").write_bytes(b"acknowledged")
+    mount.kill()
+    master.start()
+    wait_until(lambda: rmdir(run_in(other)), "the removal elsewhere")
+
+    mount.start()
+    result = mount.cloudai("wait", str(mount.mount_point))
+
+    assert result.returncode != 0
+    (failed,) = mount.status()["pending"]
+    assert failed["path"].endswith("/staged")
+    assert failed["state"] == "failed"
+    (kept,) = [path for path in (mount.state_dir / "staged").rglob("*") if path.is_file()]
+    assert kept.read_bytes() == b"acknowledged"
+
+
+def rmdir(path: Path) -> bool:
+    try:
+        path.rmdir()
+    except OSError:
+        return False
+    return True
+
+
+def test_acknowledged_rename_survives_a_crash_before_the_commits_answer(
+    make_mount: MakeMount, master: MasterProcess
+) -> None:
+    mount = make_mount()
+    run = mount.make_run(RUN)
+    write_synced(run / "final", b"old")
+    for number in range(5):
+        content = f"new {number}".encode()
+        (run / "tmp").write_bytes(content)
+        os.kill(master.pid, signal.SIGSTOP)
+        try:
+            time.sleep(0.15)  # the commit of tmp has left, and no answer comes
+            os.rename(run / "tmp", run / "final")
+            mount.kill()
+        finally:
+            os.kill(master.pid, signal.SIGCONT)
+        mount.start()
+        mount.wait_durable()
+
+        assert [path.name for path in run_in(mount).iterdir()] == ["final"]
+        assert (run_in(mount) / "final").read_bytes() == content
+
+
+def test_pages_of_before_are_not_shown_after_a_commit_of_the_same_size_elsewhere(
+    run: Path, in_second_mount: InSecondMount
+) -> None:
+    elsewhere = in_second_mount(run)
+    write_synced(run / "file", b"AAA")
+    wait_until(lambda: has_content(elsewhere / "file", b"AAA"), "the file elsewhere")
+    with (run / "file").open("r+b") as idle_writer:
+        assert idle_writer.read() == b"AAA"
+        write_synced(elsewhere / "file", b"BBB")
+        wait_until(lambda: has_content(run / "file", b"BBB"), "the other's content beside an idle writer")
+
+    assert (run / "file").read_bytes() == b"BBB"
+
+
+def test_readers_of_one_file_wait_out_an_outage_once(make_mount: MakeMount, master: MasterProcess) -> None:
+    mount = make_mount()
+    run = mount.make_run(RUN)
+    write_synced(run / "file", os.urandom(MIB))
+    other = make_mount("other", options="insecure,timeo=3")
+    path = run_in(other) / "file"
+    assert path.stat().st_size == MIB
+    master.kill()
+    began = time.monotonic()
+    readers = [threading.Thread(target=read_refused, args=[path]) for _ in range(10)]
+    for reader in readers:
+        reader.start()
+    for reader in readers:
+        reader.join(60)
+
+    assert time.monotonic() - began < 12
+
+
+def read_refused(path: Path) -> None:
+    with pytest.raises(OSError, match="Input/output error"):
+        path.read_bytes()
