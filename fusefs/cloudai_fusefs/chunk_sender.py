@@ -81,4 +81,4 @@ class ChunkSender:
             await self._client.put_chunk(task_id, digest, data)
             self.sent_bytes += len(data)
         self._reader.keep_written(digest, data)
-        staged.layout.settle(segment, digest)
+        staged.layout.note_stored(segment, digest)

@@ -1,6 +1,6 @@
-"""Composes the commit of one pending node: what the master is to be told, and what its answer will settle.
+"""Composes the commit of one pending node: what the master is to be told, and what its answer will acknowledge.
 
-A commit reads the node's `change_count` before its attributes and bytes: what it settles, it holds.
+A commit reads the node's `change_count` before its attributes and bytes: what it acknowledges, it holds.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ async def _content_of(node: Node, pending: Pending) -> tuple[Manifest | None, by
     if pending.publication is not None:
         size_bytes = min(pending.publication.size_bytes, staged.size_bytes)
         return staged.layout.manifest_up_to(size_bytes), b""
-    if staged.layout.is_settled:
+    if staged.layout.is_stored:
         return staged.layout.manifest(), b""
     data = await staged.read(0, staged.size_bytes)
     if not data or len(data) > INLINE_BYTES_MAX or node.pending is not pending:

@@ -1,6 +1,6 @@
 """Which chunks a staged file will consist of, and which of them have yet to be made.
 
-A layout is the manifest-to-be of a file that is being written: consecutive segments, each either settled
+A layout is the manifest-to-be of a file that is being written: consecutive segments, each either stored
 (its digest is known and the master has the chunk) or changed. Pure state, no I/O.
 
 A new segment ends at the next multiple of 4 MiB, so that a file written from front to back is cut the same
@@ -28,7 +28,7 @@ class Segment(NamedTuple):
 
 
 class Layout:
-    """The segments of one file. Starts as the file's manifest, all settled."""
+    """The segments of one file. Starts as the file's manifest, all stored."""
 
     def __init__(self, manifest: Manifest | None = None) -> None:
         chunks = manifest.chunks if manifest is not None else ()
@@ -77,7 +77,7 @@ class Layout:
             self._mark(size_bytes - 1, size_bytes)
         self.size_bytes = size_bytes
 
-    def settle(self, segment: Segment, digest: bytes) -> bool:
+    def note_stored(self, segment: Segment, digest: bytes) -> bool:
         """The segment's bytes are stored under this digest. False: it has changed since, nothing done."""
         index = bisect_right(self._starts, segment.start_bytes) - 1
         if index < 0 or self._segment(index) != segment:
@@ -86,7 +86,7 @@ class Layout:
         self._changed.discard(segment.start_bytes)
         return True
 
-    def unsettle(self, digests: Collection[bytes]) -> int:
+    def note_lost(self, digests: Collection[bytes]) -> int:
         """The master lacks these chunks after all: they are to be made again. Returns how many segments."""
         count = 0
         for index, digest in enumerate(self._digests):
@@ -118,12 +118,12 @@ class Layout:
         return sum(self._end_of(bisect_right(self._starts, start) - 1) - start for start in self._changed)
 
     @property
-    def is_settled(self) -> bool:
+    def is_stored(self) -> bool:
         return not self._changed
 
     def manifest(self) -> Manifest:
-        """The content as it stands. Only a settled layout has one."""
-        assert self.is_settled, "a layout with changed segments has no manifest"
+        """The content as it stands. Only a stored layout has one."""
+        assert self.is_stored, "a layout with changed segments has no manifest"
         return self.manifest_up_to(self.size_bytes)
 
     def freeze_tail(self) -> None:
@@ -131,7 +131,7 @@ class Layout:
         self._frozen_bytes = self.size_bytes
 
     def manifest_up_to(self, size_bytes: int) -> Manifest:
-        """The content of the segments that end at or before `size_bytes`, which must all be settled."""
+        """The content of the segments that end at or before `size_bytes`, which must all be stored."""
         chunks = []
         for index, (start_bytes, digest) in enumerate(zip(self._starts, self._digests, strict=True)):
             end_bytes = self._end_of(index)
@@ -195,7 +195,7 @@ class Layout:
             index += 1
 
     def _extend(self, end_bytes: int) -> None:
-        # The last segment grows up to its cell's end if it is to be made anyway; a settled one stays.
+        # The last segment grows up to its cell's end if it is to be made anyway; a stored one stays.
         if self._starts and self._digests[-1] is None and self.size_bytes != self._frozen_bytes:
             cell_end_bytes = _cell_end(self._starts[-1])
             if self.size_bytes < cell_end_bytes:

@@ -332,9 +332,9 @@ class Namespace:
                         mtime_ns=time.time_ns(),
                     )
                 )
-                tree.note_settled(node.node_id, response.revision)
+                tree.note_answered(node.node_id, response.revision)
                 if replaced is not None:
-                    tree.note_settled(replaced.node_id, response.revision)
+                    tree.note_answered(replaced.node_id, response.revision)
                 self._finish_rename(source, old_name, target, new_name, node, replaced)
                 return
 
@@ -454,7 +454,7 @@ class Namespace:
         except NotFound:
             # It had not arrived after all, or somebody else was faster: either way it is gone.
             return
-        directory.tree.note_settled(node_id, response.revision)
+        directory.tree.note_answered(node_id, response.revision)
 
     @staticmethod
     def _removable(directory: Node, name: bytes, *, is_directory: bool) -> Node:

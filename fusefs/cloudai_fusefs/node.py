@@ -52,11 +52,12 @@ class Publication(NamedTuple):
 class Pending:
     """What of a node the master has not acknowledged.
 
-    `change_count` counts the node's changes; a commit that was composed at one count settles the changes up
+    `change_count` counts the node's changes; a commit that was composed at one count acknowledges the changes up
     to it and no later ones.
     """
 
     __slots__ = (
+        "acknowledged_count",
         "change_count",
         "content",
         "covered_ids",
@@ -67,7 +68,6 @@ class Pending:
         "publication",
         "sent",
         "sequence",
-        "settled_count",
         "uploading",
         "wanted_count",
     )
@@ -75,7 +75,7 @@ class Pending:
     def __init__(self, sequence: int) -> None:
         self.sequence = sequence
         self.change_count = 0
-        self.settled_count = 0
+        self.acknowledged_count = 0
         self.place = False  # has yet to be put at its path
         self.content = False
         # What the master has under the node's new name and the commit will replace. A node that loses the
@@ -91,7 +91,7 @@ class Pending:
 
     @property
     def is_urgent(self) -> bool:
-        return self.settled_count < self.wanted_count
+        return self.acknowledged_count < self.wanted_count
 
     def want_now(self) -> None:
         """All changes up to now are due at once."""

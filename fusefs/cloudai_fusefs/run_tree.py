@@ -60,7 +60,7 @@ class RunTree:
         self.nodes: dict[int, Node] = {}
         self.pending: dict[Node, Pending] = {}
         # Removed or renamed here at a revision: older news of these nodes' names is history.
-        self._settled_revisions: dict[int, int] = {}
+        self._answered_revisions: dict[int, int] = {}
         self._register = register
         self._unregister = unregister
         self._next_sequence = 1
@@ -158,9 +158,9 @@ class RunTree:
         node.pending = None
         self.pending.pop(node, None)
 
-    def note_settled(self, node_id: int, revision: int) -> None:
+    def note_answered(self, node_id: int, revision: int) -> None:
         """The master answered a removal or rename of the node at this revision."""
-        self._settled_revisions[node_id] = revision
+        self._answered_revisions[node_id] = revision
 
     def take_node_id(self, node: Node, node_id: int) -> None:
         """The master already had this directory, under another id; the inode number stays."""
@@ -257,9 +257,9 @@ class RunTree:
                 case _:
                     pass  # a kind of change that this version does not know
         self.revision = max(self.revision, response.revision)
-        for node_id, revision in list(self._settled_revisions.items()):
+        for node_id, revision in list(self._answered_revisions.items()):
             if revision <= self.revision:
-                del self._settled_revisions[node_id]
+                del self._answered_revisions[node_id]
         return told
 
     def note_sealed(self, run: types.Run) -> None:
@@ -271,7 +271,7 @@ class RunTree:
                 node.kernel_attributes = None  # they carry the timeouts
 
     def _is_history(self, node_id: int, revision: int) -> bool:
-        return revision <= self._settled_revisions.get(node_id, 0)
+        return revision <= self._answered_revisions.get(node_id, 0)
 
     def _set_edge(self, edge: types.Edge, told: list[Invalidation]) -> None:
         parent = self.nodes.get(edge.parent_node_id)

@@ -153,7 +153,7 @@ class RunUploader:
             return True
         if not node.writer_count:
             pending.publication = None
-            if staged.layout.is_settled:
+            if staged.layout.is_stored:
                 return True
             self._start_chunks(node, pending, list(staged.layout.changed_segments()))
             return False
@@ -329,19 +329,19 @@ class RunUploader:
                 node.kernel_generation = message.generation  # the kernel's pages are those written here
             if node.staged is not None:
                 node.staged.view_generation = message.generation
-        pending.settled_count = max(pending.settled_count, item.change_count)
+        pending.acknowledged_count = max(pending.acknowledged_count, item.change_count)
         pending.failure = None
         pending.publication = None
         pending.covered_ids = ()
         if node.edges and node.edges[0] == item.edge:
             pending.place = False
-        is_settled = pending.change_count == item.change_count and not pending.place
-        if is_settled:
-            staging.settle(node)
+        is_acknowledged = pending.change_count == item.change_count and not pending.place
+        if is_acknowledged:
+            staging.acknowledge(node)
         node.take_server_state(message)
         if item.manifest is not None and node.generation == message.generation:
             self._note_content(node, item.manifest)
-        if not is_settled:
+        if not is_acknowledged:
             self._arm_again(node, pending)
             with suppress(OSError):  # a full disk: the row as it was repeats a commit, and that is harmless
                 staging.record(node)
@@ -368,7 +368,7 @@ class RunUploader:
         staged = item.node.staged
         if isinstance(error, MissingChunks) and staged is not None:
             item.pending.publication = None
-            if staged.layout.unsettle(set(error.digests)):
+            if staged.layout.note_lost(set(error.digests)):
                 # The master lost or collected them, or never had them: made again.
                 item.pending.due_seconds = -math.inf
                 self.wake_now()

@@ -40,7 +40,7 @@ ReadBase = Callable[[int, int], Awaitable[bytes | memoryview]]
 
 def mark_of(path: Path) -> Path:
     """Where a staged file leaves the mark that its content has been committed."""
-    return path.with_name(path.name + ".settled")
+    return path.with_name(path.name + ".acknowledged")
 
 
 class StagedFile:
@@ -102,7 +102,7 @@ class StagedFile:
                 await trio.to_thread.run_sync(self._pwrite, offset_bytes, data)
             if offset_bytes != self.layout.size_bytes:
                 self.has_only_grown = False
-            # Only now: a chunk hashed while its bytes were changing must not count as settled.
+            # Only now: a chunk hashed while its bytes were changing must not count as stored.
             self.layout.note_write(offset_bytes, len(data))
             if self._local is not None:
                 self._local.add(offset_bytes, offset_bytes + len(data))

@@ -44,9 +44,11 @@ class Staging:
         self.failed_records: list[tuple[JournalRecord, Exception]] = []
         self._stale_rows: set[int] = set()
         self._unread: dict[str, list[JournalRecord]] = defaultdict(list)
-        settled = {path.name.removesuffix(".settled") for path in self._files_directory.glob("*/*.settled")}
+        acknowledged = {
+            path.name.removesuffix(".acknowledged") for path in self._files_directory.glob("*/*.acknowledged")
+        }
         for record in self._journal.records():
-            if str(record.node_id) in settled:
+            if str(record.node_id) in acknowledged:
                 self.remove_row(record.node_id)
             else:
                 self._unread[record.task_id].append(record)
@@ -135,7 +137,7 @@ class Staging:
 
     # --- letting go --------------------------------------------------------------------------------------
 
-    def settle(self, node: Node) -> None:
+    def acknowledge(self, node: Node) -> None:
         """The master has acknowledged all of the node's changes."""
         node.tree.forget_pending(node)
         self.remove_row(node.node_id)
@@ -143,7 +145,7 @@ class Staging:
 
     def discard(self, node: Node) -> None:
         """The node's last name is gone: what is pending of it needs no master. Open handles read on."""
-        self.settle(node)
+        self.acknowledge(node)
         self._on_change(node)
 
     def remove_row(self, node_id: int) -> None:
@@ -295,7 +297,7 @@ class Staging:
             for records in self._unread.values()
             for record in records
             if record.has_content
-        } | {f"{node_id}.settled" for node_id in self._stale_rows}
+        } | {f"{node_id}.acknowledged" for node_id in self._stale_rows}
         for path in self._files_directory.glob("*/*"):
             if path.name.removesuffix(".extents") not in known:
                 path.unlink(missing_ok=True)

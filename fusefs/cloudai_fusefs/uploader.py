@@ -103,7 +103,7 @@ class Uploader:
                     targets.append((member, pending, pending.change_count))
                     self._run_uploader(member.tree).wake_now()
         for node, pending, change_count in targets:
-            while node.pending is pending and pending.settled_count < change_count:
+            while node.pending is pending and pending.acknowledged_count < change_count:
                 if pending.failure is not None:
                     raise pending.failure
                 await self._progress.wait()

@@ -15,10 +15,10 @@ from cloudai_model.limits import CHUNK_BYTES_MAX, FILE_BYTES_MAX
 MIB = 1024 * 1024
 
 
-def settle_all(layout: Layout, content: bytes) -> None:
+def store_all(layout: Layout, content: bytes) -> None:
     for segment in list(layout.changed_segments()):
         end_bytes = segment.start_bytes + segment.length_bytes
-        assert layout.settle(segment, digest_of(content[segment.start_bytes : end_bytes]))
+        assert layout.note_stored(segment, digest_of(content[segment.start_bytes : end_bytes]))
 
 
 def test_new_file_is_cut_at_multiples_of_four_mib() -> None:
@@ -85,14 +85,14 @@ def test_merging_leaves_cells_with_few_short_chunks_alone() -> None:
     assert layout.manifest() == manifest
 
 
-def test_segment_that_changed_while_it_was_sent_is_not_settled() -> None:
+def test_segment_that_changed_while_it_was_sent_is_not_stored() -> None:
     layout = Layout()
     layout.note_write(0, 100)
     (segment,) = layout.changed_segments()
     layout.note_write(50, 1)
 
-    assert not layout.settle(segment, b"a" * 32)
-    assert not layout.is_settled
+    assert not layout.note_stored(segment, b"a" * 32)
+    assert not layout.is_stored
 
 
 def test_truncating_cuts_the_last_chunk_and_makes_it_again() -> None:
@@ -114,7 +114,7 @@ def test_truncating_at_a_chunks_end_keeps_it() -> None:
 def test_chunk_that_the_master_lacks_is_made_again() -> None:
     layout = Layout(Manifest([Chunk(5, b"a" * 32), Chunk(5, b"b" * 32)]))
 
-    assert layout.unsettle({b"b" * 32}) == 1
+    assert layout.note_lost({b"b" * 32}) == 1
     assert [s.start_bytes for s in layout.changed_segments()] == [5]
 
 
@@ -139,7 +139,7 @@ def test_untouched_manifest_comes_back_as_it_was(lengths: list[int]) -> None:
 
 
 class LayoutAgainstBytes(RuleBasedStateMachine):
-    """Writes, truncations, settling and merging in any order: whatever the layout calls settled has the
+    """Writes, truncations, storing and merging in any order: whatever the layout calls stored has the
     digest of the bytes that are there.
     """
 
@@ -160,12 +160,14 @@ class LayoutAgainstBytes(RuleBasedStateMachine):
         self.content = self.content[:size] + bytes(max(0, size - len(self.content)))
         self.layout.note_truncate(size)
 
-    @precondition(lambda self: not self.layout.is_settled)
+    @precondition(lambda self: not self.layout.is_stored)
     @rule(data=st.data())
-    def settle_one(self, data: st.DataObject) -> None:
+    def store_one(self, data: st.DataObject) -> None:
         segment = data.draw(st.sampled_from(list(self.layout.changed_segments())))
         end_bytes = segment.start_bytes + segment.length_bytes
-        assert self.layout.settle(segment, digest_of(bytes(self.content[segment.start_bytes : end_bytes])))
+        assert self.layout.note_stored(
+            segment, digest_of(bytes(self.content[segment.start_bytes : end_bytes]))
+        )
 
     @rule(segments_max=st.integers(1, 3))
     def merge(self, segments_max: int) -> None:
@@ -176,7 +178,7 @@ class LayoutAgainstBytes(RuleBasedStateMachine):
         assert self.layout.size_bytes == len(self.content)
 
     def teardown(self) -> None:
-        settle_all(self.layout, bytes(self.content))
+        store_all(self.layout, bytes(self.content))
         manifest = self.layout.manifest()
         assert manifest.size_bytes == len(self.content)
         offset_bytes = 0

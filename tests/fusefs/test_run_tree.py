@@ -174,7 +174,7 @@ def test_late_news_of_a_node_removed_here_does_not_bring_it_back() -> None:
     tree = make_tree()
     tree.apply_tree([page(edge(b"f", FILE_ID))])
     node = tree.detach(tree.root, b"f")
-    tree.note_settled(node.node_id, 5)
+    tree.note_answered(node.node_id, 5)
     tree.forget_if_unused(node)
 
     tree.apply_changes(set_edge(edge(b"f", FILE_ID, revision=4), 4))
