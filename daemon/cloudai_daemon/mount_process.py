@@ -24,7 +24,7 @@ import trio
 from cloudai_daemon.control_server import choose_socket_path, serve_control
 from cloudai_daemon.exit_codes import ExitCode
 from cloudai_daemon.mount_config_codec import decode_config
-from cloudai_daemon.places import escape_path, make_private_dir, runtime_dir
+from cloudai_daemon.places import make_private_dir, runtime_dir, short_name_of
 from cloudai_daemon.process_identity import ProcessIdentity
 from cloudai_daemon.registry import RegistryEntry, register, unregister
 from cloudai_fusefs.mount_control import MountConfig, MountControl
@@ -84,7 +84,7 @@ class MountDaemon:
     async def _open_to_requests(self, control: MountControl, on_ready: Callable[[], None]) -> None:
         registry_dir = runtime_dir()
         socket_path = choose_socket_path(
-            self._config.state_dir, registry_dir, escape_path(self._config.mount_point)
+            self._config.state_dir, registry_dir, short_name_of(self._config.mount_point)
         )
         entry = RegistryEntry(
             mount_point=self._config.mount_point,

@@ -13,6 +13,7 @@ import stat
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -193,8 +194,9 @@ def _start_process(config: MountConfig, command: Sequence[str]) -> tuple[Process
         os.close(config_read)
         os.close(report_write)
         os.close(log_descriptor)
-    # At most a few KiB: fits in the pipe whether or not anybody reads.
-    with os.fdopen(config_write, "wb") as pipe:
+    # At most a few KiB: fits in the pipe whether or not anybody reads. A process that has ended already says
+    # so by its closed report.
+    with suppress(BrokenPipeError), os.fdopen(config_write, "wb") as pipe:
         pipe.write(encode_config(config))
     return process, report_read
 

@@ -43,6 +43,11 @@ def _escape_character(character: str) -> str:
     return "".join(f"\\x{byte:02x}" for byte in os.fsencode(character))
 
 
+def short_name_of(path: Path) -> str:
+    """Sixteen characters that stand for a path where its own name may be too long, as in a socket's path."""
+    return hashlib.blake2b(os.fsencode(path), digest_size=8).hexdigest()
+
+
 def state_home() -> Path:
     """What must survive a reboot: staged files, journals, tokens, a local master's data."""
     return Path("/var/lib/cloudai") if is_root() else _xdg("XDG_STATE_HOME", ".local/state")

@@ -77,14 +77,22 @@ async def compose_commit(node: Node) -> ComposedCommit | None:
 
 
 async def _content_of(node: Node, pending: Pending) -> tuple[Manifest | None, bytes]:
+    """The content to commit, and its bytes where they travel along; no manifest when it is not ready.
+
+    It was ready when the round began. Waiting for the run's lock let writers run.
+    """
     staged = node.staged
     if staged is None or staged.size_bytes == 0:
         return Manifest(), b""
     if pending.publication is not None:
         size_bytes = min(pending.publication.size_bytes, staged.size_bytes)
+        if any(segment.start_bytes < size_bytes for segment in staged.layout.changed_segments()):
+            return None, b""
         return staged.layout.manifest_up_to(size_bytes), b""
     if staged.layout.is_stored:
         return staged.layout.manifest(), b""
+    if staged.size_bytes > INLINE_BYTES_MAX:
+        return None, b""
     data = await staged.read(0, staged.size_bytes)
     if not data or len(data) > INLINE_BYTES_MAX or node.pending is not pending:
         return None, b""

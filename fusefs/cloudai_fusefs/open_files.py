@@ -221,7 +221,7 @@ class OpenFiles:
         return self._staging.stage(node, content.manifest)
 
     def _truncate_to_nothing(self, node: Node) -> None:
-        self._staging.note_content(node)
+        # The staged file before its row: a row with content and no file would stand for an empty file.
         if node.staged is None:
             self._staging.stage(node, Manifest())
         else:

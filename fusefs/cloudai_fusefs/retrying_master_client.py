@@ -142,12 +142,11 @@ class RetryingMasterClient:
 
         # The scope is the bound, by trio's clock; tenacity's own stop conditions look at another one.
         patience_seconds = self._patience_seconds()
-        if patience_seconds > 0:
-            with trio.move_on_after(patience_seconds):
-                return await retrying(attempt_call)
-        else:
-            with trio.move_on_after(LAST_CHANCE_SECONDS):
+        last_chance_seconds = min(LAST_CHANCE_SECONDS, self._timeo_seconds)
+        with trio.move_on_after(max(patience_seconds, last_chance_seconds)):
+            if patience_seconds <= 0:
                 return await attempt_call()
+            return await retrying(attempt_call)
         self._note_silence()
         raise last_error
 

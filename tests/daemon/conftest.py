@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -24,13 +26,17 @@ from support.fake_mount import (
 
 
 @pytest.fixture(autouse=True)
-def private_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The runtime directory of this test alone; no token or mount of whoever runs the tests."""
-    runtime_dir = tmp_path / "runtime"
+def private_places(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The runtime directory of this test alone; no token or mount of whoever runs the tests.
+
+    Not below tmp_path: a socket's path has at most 107 bytes, and pytest's folders can be deep.
+    """
+    runtime_dir = Path(tempfile.mkdtemp(prefix="cloudai-"))
     monkeypatch.setenv("CLOUDAI_RUNTIME_DIR", str(runtime_dir))
     for name in ("CLOUDAI_TOKEN", "CLOUDAI_MOUNT", "CLOUDAI_OUTPUT"):
         monkeypatch.delenv(name, raising=False)
-    return runtime_dir
+    yield runtime_dir
+    shutil.rmtree(runtime_dir, ignore_errors=True)
 
 
 @pytest.fixture
