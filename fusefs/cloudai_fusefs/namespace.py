@@ -263,6 +263,7 @@ class Namespace:
             )
             if new_name not in _children(directory):
                 tree.add(directory, new_name, node)
+                self._staging.note_directory_times(directory)
             node.take_server_state(response.node)
         return node
 

@@ -224,11 +224,14 @@ class RunTree:
                     told.append(Invalidation(self.root.ino))
                 first = False
             for edge in page.edges:
-                self._set_edge(edge, told)
                 seen.add((edge.parent_node_id, edge.name))
+                if self._answered_revisions.get(edge.node.node_id, 0) <= revision:
+                    self._set_edge(edge, told)
         for node in list(self.nodes.values()):
             for name, child in list((node.children or {}).items()):
-                if (node.node_id, name) not in seen and not _stays(child):
+                # What the master acknowledged while the listing was on its way is not in it.
+                known_revision = max(child.revision, self._answered_revisions.get(child.node_id, 0))
+                if (node.node_id, name) not in seen and known_revision <= revision and not _stays(child):
                     self._drop_edge(node, name, told)
         self.revision = max(self.revision, revision)
         self.is_loaded = True

@@ -32,7 +32,7 @@ RUN_WATCHES_MAX: Final = 64
 """Open runs followed at once: each costs a thread here and a stream at the master."""
 
 UNWATCHED_SECONDS_MAX: Final = 1.0
-"""Beyond that many, a run is listed again when it is looked into, at most this often."""
+"""Beyond that many, the run followed longest is listed again when it is looked into, at most this often."""
 
 LISTING_ATTEMPTS_MAX: Final = 10
 """Of a tree of more than one page whose directories are moved meanwhile."""
@@ -59,7 +59,7 @@ class TreeSync:
         self._tell_kernel = tell_kernel
         self._nursery = nursery
         self.recovery_errors: dict[str, CloudAIError] = {}  # of runs that are gone, by task id
-        self._run_watch_count = 0
+        self._run_watches: dict[RunTree, trio.CancelScope] = {}  # the longest followed first
         self._listed_at_seconds: dict[str, float] = {}  # of runs without a watch, by task id
         self._recovering: set[str] = set()
         self._recovered = trio.Event()
@@ -95,10 +95,19 @@ class TreeSync:
         is_final = await self._list_run(tree)
         self._listed_at_seconds[tree.task_id] = trio.current_time()
         self._staging.recover(tree)
-        tree.is_kept = is_final or self._run_watch_count < RUN_WATCHES_MAX
-        if tree.is_kept and not is_final:
-            self._run_watch_count += 1
+        tree.is_kept = True
+        if not is_final:
+            if len(self._run_watches) >= RUN_WATCHES_MAX:
+                self._end_watch(next(iter(self._run_watches)))
+            self._run_watches[tree] = trio.CancelScope()
             self._nursery.start_soon(keep_running, f"the watch of {tree.path}", self._watch_run, tree)
+
+    def _end_watch(self, tree: RunTree) -> None:
+        """What the tree shows was exact until now; it is listed again when it is next looked into."""
+        self._run_watches.pop(tree).cancel()
+        self._note_health(tree, is_healthy=False)
+        self._listed_at_seconds[tree.task_id] = trio.current_time()
+        tree.is_kept = False
 
     async def recover_runs(self) -> None:
         """Loads every run in which an earlier mount left something, until all of it uploads again."""
@@ -196,8 +205,12 @@ class TreeSync:
                 await self._pause()
 
     async def _watch_run(self, tree: RunTree) -> None:
-        await self._follow_run(tree)
-        self._run_watch_count -= 1
+        if tree not in self._run_watches:
+            return  # ended before it began
+        with trio.CancelScope() as scope:
+            self._run_watches[tree] = scope
+            await self._follow_run(tree)
+            del self._run_watches[tree]
 
     async def _follow_run(self, tree: RunTree) -> None:
         while not tree.is_removed:

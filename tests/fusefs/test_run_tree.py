@@ -214,6 +214,30 @@ def test_listing_again_drops_what_is_gone_and_keeps_what_is_pending() -> None:
     assert tree.revision == 7
 
 
+def test_listing_that_began_before_an_acknowledgement_does_not_take_the_file_away() -> None:
+    tree = make_tree()
+    tree.apply_tree([page()])
+    node = make_here(tree, b"mine", FILE_ID)
+    tree.forget_pending(node)
+    node.take_server_state(edge(b"mine", FILE_ID, revision=9).node)
+
+    tree.apply_tree([page(revision=8)])
+
+    assert (tree.root.children or {})[b"mine"] is node
+
+
+def test_listing_that_began_before_a_removal_does_not_bring_the_file_back() -> None:
+    tree = make_tree()
+    tree.apply_tree([page(edge(b"f", FILE_ID))])
+    node = tree.detach(tree.root, b"f")
+    tree.note_answered(FILE_ID, 9)
+    tree.forget_if_unused(node)
+
+    tree.apply_tree([page(edge(b"f", FILE_ID), revision=8)])
+
+    assert names_in(tree.root) == []
+
+
 def test_moved_directory_takes_what_is_below_with_it() -> None:
     tree = make_tree()
     tree.apply_tree(
