@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -44,6 +45,16 @@ def check_command(command: Sequence[str]) -> None:
     raise CommandNotStarted(ExitCode.NOT_FOUND, f"{name}: command not found")
 
 
+@contextmanager
+def signals_held() -> Iterator[None]:
+    """SIGINT, SIGTERM and SIGHUP wait within the context, for whoever unblocks them there or for its end."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def run_in_foreground(command: Sequence[str], environment: Mapping[str, str]) -> int:
     """Runs the command to its end with this process's standard streams; its exit status, 128 + N for a
     signal N.
@@ -54,7 +65,9 @@ def run_in_foreground(command: Sequence[str], environment: Mapping[str, str]) ->
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _TAKEN)
     try:
         try:
-            pid = os.posix_spawnp(command[0], list(command), environment, setsigmask=before, setsigdef=_RESET)
+            pid = os.posix_spawnp(
+                command[0], list(command), environment, setsigmask=before - _TAKEN, setsigdef=_RESET
+            )
         except FileNotFoundError as error:
             raise CommandNotStarted(ExitCode.NOT_FOUND, f"{command[0]}: command not found") from error
         except OSError as error:
@@ -62,15 +75,16 @@ def run_in_foreground(command: Sequence[str], environment: Mapping[str, str]) ->
             raise CommandNotStarted(ExitCode.NOT_EXECUTABLE, line) from error
         return _forward_until_end(pid)
     finally:
-        _forget_pending()
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _forward_until_end(pid: int) -> int:
     while True:
         # Before the wait too: the child may have ended before the first sigwaitinfo.
-        ended, status = os.waitpid(pid, os.WNOHANG)
-        if ended == pid:
+        if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+            # While the child is still to be seen: a signal that comes once it is gone is not forgotten.
+            _forget_pending()
+            _, status = os.waitpid(pid, 0)
             exit_status = os.waitstatus_to_exitcode(status)
             return exit_status if exit_status >= 0 else SIGNALLED_BASE - exit_status
         taken = signal.sigwaitinfo(_TAKEN)

@@ -134,15 +134,20 @@ class _Interrupted(Exception):
 
 @contextmanager
 def _raising_interrupted() -> Iterator[None]:
-    """SIGINT, SIGTERM and SIGHUP raise _Interrupted within the context, and mean what they did after it."""
+    """SIGINT, SIGTERM and SIGHUP raise _Interrupted within the context, one that was held before it too, and
+    mean what they did after it.
+    """
 
     def interrupt(signal_number: int, frame: FrameType | None) -> None:
         raise _Interrupted(signal.Signals(signal_number).name)
 
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.signal(number, interrupt) for number in numbers}
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, numbers)
         yield
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -9,6 +9,7 @@ import click
 
 from cloudai_daemon.commands.parameters import DURATION, PATH, say
 from cloudai_daemon.exit_codes import CommandFailed, ExitCode
+from cloudai_daemon.foreground_command import signals_held
 from cloudai_daemon.mount_lookup import choose_mount
 from cloudai_daemon.task_run import create_run, finish_run, run_command
 from cloudai_daemon.upload_wait import UPLOAD_SECONDS_MAX_DEFAULT
@@ -49,7 +50,9 @@ def run_task_command(
     except CommandFailed as error:
         raise CommandFailed(ExitCode.NOT_STARTED, error.line) from error
     run = create_run(entry, task, name=name, task_id=task_id)
-    exit_status = run_command(run, command, say)
-    finish_run(run, exit_status, upload_seconds_max=upload_seconds_max)
+    # A signal between the command's end and the wait for its uploads is the wait's.
+    with signals_held():
+        exit_status = run_command(run, command, say)
+        finish_run(run, exit_status, upload_seconds_max=upload_seconds_max)
     say(f"{run.directory} is sealed with exit status {exit_status}")
     sys.exit(exit_status)
