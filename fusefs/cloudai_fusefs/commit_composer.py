@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from cloudai_fusefs.node import Node, Pending
-from cloudai_fusefs.staging import fingerprint, manifest_to_wire
+from cloudai_fusefs.staging import fingerprint
+from cloudai_fusefs.wire_manifests import manifest_to_wire
 from cloudai_model.chunks import Chunk, Manifest, digest_of
 from cloudai_model.limits import INLINE_BYTES_MAX
 from cloudai_proto.storage.v1 import names_pb2 as names

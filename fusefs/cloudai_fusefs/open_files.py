@@ -18,8 +18,9 @@ from cloudai_fusefs.node import DIRECTORY, Node
 from cloudai_fusefs.read_ahead import ReadAhead
 from cloudai_fusefs.sealed_cache import SealedCache
 from cloudai_fusefs.staged_file import StagedFile
-from cloudai_fusefs.staging import Staging, manifest_from_wire
+from cloudai_fusefs.staging import Staging
 from cloudai_fusefs.uploader import Uploader
+from cloudai_fusefs.wire_manifests import manifest_from_wire
 from cloudai_model.chunks import Manifest
 from cloudai_model.errors import (
     InternalError,

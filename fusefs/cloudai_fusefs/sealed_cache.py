@@ -23,7 +23,8 @@ from google.protobuf.message import DecodeError
 from google.protobuf.proto import parse_length_prefixed, serialize_length_prefixed
 
 from cloudai_fusefs.cache_file import RareWarning, make_private_directory, write_cache_file
-from cloudai_model.chunks import Chunk, Manifest, digest_of
+from cloudai_fusefs.wire_manifests import manifest_from_wire, manifest_to_wire
+from cloudai_model.chunks import Manifest, digest_of
 from cloudai_model.errors import CloudAIError
 from cloudai_model.limits import DIGEST_BYTES
 from cloudai_model.names import check_task_id
@@ -150,10 +151,8 @@ def _parse_pages(content: bytes) -> list[names_pb2.ListTreeResponse]:
 
 
 def _serialize_manifest(manifest: Manifest) -> bytes:
-    chunks = [types_pb2.Chunk(length_bytes=length, digest=digest) for length, digest in manifest.chunks]
-    return types_pb2.Manifest(chunks=chunks).SerializeToString()
+    return manifest_to_wire(manifest).SerializeToString()
 
 
 def _parse_manifest(content: bytes) -> Manifest:
-    message = types_pb2.Manifest.FromString(content)
-    return Manifest(Chunk(chunk.length_bytes, chunk.digest) for chunk in message.chunks)
+    return manifest_from_wire(types_pb2.Manifest.FromString(content).chunks)

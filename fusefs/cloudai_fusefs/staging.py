@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -20,7 +20,8 @@ from cloudai_fusefs.journal import Journal, JournalRecord
 from cloudai_fusefs.node import DIRECTORY, Node, Pending, new_node_id
 from cloudai_fusefs.run_tree import RunTree
 from cloudai_fusefs.staged_file import StagedFile, mark_of
-from cloudai_model.chunks import Chunk, Manifest
+from cloudai_fusefs.wire_manifests import manifest_from_wire, manifest_to_wire
+from cloudai_model.chunks import Manifest
 from cloudai_model.errors import CloudAIError
 from cloudai_proto.storage.v1 import types_pb2 as types
 
@@ -351,17 +352,6 @@ class Staging:
         if node.node_id in self._stale_rows:
             self._forget_stale_row(node.node_id)
         self._on_change(node)
-
-
-def manifest_from_wire(chunks: Iterable[types.Chunk]) -> Manifest:
-    """Raises SizeMismatch or FileTooLarge for chunks that make no manifest."""
-    return Manifest(Chunk(chunk.length_bytes, chunk.digest) for chunk in chunks)
-
-
-def manifest_to_wire(manifest: Manifest) -> types.Manifest:
-    return types.Manifest(
-        chunks=[types.Chunk(length_bytes=length, digest=digest) for length, digest in manifest.chunks]
-    )
 
 
 def fingerprint(manifest: Manifest) -> bytes:
