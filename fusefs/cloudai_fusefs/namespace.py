@@ -418,11 +418,13 @@ class Namespace:
     async def _remove(self, directory: Node, name: bytes, *, is_directory: bool) -> Node:
         tree = directory.tree
         node = self._removable(directory, name, is_directory=is_directory)
-        if node.ids_at_master:
+        if node.ids_at_master or node.stray_ids:
             async with tree.mutation_lock:
                 node = self._removable(directory, name, is_directory=is_directory)
                 for node_id in node.ids_at_master:
                     await self._remove_at_master(directory, name, node_id)
+                for node_id in node.stray_ids:
+                    await self._remove_everywhere(tree, node_id)
                 if _children(directory).get(name) is not node:
                     return node  # the watch was faster
         tree.detach(directory, name)
@@ -450,12 +452,21 @@ class Namespace:
             name=name,
             mtime_ns=time.time_ns(),
         )
+        await self._send_removal(directory.tree, request)
+
+    async def _remove_everywhere(self, tree: RunTree, node_id: int) -> None:
+        request = names.RemoveRequest(
+            request_id=new_request_id(), task_id=tree.task_id, node_id=node_id, mtime_ns=time.time_ns()
+        )
+        await self._send_removal(tree, request)
+
+    async def _send_removal(self, tree: RunTree, request: names.RemoveRequest) -> None:
         try:
             response = await self._client.remove(request)
         except NotFound:
             # It had not arrived after all, or somebody else was faster: either way it is gone.
             return
-        directory.tree.note_answered(node_id, response.revision)
+        tree.note_answered(request.node_id, response.revision)
 
     @staticmethod
     def _removable(directory: Node, name: bytes, *, is_directory: bool) -> Node:
@@ -477,12 +488,16 @@ class Namespace:
         replaced = tree.move(source, old_name, target, new_name)
         pending = tree.note_pending(node)
         pending.covered_ids = replaced.ids_at_master if replaced is not None else ()
+        strays_before = pending.stray_ids
+        if replaced is not None:
+            pending.stray_ids += replaced.stray_ids
         try:
             # The new row first: a crash before it finds the old file, one after it the new.
             self._staging.note_path(node)
         except OSError:
             tree.move(target, new_name, source, old_name)
             pending.covered_ids = ()
+            pending.stray_ids = strays_before
             if replaced is not None:
                 tree.add(target, new_name, replaced)
             raise

@@ -68,6 +68,7 @@ class Pending:
         "publication",
         "sent",
         "sequence",
+        "stray_ids",
         "uploading",
         "wanted_count",
     )
@@ -81,6 +82,9 @@ class Pending:
         # What the master has under the node's new name and the commit will replace. A node that loses the
         # name before that has to remove these: they would come back.
         self.covered_ids: tuple[int, ...] = ()
+        # Nodes that this one replaced here, and of which a commit without an answer may have left a name at the
+        # master, whichever: removed once this one is there.
+        self.stray_ids: tuple[int, ...] = ()
         self.sent = False  # a commit with it has left: the master may know of it
         self.is_recovered = False  # left by an earlier daemon, and not written since
         self.due_seconds = math.inf  # on trio's clock; infinite: not yet given one
@@ -211,6 +215,16 @@ class Node:
         """What the master may have under the node's first name: what its commit replaces, and itself."""
         covered_ids = self.pending.covered_ids if self.pending is not None else ()
         return covered_ids if self.is_unknown_to_master else (*covered_ids, self.node_id)
+
+    @property
+    def stray_ids(self) -> tuple[int, ...]:
+        """What the master may have under a name that nobody here knows: after a commit without an answer the
+        node may have been renamed here.
+        """
+        if self.pending is None:
+            return ()
+        is_stray = self.pending.place and self.pending.sent
+        return (*self.pending.stray_ids, self.node_id) if is_stray else self.pending.stray_ids
 
     def touch(self, *, mtime: bool = True) -> None:
         """Content, or a directory's names, changed now; without `mtime` only the attributes did."""

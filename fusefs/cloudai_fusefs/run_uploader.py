@@ -11,6 +11,7 @@ import logging
 import math
 import random
 import secrets
+from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
@@ -28,10 +29,12 @@ from cloudai_fusefs.wire_errors import error_from_detail
 from cloudai_model.chunks import Manifest
 from cloudai_model.errors import (
     CloudAIError,
+    DirectoryNotEmpty,
     InternalError,
     MasterUnavailable,
     MissingChunks,
     NoSpace,
+    NotFound,
     QuotaExceeded,
     Unauthenticated,
 )
@@ -89,6 +92,8 @@ class RunUploader:
         self._retry_bound_seconds = RETRY_SECONDS_MIN
         self._refusal: CloudAIError | None = None
         self._unanswered: tuple[names.CommitNodesRequest, Sequence[ComposedCommit]] | None = None
+        # Removed here, and left at the master by a commit; what is in a directory comes before it.
+        self._stray_ids: deque[int] = deque()
 
     def wake_at(self, moment_seconds: float) -> None:
         """Something is due then."""
@@ -124,6 +129,9 @@ class RunUploader:
         if self._unanswered is not None:
             async with self._tree.mutation_lock:
                 await self._send(*self._unanswered)
+        if self._stray_ids:
+            async with self._tree.mutation_lock:
+                await self._remove_waiting_strays()
         now_seconds = trio.current_time()
         ready: list[Node] = []
         next_due_seconds = math.inf
@@ -308,12 +316,40 @@ class RunUploader:
         self._unanswered = None
         for item, result in zip(composed, response.results, strict=True):
             if not item.is_current:
-                continue  # gone here meanwhile; its removal is on the way
+                self._note_placed_in_vain(item, result)
+                continue
             if result.WhichOneof("result") == "node":
                 self._take_acknowledgement(item, result.node)
             else:
                 self._take_refusal(item, error_from_detail(result.error))
         self._uploader.note_progress()
+
+    def _note_placed_in_vain(self, item: ComposedCommit, result: names.NodeResult) -> None:
+        """The node was removed here while its commit was under way: it must not stay where that put it."""
+        if item.message.place and not item.node.edges and result.node.node_id == item.node.node_id:
+            self._remove_strays([item.node.node_id])
+
+    def _remove_strays(self, node_ids: Sequence[int]) -> None:
+        self._stray_ids.extendleft(node_ids)
+        self.wake_now()
+
+    async def _remove_waiting_strays(self) -> None:
+        """Raises MasterUnavailable and Unauthenticated: what is left is for the next time."""
+        while self._stray_ids:
+            request = names.RemoveRequest(
+                request_id=secrets.token_bytes(REQUEST_ID_BYTES),
+                task_id=self._tree.task_id,
+                node_id=self._stray_ids[0],
+            )
+            try:
+                await self._uploader.client.remove(request)
+            except (MasterUnavailable, Unauthenticated):
+                raise
+            except (NotFound, DirectoryNotEmpty):
+                pass  # it has no name any more, or somebody else has put something into the directory
+            except CloudAIError as error:
+                logger.warning("%s: what was removed may still be there: %s", self._tree.path, error)
+            self._stray_ids.popleft()
 
     def _take_acknowledgement(self, item: ComposedCommit, message: types.Node) -> None:
         node, pending, staging = item.node, item.pending, self._uploader.staging
@@ -333,6 +369,9 @@ class RunUploader:
         pending.failure = None
         pending.publication = None
         pending.covered_ids = ()
+        if pending.stray_ids:
+            self._remove_strays(pending.stray_ids)
+            pending.stray_ids = ()
         if node.edges and node.edges[0] == item.edge:
             pending.place = False
         is_acknowledged = pending.change_count == item.change_count and not pending.place

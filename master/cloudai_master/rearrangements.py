@@ -13,7 +13,7 @@ from cloudai_model.errors import (
     NotADirectory,
     NotFound,
 )
-from cloudai_model.names import check_name
+from cloudai_model.names import check_name, check_node_id
 from cloudai_proto.storage.v1 import names_pb2 as names
 
 
@@ -80,15 +80,25 @@ def remove(transaction: Transaction, caller: Caller, request: names.RemoveReques
     """Raises NotFound, NotADirectory, DirectoryNotEmpty."""
     run = find_open_run(transaction.connection, caller, request.task_id)
     tree = RunTree(transaction, run)
-    check_name(request.name)
-    parent = tree.directory(request.parent_node_id)
-    node = _named_node(tree, parent, request.name, request.node_id)
+    if request.name or request.parent_node_id:
+        check_name(request.name)
+        parent = tree.directory(request.parent_node_id)
+        node = _named_node(tree, parent, request.name, request.node_id)
+        places = [(parent.node_id, request.name)]
+    else:
+        check_node_id(request.node_id)
+        found = tree.node(request.node_id)
+        places = sorted(tree.names_of(request.node_id))
+        if found is None or not places:
+            raise NotFound("no name of the node", node_id=request.node_id)
+        node = found
     if node.is_directory and not tree.is_empty(node.node_id):
         raise DirectoryNotEmpty(name=request.name)
     moment_ns = request.mtime_ns or tree.now_ns
     node.ctime_ns = moment_ns
-    tree.remove_edge(parent.node_id, request.name, node)
-    _mark_modified(tree, parent, moment_ns)
+    for parent_id, name in places:
+        tree.remove_edge(parent_id, name, node)
+        _mark_modified(tree, tree.directory(parent_id), moment_ns)
     tree.flush()
     return names.RemoveResponse(revision=tree.revision)
 

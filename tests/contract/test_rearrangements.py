@@ -154,6 +154,20 @@ async def test_removed_file_stays_readable_by_id_and_generation(client: MasterCl
     assert await read_file(client, run, node) == b"still open"
 
 
+async def test_remove_without_a_name_takes_all_names_of_the_node(
+    client: MasterClient, run: types.Run
+) -> None:
+    node = await commit_one(client, run, file_commit(b"f", b"1"))
+    directory = await commit_one(client, run, directory_commit(b"d"))
+    await link(client, run, node.node_id, directory.node_id, b"second")
+
+    await remove(client, run, 0, b"", node.node_id)
+
+    assert sorted(await tree_of(client, run)) == [b"", b"d"]
+    with pytest.raises(errors.NotFound):
+        await remove(client, run, 0, b"", node.node_id)
+
+
 async def test_remove_of_a_directory_with_entries_is_refused(client: MasterClient, run: types.Run) -> None:
     directory = await commit_one(client, run, directory_commit(b"d"))
     file = await commit_one(client, run, file_commit(b"d/f", b"x"))

@@ -255,6 +255,62 @@ async def test_file_removed_during_its_first_commit_does_not_come_back(
     assert file_system.shown() == {}
 
 
+@pytest.mark.parametrize("is_renamed_back_and_forth", [False, True])
+async def test_file_renamed_and_removed_after_a_commit_without_answer_does_not_stay_under_its_first_name(
+    clock: MockClock,
+    file_system: FileSystemHarness,
+    master: FakeMaster,
+    client: FakeMasterClient,
+    run: types.Run,
+    is_renamed_back_and_forth: bool,
+) -> None:
+    master.answer_latency_seconds = 1.0
+    await file_system.write_file(b"first", b"1")
+    await trio.sleep(QUIET_SECONDS * 2)
+    assert master.call_count["commit_nodes"] == 1
+    master.go_away()
+    await trio.sleep(2)
+    await file_system.rename(b"first", b"second")
+    if is_renamed_back_and_forth:
+        await file_system.rename(b"second", b"third")
+        await file_system.rename(b"third", b"second")
+    master.answer_latency_seconds = 0
+    master.come_back()
+
+    await file_system.unlink(b"second")
+
+    await trio.sleep(10)  # the batch without an answer is sent again
+    await file_system.make_all_durable()
+    assert await published(client, run) == {}
+    assert file_system.shown() == {}
+
+
+async def test_file_replaced_after_a_commit_without_answer_does_not_stay_under_its_first_name(
+    clock: MockClock,
+    file_system: FileSystemHarness,
+    master: FakeMaster,
+    client: FakeMasterClient,
+    run: types.Run,
+) -> None:
+    master.answer_latency_seconds = 1.0
+    await file_system.write_file(b"first", b"1")
+    await trio.sleep(QUIET_SECONDS * 2)
+    assert master.call_count["commit_nodes"] == 1
+    master.go_away()
+    await trio.sleep(2)
+    await file_system.rename(b"first", b"last")
+    await file_system.write_file(b"second", b"2")
+    await file_system.rename(b"second", b"last")
+    master.answer_latency_seconds = 0
+    master.come_back()
+
+    await trio.sleep(10)
+    await file_system.make_all_durable()
+
+    assert await published(client, run) == {b"last": b"2"}
+    assert list(file_system.shown()) == [b"last"]
+
+
 async def test_write_during_a_commit_is_committed_next(
     clock: MockClock,
     file_system: FileSystemHarness,
