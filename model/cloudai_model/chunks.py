@@ -14,12 +14,27 @@ from typing import NamedTuple
 from blake3 import blake3
 
 from cloudai_model.errors import FileTooLarge, SizeMismatch
-from cloudai_model.limits import CHUNK_BYTES_MAX, DIGEST_BYTES, FILE_CHUNKS_MAX
+from cloudai_model.limits import BLOCK_BYTES, CHUNK_BYTES_MAX, DIGEST_BYTES, FILE_CHUNKS_MAX
 
 
 def digest_of(data: bytes | bytearray | memoryview) -> bytes:
     """The 32-byte BLAKE3 digest of a chunk's bytes."""
     return blake3(data).digest()
+
+
+def block_digests_of(data: bytes | bytearray | memoryview) -> bytes:
+    """The digests of a chunk's blocks of 64 KiB, one after another; the last block may be shorter."""
+    view = memoryview(data)
+    return b"".join(
+        blake3(view[start : start + BLOCK_BYTES]).digest() for start in range(0, len(view), BLOCK_BYTES)
+    )
+
+
+def blocks_match(data: memoryview, first_block: int, block_digests: bytes) -> bool:
+    """Whether the bytes are those of the blocks from `first_block` on, by the digests of all of the chunk's."""
+    start = first_block * DIGEST_BYTES
+    found = block_digests_of(data)
+    return block_digests[start : start + len(found)] == found
 
 
 class Chunk(NamedTuple):

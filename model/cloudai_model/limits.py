@@ -14,6 +14,14 @@ MIB: Final = 1024 * KIB
 # for a reader that wants 4 KiB and memory for every transfer in flight.
 CHUNK_BYTES_MAX: Final = 4 * MIB
 
+# What a chunk is divided into so that a range of it can be verified: 64 KiB cost 10 microseconds to hash and
+# hardly more to send than 4 KiB, and the digests of a full chunk's blocks are 2 KiB.
+BLOCK_BYTES: Final = 64 * KIB
+
+# What one ReadFiles call may ask for, and where its answer may end.
+READ_FILES_MAX: Final = 256
+READ_FILES_BYTES_MAX: Final = 4 * MIB
+
 # A file of at most this size travels inside its commit instead of as a chunk of its own: one call
 # for a batch of small files.
 INLINE_BYTES_MAX: Final = 64 * KIB
@@ -50,6 +58,8 @@ DIGEST_BYTES: Final = 32
 
 assert COMMIT_INLINE_BYTES_MAX + COMMIT_NODES_MAX * 5 * KIB < MESSAGE_BYTES_MAX
 assert CHUNK_BYTES_MAX + 64 * KIB < MESSAGE_BYTES_MAX
+assert CHUNK_BYTES_MAX % BLOCK_BYTES == 0
+assert READ_FILES_BYTES_MAX + CHUNK_BYTES_MAX < MESSAGE_BYTES_MAX
 # An edge of a tree page is at most a name, a symlink's target and about 150 bytes; pages are cut by
 # bytes as well (TREE_PAGE_BYTES_MAX).
 TREE_PAGE_BYTES_MAX: Final = 4 * MIB

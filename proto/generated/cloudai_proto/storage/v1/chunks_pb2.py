@@ -22,27 +22,36 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from cloudai_proto.storage.v1 import types_pb2 as cloudai__proto_dot_storage_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%cloudai_proto/storage/v1/chunks.proto\x12\x12\x63loudai.storage.v1\"<\n\x18\x46indMissingChunksRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0f\n\x07\x64igests\x18\x02 \x03(\x0c\"4\n\x19\x46indMissingChunksResponse\x12\x17\n\x0fmissing_digests\x18\x01 \x03(\x0c\"@\n\x0fPutChunkRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"\x12\n\x10PutChunkResponse\"\x89\x01\n\x10ReadChunkRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0f\n\x07node_id\x18\x02 \x01(\x06\x12\x12\n\ngeneration\x18\x03 \x01(\x04\x12\x13\n\x0b\x63hunk_index\x18\x04 \x01(\r\x12\x14\n\x0coffset_bytes\x18\x05 \x01(\r\x12\x14\n\x0clength_bytes\x18\x06 \x01(\r\"!\n\x11ReadChunkResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x32\xab\x02\n\x06\x43hunks\x12p\n\x11\x46indMissingChunks\x12,.cloudai.storage.v1.FindMissingChunksRequest\x1a-.cloudai.storage.v1.FindMissingChunksResponse\x12U\n\x08PutChunk\x12#.cloudai.storage.v1.PutChunkRequest\x1a$.cloudai.storage.v1.PutChunkResponse\x12X\n\tReadChunk\x12$.cloudai.storage.v1.ReadChunkRequest\x1a%.cloudai.storage.v1.ReadChunkResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%cloudai_proto/storage/v1/chunks.proto\x12\x12\x63loudai.storage.v1\x1a$cloudai_proto/storage/v1/types.proto\"<\n\x18\x46indMissingChunksRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0f\n\x07\x64igests\x18\x02 \x03(\x0c\"4\n\x19\x46indMissingChunksResponse\x12\x17\n\x0fmissing_digests\x18\x01 \x03(\x0c\"@\n\x0fPutChunkRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"\x12\n\x10PutChunkResponse\"\xb5\x01\n\x10ReadChunkRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12\x0f\n\x07node_id\x18\x02 \x01(\x06\x12\x12\n\ngeneration\x18\x03 \x01(\x04\x12\x13\n\x0b\x63hunk_index\x18\x04 \x01(\r\x12\x14\n\x0coffset_bytes\x18\x05 \x01(\r\x12\x14\n\x0clength_bytes\x18\x06 \x01(\r\x12\x1a\n\x12with_block_digests\x18\x07 \x01(\x08\x12\x0e\n\x06verify\x18\x08 \x01(\x08\"8\n\x11ReadChunkResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x15\n\rblock_digests\x18\x02 \x01(\x0c\"S\n\x10ReadFilesRequest\x12\x0f\n\x07task_id\x18\x01 \x01(\t\x12.\n\x05\x66iles\x18\x02 \x03(\x0b\x32\x1f.cloudai.storage.v1.FileVersion\"2\n\x0b\x46ileVersion\x12\x0f\n\x07node_id\x18\x01 \x01(\x06\x12\x12\n\ngeneration\x18\x02 \x01(\x04\"@\n\x11ReadFilesResponse\x12+\n\x05\x66iles\x18\x01 \x03(\x0b\x32\x1c.cloudai.storage.v1.FileData\"H\n\x08\x46ileData\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12.\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x1f.cloudai.storage.v1.ErrorDetail2\x85\x03\n\x06\x43hunks\x12p\n\x11\x46indMissingChunks\x12,.cloudai.storage.v1.FindMissingChunksRequest\x1a-.cloudai.storage.v1.FindMissingChunksResponse\x12U\n\x08PutChunk\x12#.cloudai.storage.v1.PutChunkRequest\x1a$.cloudai.storage.v1.PutChunkResponse\x12X\n\tReadChunk\x12$.cloudai.storage.v1.ReadChunkRequest\x1a%.cloudai.storage.v1.ReadChunkResponse\x12X\n\tReadFiles\x12$.cloudai.storage.v1.ReadFilesRequest\x1a%.cloudai.storage.v1.ReadFilesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'cloudai_proto.storage.v1.chunks_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FINDMISSINGCHUNKSREQUEST']._serialized_start=61
-  _globals['_FINDMISSINGCHUNKSREQUEST']._serialized_end=121
-  _globals['_FINDMISSINGCHUNKSRESPONSE']._serialized_start=123
-  _globals['_FINDMISSINGCHUNKSRESPONSE']._serialized_end=175
-  _globals['_PUTCHUNKREQUEST']._serialized_start=177
-  _globals['_PUTCHUNKREQUEST']._serialized_end=241
-  _globals['_PUTCHUNKRESPONSE']._serialized_start=243
-  _globals['_PUTCHUNKRESPONSE']._serialized_end=261
-  _globals['_READCHUNKREQUEST']._serialized_start=264
-  _globals['_READCHUNKREQUEST']._serialized_end=401
-  _globals['_READCHUNKRESPONSE']._serialized_start=403
-  _globals['_READCHUNKRESPONSE']._serialized_end=436
-  _globals['_CHUNKS']._serialized_start=439
-  _globals['_CHUNKS']._serialized_end=738
+  _globals['_FINDMISSINGCHUNKSREQUEST']._serialized_start=99
+  _globals['_FINDMISSINGCHUNKSREQUEST']._serialized_end=159
+  _globals['_FINDMISSINGCHUNKSRESPONSE']._serialized_start=161
+  _globals['_FINDMISSINGCHUNKSRESPONSE']._serialized_end=213
+  _globals['_PUTCHUNKREQUEST']._serialized_start=215
+  _globals['_PUTCHUNKREQUEST']._serialized_end=279
+  _globals['_PUTCHUNKRESPONSE']._serialized_start=281
+  _globals['_PUTCHUNKRESPONSE']._serialized_end=299
+  _globals['_READCHUNKREQUEST']._serialized_start=302
+  _globals['_READCHUNKREQUEST']._serialized_end=483
+  _globals['_READCHUNKRESPONSE']._serialized_start=485
+  _globals['_READCHUNKRESPONSE']._serialized_end=541
+  _globals['_READFILESREQUEST']._serialized_start=543
+  _globals['_READFILESREQUEST']._serialized_end=626
+  _globals['_FILEVERSION']._serialized_start=628
+  _globals['_FILEVERSION']._serialized_end=678
+  _globals['_READFILESRESPONSE']._serialized_start=680
+  _globals['_READFILESRESPONSE']._serialized_end=744
+  _globals['_FILEDATA']._serialized_start=746
+  _globals['_FILEDATA']._serialized_end=818
+  _globals['_CHUNKS']._serialized_start=821
+  _globals['_CHUNKS']._serialized_end=1210
 # @@protoc_insertion_point(module_scope)

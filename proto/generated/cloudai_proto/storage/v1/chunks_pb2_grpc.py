@@ -49,6 +49,11 @@ class ChunksStub:
                 request_serializer=cloudai__proto_dot_storage_dot_v1_dot_chunks__pb2.ReadChunkRequest.SerializeToString,
                 response_deserializer=cloudai__proto_dot_storage_dot_v1_dot_chunks__pb2.ReadChunkResponse.FromString,
                 _registered_method=True)
+        self.ReadFiles = channel.unary_unary(
+                '/cloudai.storage.v1.Chunks/ReadFiles',
+                request_serializer=cloudai__proto_dot_storage_dot_v1_dot_chunks__pb2.ReadFilesRequest.SerializeToString,
+                response_deserializer=cloudai__proto_dot_storage_dot_v1_dot_chunks__pb2.ReadFilesResponse.FromString,
+                _registered_method=True)
 
 
 class ChunksServicer:
@@ -75,6 +80,13 @@ class ChunksServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReadFiles(self, request, context):
+        """The contents of many small files of a run, each of one chunk, in one answer.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ChunksServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -92,6 +104,11 @@ def add_ChunksServicer_to_server(servicer, server):
                     servicer.ReadChunk,
                     request_deserializer=cloudai__proto_dot_storage_dot_v1_dot_chunks__pb2.ReadChunkRequest.FromString,
                     response_serializer=cloudai__proto_dot_storage_dot_v1_dot_chunks__pb2.ReadChunkResponse.SerializeToString,
+            ),
+            'ReadFiles': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReadFiles,
+                    request_deserializer=cloudai__proto_dot_storage_dot_v1_dot_chunks__pb2.ReadFilesRequest.FromString,
+                    response_serializer=cloudai__proto_dot_storage_dot_v1_dot_chunks__pb2.ReadFilesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -175,6 +192,33 @@ class Chunks:
             '/cloudai.storage.v1.Chunks/ReadChunk',
             cloudai__proto_dot_storage_dot_v1_dot_chunks__pb2.ReadChunkRequest.SerializeToString,
             cloudai__proto_dot_storage_dot_v1_dot_chunks__pb2.ReadChunkResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadFiles(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cloudai.storage.v1.Chunks/ReadFiles',
+            cloudai__proto_dot_storage_dot_v1_dot_chunks__pb2.ReadFilesRequest.SerializeToString,
+            cloudai__proto_dot_storage_dot_v1_dot_chunks__pb2.ReadFilesResponse.FromString,
             options,
             channel_credentials,
             insecure,
