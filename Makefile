@@ -4,6 +4,7 @@
 #   STATE=                where `make up` keeps the master's data (default: /var/lib/cloudai as root,
 #                         ~/.local/state/cloudai otherwise)
 #   PYTHON=python3        Python 3.11 or later to make .venv with
+#   ARGS=                 options of `make bench`; ARGS=--help lists them
 
 MOUNT ?= /mnt/cloudai
 STATE ?=
@@ -13,13 +14,14 @@ BIN := .venv/bin
 STATE_OPTION = $(if $(STATE),--state "$(STATE)")
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 PACKAGES := fuse3 libfuse3-dev pkg-config gcc libc6-dev python3-dev python3-venv util-linux rsync
+BENCH_PACKAGES := sshfs rclone openssh-server fuse3
 SOURCES := model master fusefs daemon tests examples
 LOCK_COMMAND := pip-compile --all-build-deps --all-extras --allow-unsafe --generate-hashes \
 	--no-emit-find-links --no-emit-index-url --no-emit-options --strip-extras \
 	--output-file=requirements.txt pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup packages up down check test format lock
+.PHONY: help setup packages fuse-device up down check test bench format lock
 
 help: ## this list
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -34,7 +36,7 @@ packages:
 	if [ -n "$$missing" ]; then \
 		echo "installing$$missing"; \
 		$(SUDO) apt-get update -q && \
-		DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -y -q --no-install-recommends $$missing; \
+		$(SUDO) env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $$missing; \
 	fi
 
 # The stamp is newer than what it was made from, or pip runs again: it installs differences only.
@@ -46,10 +48,19 @@ packages:
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-up: setup ## start a master and a mount of it on this machine, with an example run
-	@[ -e "$(MOUNT)" ] || mkdir -p "$(MOUNT)" 2>/dev/null || $(SUDO) install -d -o "$$(id -un)" "$(MOUNT)"
+up: export MAKE_WORDS = $(MAKEOVERRIDES)
+up: setup fuse-device ## start a master and a mount of it on this machine, with an example run
+	@# findmnt: a mount whose daemon was killed is there too, although it answers nothing.
+	@[ -e "$(MOUNT)" ] || findmnt --mountpoint "$(MOUNT)" >/dev/null || \
+		mkdir -p "$(MOUNT)" 2>/dev/null || $(SUDO) install -d -o "$$(id -un)" "$(MOUNT)"
 	@$(BIN)/cloudai up --mount "$(MOUNT)" $(STATE_OPTION)
 	@sh examples/first_run.sh "$(MOUNT)"
+
+# The kernel makes /dev/fuse root's alone, and udev everybody's; not every machine has udev.
+# Where it cannot be helped, `cloudai up` says what is missing.
+fuse-device:
+	@[ -r /dev/fuse ] && [ -w /dev/fuse ] || \
+		$(SUDO) sh -c '[ -e /dev/fuse ] || modprobe fuse; chmod 666 /dev/fuse' 2>/dev/null || true
 
 down: ## wait for uploads, unmount, stop both; the data stays
 	@$(BIN)/cloudai down $(STATE_OPTION)
@@ -72,6 +83,10 @@ test: setup ## every test, with real mounts
 	@# A folder of its own: what a killed run left mounted in pytest's usual one would fail this run.
 	@scratch=$$(mktemp -d) && $(BIN)/pytest --basetemp "$$scratch/tests"; status=$$?; \
 	rm -rf --one-file-system "$$scratch"; exit $$status
+
+bench: setup ## compare with sshfs, rclone and local disk: make bench ARGS="--rounds 3 --workload sequential"
+	@$(MAKE) --no-print-directory packages PACKAGES="$(BENCH_PACKAGES)"
+	@PYTHONPATH=benchmarks $(BIN)/python -m cloudai_benchmarks $(ARGS)
 
 format: setup ## put the code into shape
 	$(BIN)/ruff check --fix .

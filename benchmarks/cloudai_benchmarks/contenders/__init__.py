@@ -1,0 +1,1 @@
+"""The filesystems that are compared, one module each."""

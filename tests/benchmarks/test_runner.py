@@ -1,0 +1,131 @@
+"""The order of the work, and what becomes of a contender that fails. The jobs run in real processes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from cloudai_benchmarks.contenders.contender import Source
+from cloudai_benchmarks.contenders.local import Local
+from cloudai_benchmarks.datasets import Dataset
+from cloudai_benchmarks.errors import BenchmarkError, CommandFailed, TookTooLong
+from cloudai_benchmarks.processes import run_command
+from cloudai_benchmarks.registry import make_workloads
+from cloudai_benchmarks.results import Measurement
+from cloudai_benchmarks.runner import Plan, Runner
+
+SCALE = 0.001
+
+
+class RecordedContender(Local):
+    """Local disk that remembers what was asked of it."""
+
+    def __init__(self, name: str, source: Source) -> None:
+        super().__init__(name, source)
+        self.calls: list[str] = []
+
+    def start(self, datasets: Sequence[Dataset]) -> None:
+        self.calls.append("start")
+
+    def drop_client_caches(self) -> None:
+        self.calls.append("drop")
+
+    def unmount(self) -> None:
+        self.calls.append("unmount")
+
+    def stop(self) -> list[str]:
+        self.calls.append("stop")
+        return []
+
+
+class ContenderThatDoesNotStart(RecordedContender):
+    def start(self, datasets: Sequence[Dataset]) -> None:
+        raise CommandFailed(command=["sshd", "-D"], status=255, said="no such key")
+
+
+class ContenderWithoutData(RecordedContender):
+    def path_of(self, dataset: Dataset) -> Path:
+        return Path("/nonexistent")
+
+
+class SilentProgress:
+    def begin(self, what: str) -> None:
+        pass
+
+    def measured(self, measurement: Measurement) -> None:
+        pass
+
+
+def run(*contenders: RecordedContender, source: Source, workload: str, round_count: int = 1) -> Runner:
+    plan = Plan(
+        workloads=[make_workloads(SCALE)[workload]],
+        round_count=round_count,
+        scale=SCALE,
+        seed="1",
+        job_seconds_max=60.0,
+        idle_seconds=0.1,
+    )
+    runner = Runner(plan, contenders, source, SilentProgress())
+    runner.make_source()
+    runner.start_contenders()
+    runner.measure_rounds()
+    runner.stop_contenders()
+    return runner
+
+
+def test_caches_are_dropped_before_cold_and_stay_for_again(tmp_path: Path) -> None:
+    source = Source(tmp_path)
+    contender = RecordedContender("local", source)
+
+    runner = run(contender, source=source, workload="sequential", round_count=2)
+
+    assert contender.calls == ["start", "drop", "unmount", "drop", "unmount", "stop"]
+    assert [(each.phase, each.round, each.error) for each in runner.measurements] == [
+        ("cold", 0, None),
+        ("again", 0, None),
+        ("cold", 1, None),
+        ("again", 1, None),
+    ]
+
+
+def test_contender_that_does_not_start_fails_in_every_row_and_the_others_go_on(tmp_path: Path) -> None:
+    source = Source(tmp_path)
+    broken = ContenderThatDoesNotStart("sshfs", source)
+    working = RecordedContender("local", source)
+
+    runner = run(broken, working, source=source, workload="sequential")
+
+    errors = {(each.contender, each.phase): each.error for each in runner.measurements}
+    assert errors["local", "cold"] is None
+    assert errors["local", "again"] is None
+    assert errors["sshfs", "cold"] == errors["sshfs", "again"]
+    assert "did not start: sshd -D: exit status 255: no such key" in str(errors["sshfs", "again"])
+    assert "stop" in broken.calls
+
+
+def test_job_that_fails_is_recorded_in_the_words_of_its_process(tmp_path: Path) -> None:
+    source = Source(tmp_path)
+    contender = ContenderWithoutData("rclone", source)
+
+    runner = run(contender, source=source, workload="first-byte")
+
+    (measurement,) = runner.measurements
+    assert measurement.seconds is None
+    assert "No such file or directory: '/nonexistent/file-0'" in str(measurement.error)
+    assert contender.calls[-2:] == ["unmount", "stop"]
+
+
+def test_command_that_does_not_end_is_freed_and_killed() -> None:
+    freed: list[bool] = []
+
+    with pytest.raises(TookTooLong):
+        run_command("sleep", "1000", seconds_max=0.1, on_timeout=lambda: freed.append(True))
+
+    assert freed == [True]
+
+
+def test_command_that_does_not_exist_is_an_error_of_the_benchmark() -> None:
+    with pytest.raises(BenchmarkError, match="could not be started"):
+        run_command("/nonexistent/program")
