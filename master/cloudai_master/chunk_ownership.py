@@ -1,4 +1,4 @@
-"""Which chunks a user has stored: rows of chunks, each written once its bytes are on disk."""
+"""Which chunks a user has stored: rows of chunks, each written once its bytes are on disk, and of their blocks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 
 from cloudai_master.database import Transaction
 from cloudai_master.run_tree import in_slabs
-from cloudai_master.schema import chunks, users
+from cloudai_master.schema import chunk_blocks, chunks, users
 from cloudai_model.chunks import Chunk
 from cloudai_model.errors import InvalidRequest, MissingChunks, SizeMismatch
 from cloudai_model.limits import DIGEST_BYTES
@@ -62,13 +62,40 @@ def record_chunks(transaction: Transaction, user_key: int, lengths: Mapping[byte
         )
 
 
+def find_block_digests(connection: Connection, user_key: int, digests: Iterable[bytes]) -> dict[bytes, bytes]:
+    """The digests of the blocks of each of these chunks that has them recorded."""
+    found: dict[bytes, bytes] = {}
+    for slab in in_slabs(set(digests)):
+        rows = connection.execute(
+            select(chunk_blocks.c.digest, chunk_blocks.c.block_digests).where(
+                chunk_blocks.c.user_key == user_key, chunk_blocks.c.digest.in_(slab)
+            )
+        )
+        found.update((digest, block_digests) for digest, block_digests in rows)
+    return found
+
+
+def record_block_digests(
+    transaction: Transaction, user_key: int, digest: bytes, block_digests: bytes
+) -> None:
+    """Notes them for a chunk that is recorded as stored; for another one nothing."""
+    connection = transaction.connection
+    if stored_lengths(connection, user_key, [digest]) and not find_block_digests(
+        connection, user_key, [digest]
+    ):
+        connection.execute(
+            insert(chunk_blocks).values(user_key=user_key, digest=digest, block_digests=block_digests)
+        )
+
+
 def forget_chunk(transaction: Transaction, user_key: int, digest: bytes) -> None:
     """The stored bytes turned out to be damaged or gone: the chunk counts as missing until it is put again."""
     connection = transaction.connection
     known = stored_lengths(connection, user_key, [digest])
     if digest not in known:
         return
-    connection.execute(delete(chunks).where(chunks.c.user_key == user_key, chunks.c.digest == digest))
+    for table in (chunk_blocks, chunks):
+        connection.execute(delete(table).where(table.c.user_key == user_key, table.c.digest == digest))
     connection.execute(
         update(users)
         .where(users.c.user_key == user_key)

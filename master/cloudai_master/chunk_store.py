@@ -1,13 +1,16 @@
 """Where chunks are kept: the port. Every implementation passes the same test suite.
 
-All calls block and are safe from any thread. Owners are user names (model.names.check_managed_name), digests
-32 bytes. A store keeps bytes; who may read which is decided elsewhere.
+All calls but `read_at_once` block, and all are safe from any thread. Owners are user names
+(model.names.check_managed_name), digests 32 bytes. A store keeps bytes; who may read which is decided elsewhere.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
+
+PIECE_BYTES: Final = 512 * 1024
+"""So short that a read of somebody else does not wait for it noticeably."""
 
 
 class StoreSpace(NamedTuple):
@@ -31,6 +34,23 @@ class ChunkStore(Protocol):
 
     def read(self, owner: str, digest: bytes, offset_bytes: int, length_bytes: int) -> bytes:
         """Exactly these bytes of the chunk; raises ChunkDamaged when it is gone or shorter. Not verified."""
+        ...
+
+    def read_at_once(
+        self, owner: str, digest: bytes, offset_bytes: int, length_bytes: int
+    ) -> bytes | bytearray | None:
+        """The same bytes, when they are there without waiting for a disk or a network; else None.
+
+        May be called on an event loop. None says nothing else: the chunk may be gone or shorter.
+        """
+        ...
+
+    def read_past_cache(self, owner: str, digest: bytes) -> Iterator[bytes]:
+        """The whole chunk in pieces of at most PIECE_BYTES, from where it is kept and not from a memory of it.
+
+        What the machine has in memory stays there, and nothing else comes to it. Raises ChunkDamaged when the
+        chunk is gone or cannot be read; it may be shorter or longer than it should be. Not verified.
+        """
         ...
 
     def has(self, owner: str, digest: bytes, length_bytes: int) -> bool:

@@ -1,7 +1,7 @@
-"""`cloudai-master`: serve, and the operator's tokens.
+"""`cloudai-master`: serve, the operator's tokens, and the scrub.
 
-Exit codes: 0 done; 1 failed, with one line that says why; 2 usage; 3 another master runs on the data
-directory; 4 the address cannot be listened on.
+Exit codes: 0 done; 1 failed, with one line that says why, or what was scrubbed is damaged; 2 usage; 3 another
+master runs on the data directory; 4 the address cannot be listened on; 130 interrupted.
 """
 
 from __future__ import annotations
@@ -18,15 +18,22 @@ from typing import Final, NoReturn
 
 import click
 
-from cloudai_master.data_dir import DataDir, DataDirTaken
+from cloudai_master.data_dir import DATABASE_NAME, DataDir, DataDirTaken
+from cloudai_master.disk_chunk_store import DiskChunkStore
+from cloudai_master.periodic_scrub import INTERVAL_HOURS_DEFAULT, INTERVAL_HOURS_MAX
+from cloudai_master.scrub import BYTES_PER_SECOND_DEFAULT, Pace
 from cloudai_master.tokens import TokenRecord, Tokens, load_key
 from cloudai_model.errors import CloudAIError
 
 EXIT_FAILED: Final = 1
 EXIT_DATA_DIR_TAKEN: Final = 3
 EXIT_CANNOT_LISTEN: Final = 4
+EXIT_INTERRUPTED: Final = 130
+
+LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 DAYS_DEFAULT: Final = 30.0
+SECONDS_PER_HOUR: Final = 3600
 SECONDS_PER_DAY: Final = 86_400
 
 data_dir_option = click.option(
@@ -63,9 +70,22 @@ def main() -> None:
     is_flag=True,
     help="Without TLS, listen beyond the loopback too: everybody on the way reads tokens and data.",
 )
+@click.option(
+    "--scrub-interval-hours",
+    type=click.FloatRange(min=0, max=INTERVAL_HOURS_MAX),
+    default=INTERVAL_HOURS_DEFAULT,
+    show_default=True,
+    help="How often all stored chunks are compared with their digests, slowly, in the background; 0: never.",
+)
 @json_option
 def serve(
-    data_dir: Path, listen: str, tls_cert: Path | None, tls_key: Path | None, insecure: bool, as_json: bool
+    data_dir: Path,
+    listen: str,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    insecure: bool,
+    scrub_interval_hours: float,
+    as_json: bool,
 ) -> None:
     """Serve until SIGTERM. Prints `listening on HOST:PORT` when ready; logs go to stderr."""
     host, port = _parse_address(listen)
@@ -76,9 +96,7 @@ def serve(
             f"without TLS only the loopback is listened on, not {host}: "
             "give --tls-cert and --tls-key, or --insecure"
         )
-    logging.basicConfig(
-        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format=LOG_FORMAT)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     # gRPC's own lines about a taken port come before ours, which says it better.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
@@ -95,7 +113,13 @@ def serve(
         certificate = None
         if tls_cert is not None and tls_key is not None:
             certificate = (tls_key.read_bytes(), tls_cert.read_bytes())
-        config = ServeConfig(data_dir=data_dir, host=host, port=port, certificate=certificate)
+        config = ServeConfig(
+            data_dir=data_dir,
+            host=host,
+            port=port,
+            certificate=certificate,
+            scrub_interval_seconds=scrub_interval_hours * SECONDS_PER_HOUR,
+        )
     except OSError as error:
         fail(error)
     try:
@@ -106,6 +130,41 @@ def serve(
         fail(error, EXIT_CANNOT_LISTEN)
     except (CloudAIError, OSError, ValueError) as error:
         fail(error)
+
+
+@main.command()
+@data_dir_option
+@click.option(
+    "--bytes-per-second",
+    type=click.IntRange(min=0),
+    default=BYTES_PER_SECOND_DEFAULT,
+    show_default=True,
+    help="How fast the disk is read at most; 0: as fast as it can.",
+)
+@json_option
+def scrub(data_dir: Path, bytes_per_second: int, as_json: bool) -> None:
+    """Compare every stored chunk with its digest. Works beside a running master.
+
+    What is damaged or gone is reported with the files that are made of it, and counts as missing from then on:
+    whoever writes those bytes again heals it. Exit code 1 if there is any, 130 when interrupted.
+    """
+    if not (data_dir / DATABASE_NAME).exists():
+        fail(f"there is no master's data in {data_dir}")
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format=LOG_FORMAT)
+    # Here and not above, as in serve: a progress bar is a large library.
+    from cloudai_master.scrub_report import scrub_once
+
+    try:
+        opened = DataDir(data_dir)
+        database = opened.open_database()
+        report = scrub_once(database, DiskChunkStore.beside(opened.path), Pace(bytes_per_second))
+    except (CloudAIError, OSError) as error:
+        fail(error)
+    click.echo(json.dumps(report.as_json()) if as_json else report.as_text())
+    if not report.is_complete:
+        sys.exit(EXIT_INTERRUPTED)
+    if report.damaged:
+        sys.exit(EXIT_FAILED)
 
 
 @main.group()

@@ -13,8 +13,11 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 from cloudai_master.database import Announce, Database, open_sqlite
+
+DATABASE_NAME: Final = "names.db"
 
 
 class DataDirTaken(Exception):
@@ -32,7 +35,7 @@ class DataDir:
 
     def open_database(self, announce: Announce | None = None) -> Database:
         """The names database, with its schema brought up to this version."""
-        engine = open_sqlite(self.path / "names.db")
+        engine = open_sqlite(self.path / DATABASE_NAME)
         database = Database(engine) if announce is None else Database(engine, announce)
         database.migrate()
         return database

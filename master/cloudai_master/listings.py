@@ -1,10 +1,11 @@
-"""Reading a run: its tree page by page, a file's manifest, and where a chunk of a file is."""
+"""Reading a run: its tree page by page, a file's manifest, and where in the run a node is."""
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, and_, func, select
 
@@ -67,26 +68,71 @@ def list_tree(
         if position is not None and slab[0] == position.directory_id:
             sent = and_(edges.c.parent_node_id == position.directory_id, edges.c.name <= position.name)
             of_slab = and_(of_slab, ~sent)
-        by_parent: dict[int, list[types.Edge]] = defaultdict(list)
-        for parent_id, name, *columns in connection.execute(
-            select(edges.c.parent_node_id, edges.c.name, *NODE_COLUMNS)
-            .join(nodes, and_(nodes.c.run_key == edges.c.run_key, nodes.c.node_id == edges.c.node_id))
-            .where(edges.c.run_key == run.run_key, of_slab)
+        by_parent: dict[int, list[_EdgeRow]] = defaultdict(list)
+        row: _EdgeRow
+        for row in connection.execute(
+            _EDGE_QUERY.where(edges.c.run_key == run.run_key, of_slab)
             .order_by(edges.c.parent_node_id, edges.c.name)
             .limit(TREE_PAGE_EDGES_MAX * 2)
         ):
-            by_parent[parent_id].append(
-                types.Edge(parent_node_id=parent_id, name=name, node=Node(*columns).to_wire())
-            )
+            by_parent[row[0]].append(row)
         for directory_id in slab:
-            for edge in by_parent[directory_id]:
-                response.edges.append(edge)
-                page_bytes += EDGE_BYTES + len(edge.name) + len(edge.node.symlink_target)
+            for edge_row in by_parent[directory_id]:
+                _add_edge(response, edge_row)
+                name, symlink_target = edge_row[1], edge_row[-1]
+                page_bytes += EDGE_BYTES + len(name) + len(symlink_target)
                 if len(response.edges) >= TREE_PAGE_EDGES_MAX or page_bytes >= TREE_PAGE_BYTES_MAX:
-                    last = _Position(response.revision, directory_id, edge.name)
+                    last = _Position(response.revision, directory_id, name)
                     response.next_page_token = last.encode()
                     return response
     return response
+
+
+_EdgeRow = Sequence[Any]
+
+_EDGE_QUERY: Final = select(
+    edges.c.parent_node_id,
+    edges.c.name,
+    nodes.c.node_id,
+    nodes.c.kind,
+    nodes.c.mode,
+    nodes.c.uid,
+    nodes.c.gid,
+    nodes.c.mtime_ns,
+    nodes.c.ctime_ns,
+    nodes.c.atime_ns,
+    nodes.c.size_bytes,
+    nodes.c.generation,
+    nodes.c.link_count,
+    nodes.c.revision,
+    nodes.c.digest,
+    nodes.c.symlink_target,
+).join(nodes, and_(nodes.c.run_key == edges.c.run_key, nodes.c.node_id == edges.c.node_id))
+
+
+def _add_edge(response: names.ListTreeResponse, row: _EdgeRow) -> None:
+    """Adds the edge of a row of _EDGE_QUERY. Filled in place: whole messages made and copied took twice the time."""
+    edge = response.edges.add()
+    node = edge.node
+    attributes = node.attributes
+    (
+        edge.parent_node_id,
+        edge.name,
+        node.node_id,
+        node.kind,
+        attributes.mode,
+        attributes.uid,
+        attributes.gid,
+        attributes.mtime_ns,
+        attributes.ctime_ns,
+        attributes.atime_ns,
+        node.size_bytes,
+        node.generation,
+        node.link_count,
+        node.revision,
+        node.digest,
+        node.symlink_target,
+    ) = row
 
 
 def get_manifest(
@@ -94,7 +140,7 @@ def get_manifest(
 ) -> names.GetManifestResponse:
     """The manifest of one generation, from a chunk on. Raises NotFound, also for a generation never made."""
     run = find_run(connection, caller, request.task_id)
-    of_generation = _chunks_of_generation(connection, run, request.node_id, request.generation)
+    of_generation = chunks_of_generation(connection, run, request.node_id, request.generation)
     count = connection.execute(
         select(func.count()).select_from(manifest_chunks).where(of_generation)
     ).scalar_one()
@@ -108,31 +154,6 @@ def get_manifest(
         chunks=[types.Chunk(length_bytes=length_bytes, digest=digest) for length_bytes, digest in rows],
         chunk_count=count,
     )
-
-
-@dataclass(frozen=True)
-class ChunkPlace:
-    """A chunk of a file, as it is found in the chunk store."""
-
-    run: Run
-    digest: bytes
-    length_bytes: int
-
-
-def locate_chunk(
-    connection: Connection, caller: Caller, task_id: str, node_id: int, generation: int, chunk_index: int
-) -> ChunkPlace:
-    """Raises NotFound for a run, node, generation or chunk that is not there."""
-    run = find_run(connection, caller, task_id)
-    row = connection.execute(
-        select(manifest_chunks.c.digest, manifest_chunks.c.length_bytes).where(
-            _chunks_of_generation(connection, run, node_id, generation),
-            manifest_chunks.c.chunk_index == chunk_index,
-        )
-    ).first()
-    if row is None:
-        raise NotFound("chunk", node_id=node_id, generation=generation, chunk_index=chunk_index)
-    return ChunkPlace(run, row.digest, row.length_bytes)
 
 
 def find_path(connection: Connection, run: Run, node_id: int) -> str:
@@ -178,10 +199,13 @@ def _directories_by_depth(connection: Connection, run: Run) -> list[int]:
     return found
 
 
-def _chunks_of_generation(
+def chunks_of_generation(
     connection: Connection, run: Run, node_id: int, generation: int
 ) -> ColumnElement[bool]:
-    """The condition on manifest_chunks for the rows that are the file's content at this generation."""
+    """The condition on manifest_chunks for the rows that are the file's content at this generation.
+
+    Raises NotFound for a node that is not there or a generation never made, IsADirectory.
+    """
     node = _find_node(connection, run, node_id)
     if node.kind != types.NODE_KIND_FILE:
         raise IsADirectory("only a file has content", node_id=node_id)

@@ -24,6 +24,7 @@ from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from cloudai_master.answer_budget import AnswerBudget
 from cloudai_master.authorization import Caller
 from cloudai_master.database import CONNECTIONS_MAX
 from cloudai_master.service import StorageService, Watched
@@ -31,7 +32,14 @@ from cloudai_master.statuses import to_status
 from cloudai_master.tokens import Tokens
 from cloudai_master.wakeups import Wakeups
 from cloudai_model.errors import CloudAIError, InternalError, InvalidRequest, MasterUnavailable
-from cloudai_model.limits import MESSAGE_BYTES_MAX
+from cloudai_model.limits import (
+    CHUNK_BYTES_MAX,
+    DIGEST_BYTES,
+    MANIFEST_PAGE_CHUNKS_MAX,
+    MESSAGE_BYTES_MAX,
+    READ_FILES_BYTES_MAX,
+    TREE_PAGE_BYTES_MAX,
+)
 from cloudai_proto.storage.v1 import chunks_pb2, names_pb2
 
 log: Final = logging.getLogger(__name__)
@@ -55,6 +63,15 @@ HEARTBEAT_SECONDS: Final = 5.0
 TOKEN_CHECK_SECONDS: Final = 1.0
 """How often an open stream looks whether its token was revoked."""
 
+LONG_ANSWERS: Final = {
+    "ReadChunk": CHUNK_BYTES_MAX,
+    "ReadFiles": READ_FILES_BYTES_MAX,
+    "ListTree": TREE_PAGE_BYTES_MAX,
+    "GetManifest": MANIFEST_PAGE_CHUNKS_MAX * (DIGEST_BYTES + 16),
+}
+"""The calls whose answers are counted while they are in memory, and how long they are, about, at most. Those of
+others, and a read that is answered at once, are so short that CALLS_MAX of them are no burden."""
+
 METADATA_BYTES_MAX: Final = 64 * 1024
 
 SERVER_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
@@ -67,6 +84,10 @@ SERVER_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
     ("grpc.http2.max_ping_strikes", 0),
+    # A client that is gone or stands still is noticed within half a minute, and its answers leave the memory.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 20_000),
 )
 
 _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
@@ -84,7 +105,9 @@ class RpcServer:
         self._tokens = tokens
         self._wakeups = wakeups
         self._workers = ThreadPoolExecutor(WORKER_THREADS, thread_name_prefix="call")
+        self._answers = AnswerBudget()
         self._stopping = False
+        logging.getLogger("grpc._cython.cygrpc").addFilter(_is_news)
         self._server = grpc.aio.server(options=SERVER_OPTIONS, maximum_concurrent_rpcs=CALLS_MAX)
         self._health = health.aio.HealthServicer()
         for descriptor in SERVICES:
@@ -133,25 +156,43 @@ class RpcServer:
         request_type = GetMessageClass(method.input_type)
         if method.server_streaming:
             return grpc.unary_stream_rpc_method_handler(self._watch)
-        carry_out = getattr(self._service, _snake_case(method.name))
-        return grpc.unary_unary_rpc_method_handler(self._unary(carry_out, request_type))
+        return grpc.unary_unary_rpc_method_handler(self._unary(method.name, request_type))
 
-    def _unary(
-        self, carry_out: Callable[[Caller, Any], Message], request_type: type[Message]
-    ) -> Callable[[bytes, Context], Awaitable[bytes]]:
+    def _unary(self, name: str, request_type: type[Message]) -> Callable[[bytes, Context], Awaitable[bytes]]:
+        carry_out: Callable[[Caller, Any], Message | bytes] = getattr(self._service, _snake_case(name))
+        size_bytes_max = LONG_ANSWERS.get(name)
+        at_once = self._read_chunk_at_once if name == "ReadChunk" else _never
+
+        def work(token: str, encoded: bytes) -> bytes:
+            response = carry_out(self._tokens.check(token), _decode(encoded, request_type))
+            return response if isinstance(response, bytes) else response.SerializeToString()
+
         async def answer(encoded: bytes, context: Context) -> bytes:
-            token = _token_of(context)
-
-            def work() -> bytes:
-                caller = self._tokens.check(token)
-                return carry_out(caller, _decode(encoded, request_type)).SerializeToString()
-
             try:
-                return await self._in_worker(work)
+                token = _token_of(context)
+                response = at_once(token, encoded)
+                if response is not None:
+                    return response
+                in_turn = partial(work, token, encoded)
+                if size_bytes_max is None:
+                    return await self._in_worker(in_turn)
+                room = await self._answers.reserve(context.peer(), size_bytes_max)
+                # When the last byte is sent, or the client is gone. (The types want a class of their own.)
+                context.add_done_callback(lambda _: room.release())  # type: ignore[arg-type]
+                response = await self._in_worker(in_turn)
+                room.shrink(len(response))
             except Exception as error:  # noqa: BLE001 (the edge of the process: every error becomes a status)
                 await _abort(context, error)
+            return response
 
         return answer
+
+    def _read_chunk_at_once(self, token: str, encoded: bytes) -> bytes | None:
+        """The answer, if everything it takes is in memory; None: it is for a worker thread."""
+        caller = self._tokens.checked_lately(token)
+        if caller is None:
+            return None
+        return self._service.read_chunk_at_once(caller, _decode(encoded, chunks_pb2.ReadChunkRequest))
 
     async def _watch(self, encoded: bytes, context: Context) -> AsyncIterator[bytes]:
         try:
@@ -197,6 +238,16 @@ class RpcServer:
         return await asyncio.get_running_loop().run_in_executor(self._workers, work)
 
 
+def _is_news(record: logging.LogRecord) -> bool:
+    """A client that goes away while it is being answered is none; gRPC logs a traceback."""
+    error = record.exc_info[1] if record.exc_info else None
+    return type(error).__name__ != "ExecuteBatchError"
+
+
+def _never(_: str, __: bytes) -> None:
+    """What is not answered at once."""
+
+
 def _decode(encoded: bytes, message_type: type[MessageT]) -> MessageT:
     """Raises InvalidRequest for bytes that are no such message."""
     try:
@@ -230,8 +281,3 @@ async def _abort(context: Context, error: Exception) -> NoReturn:
 
 def _snake_case(name: str) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
-
-
-def _encode(message: Message) -> bytes:
-    # The class's own: Message.SerializeToString is abstract.
-    return message.SerializeToString()

@@ -294,6 +294,50 @@ chunks: Final = Table(
     sqlite_with_rowid=False,
 )
 
+chunk_blocks: Final = Table(
+    "chunk_blocks",
+    metadata,
+    Column(
+        "user_key",
+        ForeignKey("users.user_key"),
+        primary_key=True,
+        comment="With digest: names a row of chunks. Invariant: this row is gone when that is.",
+    ),
+    Column("digest", LargeBinary, primary_key=True, comment="Of the chunk, which is of more than one block."),
+    Column(
+        "block_digests",
+        LargeBinary,
+        nullable=False,
+        comment="32 bytes, BLAKE3, for each 64 KiB of the chunk, in order: 2 KiB of a full one. Made from bytes"
+        " that were compared with the chunk's digest. A chunk stored by an earlier version has no row until"
+        " it is asked for.",
+    ),
+    # Rows of 2 KiB: in a table without row ids each would spill onto a page of its own.
+)
+
+scrub: Final = Table(
+    "scrub",
+    metadata,
+    Column(
+        "scrub_key", Integer, primary_key=True, autoincrement=False, comment="1: there is one row at most."
+    ),
+    Column(
+        "started_at_ns",
+        BigInteger,
+        nullable=False,
+        comment="When the pass over all chunks began that is under way, or was the last. When the row was made:"
+        " then, so that the first pass is due an interval later.",
+    ),
+    Column("finished_at_ns", BigInteger, comment="Of that pass; NULL: it is under way."),
+    Column(
+        "user_key",
+        BigInteger,
+        nullable=False,
+        comment="With digest: the last chunk that was looked at; a pass goes through chunks in order of its key.",
+    ),
+    Column("digest", LargeBinary, nullable=False),
+)
+
 changes: Final = Table(
     "changes",
     metadata,

@@ -5,17 +5,23 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from cloudai_master.chunk_store import ChunkStore
 from cloudai_master.data_dir import DataDir
+from cloudai_master.database import Database
 from cloudai_master.disk_chunk_store import DiskChunkStore
+from cloudai_master.periodic_scrub import PeriodicScrub
 from cloudai_master.rpc import RpcServer
 from cloudai_master.service import StorageService
 from cloudai_master.tokens import Tokens, load_key
 from cloudai_master.wakeups import Wakeups
+from cloudai_model.memory import keep_freed_memory
 
 log: Final = logging.getLogger(__name__)
 
@@ -31,6 +37,8 @@ class ServeConfig:
     """0: one that is free."""
     certificate: tuple[bytes, bytes] | None
     """(private key, certificate chain) in PEM; None: no TLS."""
+    scrub_interval_seconds: float
+    """From the beginning of one pass over all chunks to the next; 0: none."""
 
 
 async def serve(config: ServeConfig, on_ready: Callable[[int], None]) -> None:
@@ -38,6 +46,7 @@ async def serve(config: ServeConfig, on_ready: Callable[[int], None]) -> None:
 
     `on_ready` is called once with the port. Raises DataDirTaken, OSError, or a CloudAIError of the database.
     """
+    keep_freed_memory()
     data_dir = DataDir(config.data_dir)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -47,15 +56,17 @@ async def serve(config: ServeConfig, on_ready: Callable[[int], None]) -> None:
     with data_dir.locked():
         database = data_dir.open_database(wakeups.announce)
         try:
-            service = StorageService(database, DiskChunkStore(data_dir.path))
+            store = DiskChunkStore(data_dir.path)
+            service = StorageService(database, store)
             server = RpcServer(service, Tokens(database, load_key(data_dir.key_path)), wakeups)
             host = f"[{config.host}]" if ":" in config.host else config.host
             on_ready(await server.start(f"{host}:{config.port}", config.certificate))
             housekeeping = asyncio.create_task(_keep_house(service))
-            await stop.wait()
-            log.info("stopping")
-            housekeeping.cancel()
-            await server.stop(STOP_GRACE_SECONDS)
+            with _scrubbing(database, store, config.scrub_interval_seconds):
+                await stop.wait()
+                log.info("stopping")
+                housekeeping.cancel()
+                await server.stop(STOP_GRACE_SECONDS)
         finally:
             database.close()
 
@@ -68,3 +79,29 @@ async def _keep_house(service: StorageService) -> None:
             # Old rows cost space and nothing else: the next hour tries again.
             log.exception("housekeeping failed")
         await asyncio.sleep(HOUSEKEEPING_SECONDS)
+
+
+@contextmanager
+def _scrubbing(database: Database, store: ChunkStore, interval_seconds: float) -> Iterator[None]:
+    """Scrubs on a thread of its own during the block; at its end, the thread is."""
+    if not interval_seconds:
+        yield
+        return
+    scrub = PeriodicScrub(database, store, interval_seconds)
+    thread = threading.Thread(target=_scrub, args=(scrub,), name="scrub")
+    thread.start()
+    try:
+        yield
+    finally:
+        scrub.stop()
+        thread.join()
+
+
+def _scrub(scrub: PeriodicScrub) -> None:
+    while not scrub.wait(0):
+        try:
+            scrub.run()
+        except Exception:
+            # A pass goes on where it stood: the next hour tries again.
+            log.exception("the scrub failed")
+            scrub.wait(HOUSEKEEPING_SECONDS)

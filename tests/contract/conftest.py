@@ -16,6 +16,10 @@ from support.master_under_test import Master
 from support.storage_requests import OTHER_USER, USER, make_run
 
 
+def _damaged(data: bytes) -> bytes:
+    return bytes([data[0] ^ 1]) + data[1:]
+
+
 class _Fake:
     def __init__(self) -> None:
         self.fake = FakeMaster()
@@ -25,6 +29,9 @@ class _Fake:
     @asynccontextmanager
     async def open(self, user: str, *, admin: bool = False, task_id: str = "") -> AsyncIterator[MasterClient]:
         yield self.fake.client(user, admin=admin, task_id=task_id)
+
+    def damage_chunk(self, user: str, digest: bytes) -> None:
+        self.fake.store.chunks[user, digest] = _damaged(self.fake.store.chunks[user, digest])
 
 
 class _Real:
@@ -41,6 +48,11 @@ class _Real:
             self.process.address, token_provider=lambda: token, insecure=True
         ) as client:
             yield client
+
+    def damage_chunk(self, user: str, digest: bytes) -> None:
+        name = digest.hex()
+        path = self.process.data_dir / "chunks" / user / name[:2] / name
+        path.write_bytes(_damaged(path.read_bytes()))
 
     def _token(self, user: str, admin: bool = False, task_id: str = "") -> str:
         scope = (user, admin, task_id)

@@ -17,6 +17,7 @@ import trio
 from google.protobuf.message import Message
 from sqlalchemy import delete, insert
 
+from cloudai_fusefs.wire_chunks import ChunkData, chunk_data_from_wire
 from cloudai_fusefs.wire_errors import error_from_detail
 from cloudai_master.authorization import Caller
 from cloudai_master.database import Database, Transaction, open_sqlite
@@ -35,7 +36,7 @@ HEARTBEAT_SECONDS = 5.0
 NEVER_NS = (1 << 63) - 1
 
 RequestT = TypeVar("RequestT", bound=Message)
-ResponseT = TypeVar("ResponseT", bound=Message)
+ResponseT = TypeVar("ResponseT", bound=Message | bytes)
 
 
 class FakeMaster:
@@ -201,11 +202,46 @@ class FakeMasterClient:
         request = chunks.PutChunkRequest(task_id=task_id, digest=digest, data=bytes(data))
         await self._call("put_chunk", self._service.put_chunk, request)
 
-    async def read_chunk(self, task_id: str, node_id: int, generation: int, chunk_index: int) -> bytes:
+    async def read_chunk(
+        self, task_id: str, node_id: int, generation: int, chunk_index: int, *, verify: bool = False
+    ) -> memoryview:
         request = chunks.ReadChunkRequest(
-            task_id=task_id, node_id=node_id, generation=generation, chunk_index=chunk_index
+            task_id=task_id, node_id=node_id, generation=generation, chunk_index=chunk_index, verify=verify
         )
-        return (await self._call("read_chunk", self._service.read_chunk, request)).data
+        return (await self._read(request)).data
+
+    async def read_range(
+        self,
+        task_id: str,
+        node_id: int,
+        generation: int,
+        chunk_index: int,
+        offset_bytes: int,
+        length_bytes: int,
+        *,
+        with_block_digests: bool,
+    ) -> ChunkData:
+        request = chunks.ReadChunkRequest(
+            task_id=task_id,
+            node_id=node_id,
+            generation=generation,
+            chunk_index=chunk_index,
+            offset_bytes=offset_bytes,
+            length_bytes=length_bytes,
+            with_block_digests=with_block_digests,
+        )
+        return await self._read(request)
+
+    async def _read(self, request: chunks.ReadChunkRequest) -> ChunkData:
+        answer = await self._call("read_chunk", self._service.read_chunk, request)
+        return chunk_data_from_wire(answer if isinstance(answer, bytes) else answer.SerializeToString())
+
+    async def read_files(self, task_id: str, files: Sequence[tuple[int, int]]) -> list[bytes | None]:
+        request = chunks.ReadFilesRequest(task_id=task_id)
+        for node_id, generation in files:
+            request.files.add(node_id=node_id, generation=generation)
+        answer = await self._call("read_files", self._service.read_files, request)
+        return [None if file.HasField("error") else file.data for file in answer.files]
 
     @asynccontextmanager
     async def watch(self, request: names.WatchRequest) -> AsyncIterator[AsyncIterator[names.WatchResponse]]:
@@ -243,8 +279,9 @@ class FakeMasterClient:
         with _as_on_the_wire():
             # A copy each way: what a test or the master changes afterwards is its own.
             received = type(request).FromString(request.SerializeToString())
-            response = carry_out(self._caller, received)
-            answer = type(response).FromString(response.SerializeToString())
+            answer = carry_out(self._caller, received)
+            if isinstance(answer, Message):
+                answer = type(answer).FromString(answer.SerializeToString())
         if self._master.answer_latency_seconds:
             await trio.sleep(self._master.answer_latency_seconds)
             self._require_there()

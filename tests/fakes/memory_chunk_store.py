@@ -30,6 +30,17 @@ class MemoryChunkStore:
             raise ChunkDamaged
         return data
 
+    def read_at_once(
+        self, owner: str, digest: bytes, offset_bytes: int, length_bytes: int
+    ) -> bytes | bytearray | None:
+        data = self.chunks.get((owner, digest), b"")[offset_bytes : offset_bytes + length_bytes]
+        return data if len(data) == length_bytes else None
+
+    def read_past_cache(self, owner: str, digest: bytes) -> Iterator[bytes]:
+        if (owner, digest) not in self.chunks:
+            raise ChunkDamaged
+        yield self.chunks[owner, digest]
+
     def has(self, owner: str, digest: bytes, length_bytes: int) -> bool:
         return len(self.chunks.get((owner, digest), b"")) == length_bytes
 

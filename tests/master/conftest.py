@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from support.local_storage import LocalStorage
 from support.master_process import MasterProcess
 
 
@@ -16,3 +17,11 @@ def master(tmp_path: Path) -> Iterator[MasterProcess]:
     yield process
     process.terminate()
     assert "Traceback" not in process.log_text()
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Iterator[LocalStorage]:
+    """The parts of a master without its process and its wire."""
+    opened = LocalStorage.with_run(tmp_path / "storage")
+    yield opened
+    opened.close()

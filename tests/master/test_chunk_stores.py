@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
 from pathlib import Path
 
 import pytest
 
-from cloudai_master.chunk_store import ChunkStore, StoredChunk
+from cloudai_master.chunk_store import PIECE_BYTES, ChunkStore, StoredChunk
 from cloudai_master.disk_chunk_store import SYNC_EACH_MAX, DiskChunkStore
 from cloudai_model.chunks import digest_of
 from cloudai_model.errors import ChunkDamaged, InvalidName
@@ -28,6 +31,19 @@ def test_put_chunk_is_read_back_in_ranges(store: ChunkStore) -> None:
     assert store.has("user-123", DIGEST, 10)
 
 
+def test_what_is_in_memory_is_read_at_once(store: ChunkStore) -> None:
+    store.put("user-123", {DIGEST: DATA})
+    assert store.read_at_once("user-123", DIGEST, 0, 10) == DATA
+    assert store.read_at_once("user-123", DIGEST, 3, 4) == b"3456"
+
+
+def test_what_is_not_there_is_nothing_to_be_read_at_once(store: ChunkStore) -> None:
+    store.put("user-123", {DIGEST: DATA})
+    assert store.read_at_once("user-456", DIGEST, 0, 10) is None
+    assert store.read_at_once("user-123", digest_of(b""), 0, 1) is None
+    assert store.read_at_once("user-123", DIGEST, 5, 6) is None
+
+
 def test_large_batch_is_read_back(store: ChunkStore) -> None:
     batch = {digest_of(b"%d" % i): b"%d" % i for i in range(SYNC_EACH_MAX * 4)}
     store.put("user-123", batch)
@@ -41,6 +57,18 @@ def test_chunk_of_another_owner_is_not_there(store: ChunkStore) -> None:
     assert list(store.list("user-456")) == []
     with pytest.raises(ChunkDamaged):
         store.read("user-456", DIGEST, 0, 10)
+
+
+@pytest.mark.parametrize("size_bytes", [1, PIECE_BYTES - 1, PIECE_BYTES, 2 * PIECE_BYTES + 1])
+def test_whole_chunk_is_read_past_the_cache(store: ChunkStore, size_bytes: int) -> None:
+    data = b"0123456789" * (size_bytes // 10) + b"x" * (size_bytes % 10)
+    store.put("user-123", {digest_of(data): data})
+    assert b"".join(store.read_past_cache("user-123", digest_of(data))) == data
+
+
+def test_chunk_that_is_gone_is_damage_past_the_cache_too(store: ChunkStore) -> None:
+    with pytest.raises(ChunkDamaged):
+        list(store.read_past_cache("user-123", DIGEST))
 
 
 def test_read_beyond_the_end_is_damage(store: ChunkStore) -> None:
@@ -78,6 +106,36 @@ def test_owner_is_a_folder_of_the_store(tmp_path: Path) -> None:
 def test_owner_that_would_leave_the_store_is_refused(tmp_path: Path, owner: str) -> None:
     with pytest.raises(InvalidName):
         DiskChunkStore(tmp_path).put(owner, {DIGEST: DATA})
+
+
+@pytest.mark.parametrize("refuses", ["open", "readv"])
+def test_file_system_that_cannot_pass_by_the_cache_is_read_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refuses: str
+) -> None:
+    store = DiskChunkStore(tmp_path)
+    store.put("user-123", {DIGEST: DATA})
+    real_open, real_readv = os.open, os.readv
+
+    def refusing_open(path: str, flags: int, *rest: int) -> int:
+        if flags & os.O_DIRECT:
+            raise OSError(errno.EINVAL, "no O_DIRECT here")
+        return real_open(path, flags, *rest)
+
+    def refusing_readv(descriptor: int, buffers: list[bytearray]) -> int:
+        if fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_DIRECT:
+            raise OSError(errno.EINVAL, "no O_DIRECT here")
+        return real_readv(descriptor, buffers)
+
+    monkeypatch.setattr(os, refuses, refusing_open if refuses == "open" else refusing_readv)
+    assert b"".join(store.read_past_cache("user-123", DIGEST)) == DATA
+
+
+def test_store_beside_a_running_master_leaves_its_half_written_files(tmp_path: Path) -> None:
+    DiskChunkStore(tmp_path).put("user-123", {DIGEST: DATA})
+    half = tmp_path / "incoming" / "half"
+    half.write_bytes(b"0123")
+    assert DiskChunkStore.beside(tmp_path).read("user-123", DIGEST, 0, 10) == DATA
+    assert half.read_bytes() == b"0123"
 
 
 def test_half_written_files_are_cleared_at_the_start(tmp_path: Path) -> None:

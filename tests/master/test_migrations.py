@@ -2,13 +2,19 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from sqlalchemy import inspect
 
 from cloudai_master.data_dir import DataDir
 from cloudai_master.database import Database, open_sqlite
 from cloudai_master.schema import metadata
+from cloudai_master.service import StorageService
+from cloudai_model.chunks import block_digests_of
+from cloudai_model.limits import BLOCK_BYTES
+from support.local_storage import CALLER, LocalStorage, decode
 
 
 def test_migrations_from_nothing_make_the_schema(tmp_path: Path) -> None:
@@ -24,8 +30,52 @@ def test_migrating_again_changes_nothing(tmp_path: Path) -> None:
     first.close()
     again = DataDir(tmp_path).open_database()
     with again.read() as connection:
-        assert MigrationContext.configure(connection).get_current_revision() == "0001"
+        assert MigrationContext.configure(connection).get_current_revision() == "0002"
     again.close()
+
+
+def schema_of(database: Database) -> set[str]:
+    with database.read() as connection:
+        rows = connection.exec_driver_sql("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")
+        return {str(sql) for (sql,) in rows}
+
+
+def first_schema(path: Path) -> set[str]:
+    """What the first version made."""
+    config = Config()
+    config.set_main_option("script_location", "cloudai_master:migrations")
+    database = Database(open_sqlite(path / "names.db"))
+    with database.write() as transaction:
+        config.attributes["connection"] = transaction.connection
+        command.upgrade(config, "0001")
+    found = schema_of(database)
+    database.close()
+    return found
+
+
+def test_data_of_the_first_schema_is_upgraded_and_its_chunks_get_their_blocks(tmp_path: Path) -> None:
+    (tmp_path / "first").mkdir()
+    data = bytes(BLOCK_BYTES) + b"more"
+    storage = LocalStorage.with_run(tmp_path / "data")
+    node = storage.commit_file(b"f", data)
+    # Back to the first schema, with the data in it.
+    with storage.database.write() as transaction:
+        for statement in (
+            "DROP TABLE chunk_blocks",
+            "DROP TABLE scrub",
+            "UPDATE alembic_version SET version_num = '0001'",
+        ):
+            transaction.connection.exec_driver_sql(statement)
+    assert schema_of(storage.database) == first_schema(tmp_path / "first")
+    storage.close()
+
+    upgraded = StorageService((database := DataDir(tmp_path / "data").open_database()), storage.store)
+    request = storage.read_request(node, with_block_digests=True)
+    for _ in range(2):
+        assert decode(upgraded.read_chunk(CALLER, request)) == (data, block_digests_of(data))
+    with database.read() as connection:
+        assert connection.exec_driver_sql("SELECT count(*) FROM chunk_blocks").scalar_one() == 1
+    database.close()
 
 
 def test_commits_are_on_disk_when_they_return(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from cloudai_master.tokens import CHECKED_SECONDS, Tokens, load_key
 from cloudai_model.errors import InvalidName, NotFound, Unauthenticated
 from cloudai_proto.storage.v1 import names_pb2 as names
 from support.master_process import MasterProcess
-from support.storage_requests import make_run
+from support.storage_requests import commit_one, file_commit, make_run
 
 DAY_SECONDS = 86_400
 
@@ -138,6 +138,23 @@ async def test_revoked_token_is_refused_within_a_second_and_ends_its_watches(mas
                 async for _ in messages:
                     pass
     assert token not in master.log_text()
+
+
+async def test_reader_whose_token_is_revoked_is_refused_within_a_second(master: MasterProcess) -> None:
+    token = master.make_token("user-123")
+    (record,) = json.loads(master.run("token", "list", "--json").stdout)
+    async with master.connect(token) as client:
+        run = await make_run(client, "user-123")
+        node = await commit_one(client, run, file_commit(b"f", b"data"))
+        # Once it is remembered, a read asks the database nothing.
+        for _ in range(3):
+            assert bytes(await client.read_chunk(run.task_id, node.node_id, 1, 0)) == b"data"
+        await trio.to_thread.run_sync(lambda: master.run("token", "revoke", record["id"]))
+        revoked_at = trio.current_time()
+        with trio.fail_after(10), pytest.raises(Unauthenticated, match="revoked"):
+            while True:
+                await client.read_chunk(run.task_id, node.node_id, 1, 0)
+        assert trio.current_time() - revoked_at < CHECKED_SECONDS + 1
 
 
 async def test_client_reads_its_token_again_when_it_is_refused(master: MasterProcess) -> None:

@@ -16,3 +16,7 @@ class Master(Protocol):
     ) -> AbstractAsyncContextManager[MasterClient]:
         """A client with a token of this scope."""
         ...
+
+    def damage_chunk(self, user: str, digest: bytes) -> None:
+        """Flips a bit of the first byte of this stored chunk of the user's."""
+        ...

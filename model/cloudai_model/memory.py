@@ -1,0 +1,39 @@
+"""How the process asks the system for memory."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Final
+
+from cloudai_model.limits import MESSAGE_BYTES_MAX, MIB
+
+# The options of glibc's mallopt(3), by their numbers.
+_M_TRIM_THRESHOLD: Final = -1
+_M_MMAP_THRESHOLD: Final = -3
+_M_ARENA_MAX: Final = -8
+
+MMAP_THRESHOLD_BYTES: Final = 32 * MIB
+"""Larger blocks alone are asked of the system one by one; glibc takes no larger number."""
+
+TRIM_THRESHOLD_BYTES: Final = 64 * MIB
+"""What stays with the process, at most, of what is free at the end of its memory."""
+
+assert MESSAGE_BYTES_MAX < MMAP_THRESHOLD_BYTES
+
+
+def keep_freed_memory() -> None:
+    """Lets the C library keep blocks of some MiB for the next of their kind. Does nothing if it is not glibc.
+
+    Called once, before threads are started. Otherwise each message with a chunk is up to a thousand page
+    faults. Whole chunks, eight calls at a time: 4.3 ms of the master's CPU a chunk without it, 2.7 ms with it.
+    One arena for all threads: with one for each, what they keep adds up (255 MiB instead of 145 MiB), and
+    threads that hold the interpreter's lock do not meet at the allocator's.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return
+    mallopt.argtypes = (ctypes.c_int, ctypes.c_int)
+    mallopt(_M_ARENA_MAX, 1)
+    mallopt(_M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES)
+    mallopt(_M_TRIM_THRESHOLD, TRIM_THRESHOLD_BYTES)
