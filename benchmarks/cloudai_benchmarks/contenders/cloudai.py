@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -15,7 +13,7 @@ from typing import Any, Final
 from cloudai_benchmarks import fuse_mounts
 from cloudai_benchmarks.contenders.contender import FuseContender, Source, files_below
 from cloudai_benchmarks.datasets import Dataset
-from cloudai_benchmarks.errors import BenchmarkError, TookTooLong
+from cloudai_benchmarks.errors import BenchmarkError
 from cloudai_benchmarks.processes import Server, family_of, has_process, run_command, wait_until
 from cloudai_fusefs.mount import MEMORY_BYTES_MAX
 
@@ -185,15 +183,6 @@ class CloudAIMount:
 
     def abort(self) -> None:
         fuse_mounts.abort(self.mount_point)
-
-    def _await_end(self, pid: int) -> None:
-        what = f"the mount daemon {pid} ends"
-        try:
-            wait_until(lambda: not has_process(pid), what, seconds_max=_END_SECONDS_MAX)
-        except TookTooLong:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-            wait_until(lambda: not has_process(pid), what, seconds_max=_END_SECONDS_MAX)
 
 
 class CloudAI(FuseContender):
