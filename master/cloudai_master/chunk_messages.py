@@ -8,6 +8,15 @@ from __future__ import annotations
 
 from typing import Final
 
+from cloudai_model.limits import BLOCK_BYTES, CHUNK_BYTES_MAX, DIGEST_BYTES
+
+BLOCK_DIGESTS_BYTES_MAX: Final = CHUNK_BYTES_MAX // BLOCK_BYTES * DIGEST_BYTES
+
+ENVELOPE_BYTES_MAX: Final = 10
+"""Two tags, and two lengths of at most four bytes."""
+
+assert CHUNK_BYTES_MAX < 1 << 28
+
 _DATA_TAG: Final = b"\x0a"  # field 1, length-delimited
 _BLOCK_DIGESTS_TAG: Final = b"\x12"  # field 2, length-delimited
 

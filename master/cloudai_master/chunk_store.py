@@ -9,8 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple, Protocol
 
-PIECE_BYTES: Final = 512 * 1024
+from cloudai_model.errors import ChunkDamaged
+
+READ_BYTES: Final = 512 * 1024
 """So short that a read of somebody else does not wait for it noticeably."""
+
+
+class ChunkUnreachable(ChunkDamaged):
+    """Nothing of the chunk can be had: it is gone, or its disk fails to read it.
+
+    The same of many chunks in a row says more about the disk than about them.
+    """
 
 
 class StoreSpace(NamedTuple):
@@ -33,7 +42,11 @@ class ChunkStore(Protocol):
         ...
 
     def read(self, owner: str, digest: bytes, offset_bytes: int, length_bytes: int) -> bytes:
-        """Exactly these bytes of the chunk; raises ChunkDamaged when it is gone or shorter. Not verified."""
+        """Exactly these bytes of the chunk. Not verified.
+
+        Raises ChunkDamaged when it is shorter, ChunkUnreachable, or InternalError when it may well be whole:
+        the owner has no folder here, no descriptor is free, the permission is missing.
+        """
         ...
 
     def read_at_once(
@@ -46,10 +59,10 @@ class ChunkStore(Protocol):
         ...
 
     def read_past_cache(self, owner: str, digest: bytes) -> Iterator[bytes]:
-        """The whole chunk in pieces of at most PIECE_BYTES, from where it is kept and not from a memory of it.
+        """The whole chunk in parts of at most READ_BYTES, from where it is kept and not from a memory of it.
 
-        What the machine has in memory stays there, and nothing else comes to it. Raises ChunkDamaged when the
-        chunk is gone or cannot be read; it may be shorter or longer than it should be. Not verified.
+        What the machine has in memory stays there, and nothing else comes to it. Raises ChunkUnreachable and
+        InternalError as `read`; it may be shorter or longer than it should be. Not verified.
         """
         ...
 

@@ -21,7 +21,7 @@ from cloudai_master.listings import find_path
 from cloudai_master.run_tree import in_slabs
 from cloudai_master.schema import manifest_chunks, nodes, runs
 from cloudai_model.chunks import digest_of
-from cloudai_model.errors import ChunkDamaged
+from cloudai_model.errors import ChunkDamaged, MasterUnavailable, NoSpace
 
 log: Final = logging.getLogger(__name__)
 
@@ -77,12 +77,28 @@ def read_verified(store: ChunkStore, owner: str, place: ChunkPlace) -> bytes:
 def set_aside(
     database: Database, run: Run, digest: bytes, node_id: int, chunk_index: int, damage: ChunkDamaged
 ) -> ChunkDamaged:
-    """Forgets the chunk, logs one line that names the file being read, and returns the error that does too."""
-    with database.write() as transaction:
-        forget_chunk(transaction, run.user_key, digest)
-        path = find_path(transaction.connection, run, node_id)
-    log.error("%s: %s, node %d, chunk %d", damage, path, node_id, chunk_index)
+    """Logs one line that names the file being read, forgets the chunk, and returns the error that names it too.
+
+    A full or busy database changes nothing about the line and the answer.
+    """
+    log.error(
+        "%s: %s, node %d, chunk %d", damage, _path_for_log(database, run, node_id), node_id, chunk_index
+    )
+    try:
+        with database.write() as transaction:
+            forget_chunk(transaction, run.user_key, digest)
+    except (NoSpace, MasterUnavailable) as error:
+        # Whoever reads it next, or the scrub, tries again.
+        log.warning("chunk %s is not set aside: %s", digest.hex(), error)
     return ChunkDamaged(damage.detail, node_id=node_id, chunk_index=chunk_index)
+
+
+def _path_for_log(database: Database, run: Run, node_id: int) -> str:
+    try:
+        with database.read() as connection:
+            return find_path(connection, run, node_id)
+    except (NoSpace, MasterUnavailable):
+        return f"{run.user}/{run.task}/{run.name}"
 
 
 def set_aside_found(

@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Final
 
 from cloudai_master.cached_open import open_cached
-from cloudai_master.chunk_store import PIECE_BYTES, StoredChunk, StoreSpace
-from cloudai_model.errors import ChunkDamaged, InternalError, NoSpace
+from cloudai_master.chunk_store import READ_BYTES, ChunkUnreachable, StoredChunk, StoreSpace
+from cloudai_model.errors import ChunkDamaged, CloudAIError, InternalError, NoSpace
 from cloudai_model.names import check_managed_name
 
 # From here on one sync of the file system is cheaper than one of each file: 0.25 ms for a file of 16 KiB,
@@ -31,6 +31,9 @@ SYNC_EACH_MAX: Final = 8
 OWNERS_KNOWN_MAX: Final = 4096
 
 _FULL_DISK: Final = {errno.ENOSPC, errno.EDQUOT}
+# What a file system answers when the disk cannot read, or what it read makes no sense. Anything else is a matter
+# of the process or of the machine, and says nothing about the chunk.
+_BAD_DISK: Final = {errno.EIO, errno.EUCLEAN}
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -77,14 +80,12 @@ class DiskChunkStore:
     def read(self, owner: str, digest: bytes, offset_bytes: int, length_bytes: int) -> bytes:
         try:
             descriptor = os.open(self._path(owner, digest), os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            raise ChunkDamaged("the chunk's file is gone") from None
-        try:
-            data = os.pread(descriptor, length_bytes, offset_bytes)
+            try:
+                data = os.pread(descriptor, length_bytes, offset_bytes)
+            finally:
+                os.close(descriptor)
         except OSError as error:
-            raise ChunkDamaged("the chunk's file cannot be read", errno=error.errno) from error
-        finally:
-            os.close(descriptor)
+            raise self._error_of_read(owner, error) from error
         if len(data) != length_bytes:
             raise ChunkDamaged("the chunk's file is too short")
         return data
@@ -108,16 +109,14 @@ class DiskChunkStore:
     def read_past_cache(self, owner: str, digest: bytes) -> Iterator[bytes]:
         path = self._path(owner, digest)
         try:
-            with _opened_direct(path) as descriptor, mmap(-1, PIECE_BYTES) as piece:
+            with _opened_direct(path) as descriptor, mmap(-1, READ_BYTES) as buffer:
                 # The memory that the disk writes to has to begin with a page.
-                length_bytes = PIECE_BYTES
-                while length_bytes == PIECE_BYTES:
-                    length_bytes = _read_piece(descriptor, piece)
-                    yield piece[:length_bytes]
-        except FileNotFoundError:
-            raise ChunkDamaged("the chunk's file is gone") from None
+                length_bytes = READ_BYTES
+                while length_bytes == READ_BYTES:
+                    length_bytes = _read_part(descriptor, buffer)
+                    yield buffer[:length_bytes]
         except OSError as error:
-            raise ChunkDamaged("the chunk's file cannot be read", errno=error.errno) from error
+            raise self._error_of_read(owner, error) from error
 
     def has(self, owner: str, digest: bytes, length_bytes: int) -> bool:
         try:
@@ -142,6 +141,16 @@ class DiskChunkStore:
         # Text: to put a Path together costs more than to read 4 KiB from it.
         name = digest.hex()
         return f"{self._chunks}/{_folder_of(owner)}/{name[:2]}/{name}"
+
+    def _error_of_read(self, owner: str, error: OSError) -> CloudAIError:
+        if error.errno in _BAD_DISK:
+            return ChunkUnreachable("the chunk's file cannot be read", errno=error.errno)
+        if not isinstance(error, FileNotFoundError):
+            return InternalError("the chunk store failed", errno=error.errno)
+        # An empty folder in its place is what a disk leaves behind that is not mounted.
+        if not (self._chunks / _folder_of(owner)).is_dir():
+            return InternalError("the user's folder of chunks is not there", user=owner)
+        return ChunkUnreachable("the chunk's file is gone")
 
     def _make_folder(self, folder: Path) -> None:
         if folder.is_dir():
@@ -189,15 +198,15 @@ def _opened_direct(path: str) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _read_piece(descriptor: int, piece: mmap) -> int:
+def _read_part(descriptor: int, buffer: mmap) -> int:
     try:
-        return os.readv(descriptor, [piece])
+        return os.readv(descriptor, [buffer])
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
         # Some file systems can open a file so and then not read it.
         fcntl.fcntl(descriptor, fcntl.F_SETFL, os.O_RDONLY)
-        return os.readv(descriptor, [piece])
+        return os.readv(descriptor, [buffer])
 
 
 def _sync_directory(directory: Path) -> None:

@@ -49,7 +49,7 @@ class PassState:
 
 
 class PeriodicScrub:
-    """Runs passes on a thread of its own. `stop` ends it within a piece of a chunk."""
+    """Runs passes on a thread of its own. `stop` ends it within a part of a chunk."""
 
     def __init__(
         self,

@@ -27,16 +27,17 @@ from grpc_reflection.v1alpha import reflection
 from cloudai_master.answer_budget import AnswerBudget
 from cloudai_master.authorization import Caller
 from cloudai_master.database import CONNECTIONS_MAX
+from cloudai_master.file_reader import AT_ONCE_ANSWER_BYTES_MAX, read_chunk_bytes_max
 from cloudai_master.service import StorageService, Watched
 from cloudai_master.statuses import to_status
 from cloudai_master.tokens import Tokens
 from cloudai_master.wakeups import Wakeups
 from cloudai_model.errors import CloudAIError, InternalError, InvalidRequest, MasterUnavailable
 from cloudai_model.limits import (
-    CHUNK_BYTES_MAX,
     DIGEST_BYTES,
     MANIFEST_PAGE_CHUNKS_MAX,
     MESSAGE_BYTES_MAX,
+    MIB,
     READ_FILES_BYTES_MAX,
     TREE_PAGE_BYTES_MAX,
 )
@@ -63,14 +64,16 @@ HEARTBEAT_SECONDS: Final = 5.0
 TOKEN_CHECK_SECONDS: Final = 1.0
 """How often an open stream looks whether its token was revoked."""
 
+# A read that is answered at once is counted by nobody: this is what all of them can hold.
+assert CALLS_MAX * AT_ONCE_ANSWER_BYTES_MAX < 67 * MIB
+
 LONG_ANSWERS: Final = {
-    "ReadChunk": CHUNK_BYTES_MAX,
     "ReadFiles": READ_FILES_BYTES_MAX,
     "ListTree": TREE_PAGE_BYTES_MAX,
     "GetManifest": MANIFEST_PAGE_CHUNKS_MAX * (DIGEST_BYTES + 16),
 }
-"""The calls whose answers are counted while they are in memory, and how long they are, about, at most. Those of
-others, and a read that is answered at once, are so short that CALLS_MAX of them are no burden."""
+"""The calls whose answers are counted while they are in memory, and how long they are, about, at most. So are those
+of ReadChunk, each by its request. Those of others are so short that CALLS_MAX of them are no burden."""
 
 METADATA_BYTES_MAX: Final = 64 * 1024
 
@@ -160,7 +163,6 @@ class RpcServer:
 
     def _unary(self, name: str, request_type: type[Message]) -> Callable[[bytes, Context], Awaitable[bytes]]:
         carry_out: Callable[[Caller, Any], Message | bytes] = getattr(self._service, _snake_case(name))
-        size_bytes_max = LONG_ANSWERS.get(name)
         at_once = self._read_chunk_at_once if name == "ReadChunk" else _never
 
         def work(token: str, encoded: bytes) -> bytes:
@@ -174,6 +176,7 @@ class RpcServer:
                 if response is not None:
                     return response
                 in_turn = partial(work, token, encoded)
+                size_bytes_max = answer_bytes_max(name, encoded)
                 if size_bytes_max is None:
                     return await self._in_worker(in_turn)
                 room = await self._answers.reserve(context.peer(), size_bytes_max)
@@ -242,6 +245,13 @@ def _is_news(record: logging.LogRecord) -> bool:
     """A client that goes away while it is being answered is none; gRPC logs a traceback."""
     error = record.exc_info[1] if record.exc_info else None
     return type(error).__name__ != "ExecuteBatchError"
+
+
+def answer_bytes_max(name: str, encoded: bytes) -> int | None:
+    """How much room the answer to this call needs in memory; None: it is not counted. Raises InvalidRequest."""
+    if name == "ReadChunk":
+        return read_chunk_bytes_max(_decode(encoded, chunks_pb2.ReadChunkRequest))
+    return LONG_ANSWERS.get(name)
 
 
 def _never(_: str, __: bytes) -> None:

@@ -3,6 +3,9 @@
 It works beside a running master, in its process or in another. What is damaged is set aside (`damage`), so
 that the next writer of those bytes heals it. The order is that of the chunks' keys, so a pass can go on where
 an earlier one stood.
+
+A disk that is not mounted, or fails altogether, is no damage: the pass ends with an error and sets nothing of
+it aside.
 """
 
 from __future__ import annotations
@@ -14,17 +17,20 @@ from typing import Final, NamedTuple
 from blake3 import blake3
 from sqlalchemy import Connection, exists, func, select, tuple_
 
-from cloudai_master.chunk_store import ChunkStore
+from cloudai_master.chunk_store import ChunkStore, ChunkUnreachable
 from cloudai_master.damage import DamagedChunk, describe, set_aside_found
 from cloudai_master.database import Database
 from cloudai_master.schema import chunks, manifest_chunks, runs, users
-from cloudai_model.errors import ChunkDamaged
+from cloudai_model.errors import ChunkDamaged, InternalError
 from cloudai_model.limits import MIB
 
 # An operator waits for it, and what it leaves of a disk is enough for a master that serves from it.
 BYTES_PER_SECOND_DEFAULT: Final = 100 * MIB
 
 SLAB_CHUNKS: Final = 256
+
+UNREACHABLE_IN_A_ROW_MAX: Final = 16
+"""Neighbours in a pass lie anywhere on the disk: so many of them do not get lost one by one."""
 
 FORGOTTEN_NAMED_MAX: Final = 1000
 
@@ -80,17 +86,35 @@ class _ChunkRow(NamedTuple):
     digest: bytes
     length_bytes: int
 
+    def looked(self, damaged: DamagedChunk | None) -> Looked:
+        return Looked(Position(self.user_key, self.digest), self.length_bytes, damaged)
+
 
 def scrub(database: Database, store: ChunkStore, pace: Pace, after: Position) -> Iterator[Looked]:
-    """Looks at each chunk after the position, one with each step. Blocks on database and disk, and sleeps."""
-    while True:
-        with database.read() as connection:
-            slab = _next_chunks(connection, after)
-        if not slab:
-            return
-        for row in slab:
-            after = Position(row.user_key, row.digest)
-            yield Looked(after, row.length_bytes, _look_at(database, store, pace, row))
+    """Looks at each chunk after the position, in order. Blocks on database and disk, and sleeps.
+
+    Those that cannot be reached are held back until another one can, or all were looked at. Raises what the
+    store raises; InternalError for more than UNREACHABLE_IN_A_ROW_MAX of them, none of which is set aside.
+    """
+    unreachable: list[_ChunkRow] = []
+    for row in _rows_after(database, after):
+        try:
+            damaged = _look_at(database, store, pace, row)
+        except ChunkUnreachable as damage:
+            unreachable.append(row)
+            if len(unreachable) > UNREACHABLE_IN_A_ROW_MAX:
+                raise InternalError(
+                    "chunks in a row cannot be read: is their disk there?",
+                    count=len(unreachable),
+                    first=unreachable[0].digest.hex(),
+                ) from damage
+            continue
+        for held_back in unreachable:
+            yield held_back.looked(_look_again(database, store, pace, held_back))
+        unreachable.clear()
+        yield row.looked(damaged)
+    for held_back in unreachable:
+        yield held_back.looked(_look_again(database, store, pace, held_back))
 
 
 def stored_amount(database: Database) -> StoredAmount:
@@ -130,6 +154,16 @@ def find_forgotten(database: Database) -> list[DamagedChunk]:
         ]
 
 
+def _rows_after(database: Database, after: Position) -> Iterator[_ChunkRow]:
+    while True:
+        with database.read() as connection:
+            slab = _next_chunks(connection, after)
+        if not slab:
+            return
+        yield from slab
+        after = Position(slab[-1].user_key, slab[-1].digest)
+
+
 def _next_chunks(connection: Connection, after: Position) -> list[_ChunkRow]:
     key = tuple_(chunks.c.user_key, chunks.c.digest)
     rows = connection.execute(
@@ -143,24 +177,32 @@ def _next_chunks(connection: Connection, after: Position) -> list[_ChunkRow]:
 
 
 def _look_at(database: Database, store: ChunkStore, pace: Pace, row: _ChunkRow) -> DamagedChunk | None:
+    """Raises ChunkUnreachable: whether that is damage, its neighbours tell."""
     try:
         _compare(store, pace, row)
+    except ChunkUnreachable:
+        raise
     except ChunkDamaged:
-        # A second look: it may have been healed, or collected, since its row was read.
-        try:
-            _compare(store, pace, row)
-        except ChunkDamaged as damage:
-            return set_aside_found(database, row.user_key, row.user, row.digest, damage)
+        return _look_again(database, store, pace, row)
+    return None
+
+
+def _look_again(database: Database, store: ChunkStore, pace: Pace, row: _ChunkRow) -> DamagedChunk | None:
+    """Sets it aside, unless it was healed, or collected, since its row was read."""
+    try:
+        _compare(store, pace, row)
+    except ChunkDamaged as damage:
+        return set_aside_found(database, row.user_key, row.user, row.digest, damage)
     return None
 
 
 def _compare(store: ChunkStore, pace: Pace, row: _ChunkRow) -> None:
     hasher = blake3()
     length_bytes = 0
-    for piece in store.read_past_cache(row.user, row.digest):
-        hasher.update(piece)
-        length_bytes += len(piece)
-        pace.keep(len(piece))
+    for part in store.read_past_cache(row.user, row.digest):
+        hasher.update(part)
+        length_bytes += len(part)
+        pace.keep(len(part))
     if length_bytes != row.length_bytes:
         raise ChunkDamaged("the chunk's file has another length")
     if hasher.digest() != row.digest:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from cloudai_master.chunk_store import StoredChunk, StoreSpace
+from cloudai_master.chunk_store import ChunkUnreachable, StoredChunk, StoreSpace
 from cloudai_model.errors import ChunkDamaged, NoSpace
 
 SIZE_BYTES = 1 << 40
@@ -25,7 +25,9 @@ class MemoryChunkStore:
             self.free_bytes -= len(data)
 
     def read(self, owner: str, digest: bytes, offset_bytes: int, length_bytes: int) -> bytes:
-        data = self.chunks.get((owner, digest), b"")[offset_bytes : offset_bytes + length_bytes]
+        if (owner, digest) not in self.chunks:
+            raise ChunkUnreachable
+        data = self.chunks[owner, digest][offset_bytes : offset_bytes + length_bytes]
         if len(data) != length_bytes:
             raise ChunkDamaged
         return data
@@ -38,7 +40,7 @@ class MemoryChunkStore:
 
     def read_past_cache(self, owner: str, digest: bytes) -> Iterator[bytes]:
         if (owner, digest) not in self.chunks:
-            raise ChunkDamaged
+            raise ChunkUnreachable
         yield self.chunks[owner, digest]
 
     def has(self, owner: str, digest: bytes, length_bytes: int) -> bool:

@@ -9,6 +9,9 @@ from functools import wraps
 import pytest
 
 from cloudai_master.answer_budget import AnswerBudget, Reservation
+from cloudai_master.rpc import answer_bytes_max
+from cloudai_model.limits import CHUNK_BYTES_MAX
+from cloudai_proto.storage.v1 import chunks_pb2 as chunks
 
 
 def on_asyncio(test: Callable[[], Coroutine[None, None, None]]) -> Callable[[], None]:
@@ -220,3 +223,11 @@ async def test_everybody_gets_a_turn_and_nothing_is_left_over() -> None:
             group.create_task(answer(connection))
     assert budget.held_bytes == 0
     assert max(finished.values()) < 2 * min(finished.values())
+
+
+def test_read_needs_room_for_what_it_asks_for() -> None:
+    short = chunks.ReadChunkRequest(length_bytes=4096).SerializeToString()
+    whole = chunks.ReadChunkRequest().SerializeToString()
+    assert answer_bytes_max("ReadChunk", short) == 4096 + 10
+    assert answer_bytes_max("ReadChunk", whole) == CHUNK_BYTES_MAX + 10
+    assert answer_bytes_max("PutChunk", b"") is None

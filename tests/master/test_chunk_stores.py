@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from cloudai_master.chunk_store import PIECE_BYTES, ChunkStore, StoredChunk
+from cloudai_master.chunk_store import READ_BYTES, ChunkStore, ChunkUnreachable, StoredChunk
 from cloudai_master.disk_chunk_store import SYNC_EACH_MAX, DiskChunkStore
 from cloudai_model.chunks import digest_of
-from cloudai_model.errors import ChunkDamaged, InvalidName
+from cloudai_model.errors import ChunkDamaged, CloudAIError, InternalError, InvalidName
 from fakes.memory_chunk_store import MemoryChunkStore
 
 DATA = b"0123456789"
@@ -55,11 +55,12 @@ def test_chunk_of_another_owner_is_not_there(store: ChunkStore) -> None:
     store.put("user-123", {DIGEST: DATA})
     assert not store.has("user-456", DIGEST, 10)
     assert list(store.list("user-456")) == []
-    with pytest.raises(ChunkDamaged):
+    store.put("user-456", {digest_of(b"theirs"): b"theirs"})
+    with pytest.raises(ChunkUnreachable):
         store.read("user-456", DIGEST, 0, 10)
 
 
-@pytest.mark.parametrize("size_bytes", [1, PIECE_BYTES - 1, PIECE_BYTES, 2 * PIECE_BYTES + 1])
+@pytest.mark.parametrize("size_bytes", [1, READ_BYTES - 1, READ_BYTES, 2 * READ_BYTES + 1])
 def test_whole_chunk_is_read_past_the_cache(store: ChunkStore, size_bytes: int) -> None:
     data = b"0123456789" * (size_bytes // 10) + b"x" * (size_bytes % 10)
     store.put("user-123", {digest_of(data): data})
@@ -67,7 +68,8 @@ def test_whole_chunk_is_read_past_the_cache(store: ChunkStore, size_bytes: int) 
 
 
 def test_chunk_that_is_gone_is_damage_past_the_cache_too(store: ChunkStore) -> None:
-    with pytest.raises(ChunkDamaged):
+    store.put("user-123", {digest_of(b"another"): b"another"})
+    with pytest.raises(ChunkUnreachable):
         list(store.read_past_cache("user-123", DIGEST))
 
 
@@ -128,6 +130,55 @@ def test_file_system_that_cannot_pass_by_the_cache_is_read_all_the_same(
 
     monkeypatch.setattr(os, refuses, refusing_open if refuses == "open" else refusing_readv)
     assert b"".join(store.read_past_cache("user-123", DIGEST)) == DATA
+
+
+def errors_of_reading(store: ChunkStore) -> list[CloudAIError]:
+    """What both ways to read the chunk raise."""
+    with pytest.raises(CloudAIError) as read:
+        store.read("user-123", DIGEST, 0, 10)
+    with pytest.raises(CloudAIError) as past_cache:
+        list(store.read_past_cache("user-123", DIGEST))
+    return [read.value, past_cache.value]
+
+
+@pytest.mark.parametrize("call", ["open", "read"])
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        (errno.EIO, ChunkUnreachable),
+        (errno.EUCLEAN, ChunkUnreachable),
+        (errno.EMFILE, InternalError),
+        (errno.ENFILE, InternalError),
+        (errno.EACCES, InternalError),
+        (errno.ENOMEM, InternalError),
+        (errno.ESTALE, InternalError),
+    ],
+)
+def test_what_the_disk_cannot_read_is_damage_and_no_other_failure_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, code: int, expected: type[CloudAIError]
+) -> None:
+    store = DiskChunkStore(tmp_path)
+    store.put("user-123", {DIGEST: DATA})
+
+    def fail(*_: object) -> int:
+        raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as patch:
+        for name in ["open"] if call == "open" else ["pread", "readv"]:
+            patch.setattr(os, name, fail)
+        errors = errors_of_reading(store)
+    assert [type(error) for error in errors] == [expected] * 2
+    assert [error.fields for error in errors] == [{"errno": code}] * 2
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_chunk_that_is_gone_with_the_folder_of_its_user_is_no_damage(tmp_path: Path, is_there: bool) -> None:
+    store = DiskChunkStore(tmp_path)
+    store.put("user-123", {DIGEST: DATA})
+    (tmp_path / "chunks").rename(tmp_path / "away")
+    if is_there:
+        (tmp_path / "chunks").mkdir()
+    assert [type(error) for error in errors_of_reading(store)] == [InternalError] * 2
 
 
 def test_store_beside_a_running_master_leaves_its_half_written_files(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import errno
 import logging
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -14,15 +14,25 @@ from sqlalchemy import delete, func, select
 
 from cloudai_fusefs.wire_errors import error_from_detail
 from cloudai_master.chunk_ownership import stored_lengths
-from cloudai_master.file_reader import AT_ONCE_BYTES_MAX
+from cloudai_master.file_reader import AT_ONCE_ANSWER_BYTES_MAX, AT_ONCE_BYTES_MAX, read_chunk_bytes_max
 from cloudai_master.schema import chunk_blocks
 from cloudai_model.chunks import block_digests_of, digest_of
-from cloudai_model.errors import ChunkDamaged, CloudAIError, InvalidRequest, MissingChunks, NotFound
+from cloudai_model.errors import (
+    ChunkDamaged,
+    CloudAIError,
+    InvalidRequest,
+    MasterUnavailable,
+    MissingChunks,
+    NoSpace,
+    NotFound,
+)
 from cloudai_model.limits import BLOCK_BYTES, CHUNK_BYTES_MAX, READ_FILES_BYTES_MAX, READ_FILES_MAX
 from cloudai_proto.storage.v1 import chunks_pb2 as chunks
 from cloudai_proto.storage.v1 import types_pb2 as types
 from support.local_storage import CALLER, OTHER_CALLER, LocalStorage, counted_queries
 from support.storage_requests import directory_commit, file_commit, manifest_commit
+
+Refused = Callable[[], None]
 
 TEN = b"0123456789"
 LONG = secrets.token_bytes(3 * BLOCK_BYTES + 100)
@@ -168,6 +178,38 @@ def test_what_takes_long_is_not_answered_at_once(
     assert storage.read_at_once(node, length_bytes=1) is None
 
 
+def test_longest_answer_at_once_is_as_long_as_it_says(storage: LocalStorage) -> None:
+    node = storage.commit_file(b"f", secrets.token_bytes(CHUNK_BYTES_MAX))
+    request = storage.read_request(node, length_bytes=AT_ONCE_BYTES_MAX, with_block_digests=True)
+    storage.service.read_chunk(CALLER, request)
+    answer = storage.service.read_chunk_at_once(CALLER, request)
+    assert answer is not None
+    assert AT_ONCE_ANSWER_BYTES_MAX - 5 < len(answer) <= AT_ONCE_ANSWER_BYTES_MAX
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"length_bytes": 1},
+        {"length_bytes": 1, "with_block_digests": True},
+        {"length_bytes": CHUNK_BYTES_MAX, "with_block_digests": True},
+    ],
+)
+def test_answer_is_not_longer_than_its_request_lets_expect(
+    storage: LocalStorage, fields: dict[str, Any]
+) -> None:
+    node = storage.commit_file(b"f", secrets.token_bytes(CHUNK_BYTES_MAX))
+    request = storage.read_request(node, **fields)
+    expected_bytes = read_chunk_bytes_max(request)
+    assert expected_bytes - 10 <= len(storage.service.read_chunk(CALLER, request)) <= expected_bytes
+
+
+def test_request_that_reads_the_whole_chunk_lets_expect_as_much() -> None:
+    assert read_chunk_bytes_max(chunks.ReadChunkRequest(length_bytes=1, verify=True)) > CHUNK_BYTES_MAX
+    assert read_chunk_bytes_max(chunks.ReadChunkRequest(length_bytes=2**32 - 1)) < CHUNK_BYTES_MAX + 100
+
+
 def test_what_is_wrong_is_left_to_the_read_that_may_wait(storage: LocalStorage) -> None:
     node = storage.commit(file_commit(b"f", TEN))
     storage.read(node)
@@ -276,6 +318,35 @@ def test_chunk_found_damaged_counts_as_missing_until_it_is_put_again(
     storage.put(TEN)
     assert storage.read(node, verify=True).data == TEN
     storage.commit(manifest_commit(b"copy", [TEN]))
+
+
+@pytest.fixture(params=[NoSpace, MasterUnavailable])
+def refused(
+    request: pytest.FixtureRequest, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> Refused:
+    """Makes the database full or busy for who writes, from when it is called."""
+
+    def refuse() -> None:
+        raise request.param("as the test wants it")
+
+    return lambda: monkeypatch.setattr(storage.database, "write", refuse)
+
+
+def test_damage_is_named_and_told_while_the_database_takes_no_writes(
+    storage: LocalStorage, refused: Refused, caplog: pytest.LogCaptureFixture
+) -> None:
+    gone, good = storage.commit(file_commit(b"gone", b"gone")), storage.commit(file_commit(b"good", b"good"))
+    storage.chunk_path(b"gone").unlink()
+    refused()
+    with pytest.raises(ChunkDamaged) as caught:
+        storage.read(gone)
+    assert caught.value.fields == {"node_id": gone.node_id, "chunk_index": 0}
+    damaged, whole = read_files(storage, *versions_of([gone, good]))
+    assert (type(damaged), whole) == (ChunkDamaged, b"good")
+    assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING"] * 2
+    assert f"/gone, node {gone.node_id}, chunk 0" in caplog.records[0].message
+    assert f"chunk {digest_of(b'gone').hex()} is not set aside" in caplog.records[1].message
+    assert is_recorded(storage, b"gone")
 
 
 # Many small files.

@@ -11,6 +11,7 @@ import trio
 
 from cloudai_fusefs.grpc_master_client import GrpcMasterClient
 from cloudai_master.answer_budget import ANSWERS_BYTES_MAX
+from cloudai_master.file_reader import AT_ONCE_BYTES_MAX
 from cloudai_model.limits import CHUNK_BYTES_MAX, MIB
 from cloudai_proto.storage.v1 import chunks_pb2 as chunks
 from cloudai_proto.storage.v1 import types_pb2 as types
@@ -136,3 +137,31 @@ async def test_clients_that_take_nothing_leave_room_for_others(master: MasterPro
                             assert await client.read_chunk(run.task_id, node.node_id, 1, 0) == data[0]
     # gRPC holds what it sends a second time.
     assert memory.grown_bytes() < 2 * ANSWERS_BYTES_MAX + UNSHARED_BYTES_MAX
+
+
+async def test_short_answers_that_nobody_takes_are_no_burden(master: MasterProcess) -> None:
+    """They come from the memory, at once, and are not counted."""
+    token = master.make_token("user-123")
+    data = [secrets.token_bytes(CHUNK_BYTES_MAX)]
+    async with master.connect(token) as client:
+        run, node = await store_file(client, data)
+        await client.read_range(
+            run.task_id, node.node_id, 1, 0, 0, AT_ONCE_BYTES_MAX, with_block_digests=True
+        )
+        request = chunks.ReadChunkRequest(
+            task_id=run.task_id,
+            node_id=node.node_id,
+            generation=1,
+            length_bytes=AT_ONCE_BYTES_MAX,
+            with_block_digests=True,
+        )
+        memory = ResidentMemory(master.pid)
+        with trio.fail_after(SECONDS_MAX), ExitStack() as stack:
+            for _ in range(16):
+                silent = stack.enter_context(SilentReader(master.address, token))
+                for _ in range(50):
+                    silent.ask(request)
+            for _ in range(10):
+                assert await client.read_chunk(run.task_id, node.node_id, 1, 0) == data[0]
+            # 800 answers, which gRPC holds a second time: 103 MiB; of twice the length they were 210 MiB.
+            assert memory.grown_bytes() < 160 * MIB

@@ -1,16 +1,28 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
 import secrets
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from cloudai_master.chunk_store import PIECE_BYTES
+from cloudai_master.chunk_store import READ_BYTES
 from cloudai_master.damage import FILES_NAMED_MAX, DamagedChunk, DamagedFile
-from cloudai_master.scrub import FORGOTTEN, Pace, Position, find_forgotten, scrub, stored_amount
+from cloudai_master.scrub import (
+    FORGOTTEN,
+    UNREACHABLE_IN_A_ROW_MAX,
+    Looked,
+    Pace,
+    Position,
+    find_forgotten,
+    scrub,
+    stored_amount,
+)
 from cloudai_model.chunks import digest_of
+from cloudai_model.errors import InternalError
 from cloudai_proto.storage.v1 import names_pb2 as names
 from support.local_storage import OTHER_CALLER, LocalStorage
 from support.master_process import PROGRAM, MasterProcess
@@ -38,7 +50,7 @@ def damaged_in(storage: LocalStorage) -> list[DamagedChunk]:
 
 
 def test_what_is_whole_is_left_alone(storage: LocalStorage, caplog: pytest.LogCaptureFixture) -> None:
-    data = [secrets.token_bytes(size) for size in (1, PIECE_BYTES, 3 * PIECE_BYTES + 5)]
+    data = [secrets.token_bytes(size) for size in (1, READ_BYTES, 3 * READ_BYTES + 5)]
     node = storage.commit_file(b"f", *data)
     looked = list(scrub(storage.database, storage.store, NO_PACE, Position()))
     assert sorted(one.length_bytes for one in looked) == [len(chunk) for chunk in data]
@@ -150,7 +162,7 @@ def test_pass_goes_on_after_a_position(storage: LocalStorage) -> None:
 
 
 def test_chunk_that_is_healed_between_two_looks_is_not_set_aside(storage: LocalStorage) -> None:
-    data = bytes(PIECE_BYTES + 1)
+    data = bytes(READ_BYTES + 1)
     storage.commit_file(b"f", data)
     storage.damage(data)
 
@@ -160,6 +172,110 @@ def test_chunk_that_is_healed_between_two_looks_is_not_set_aside(storage: LocalS
     assert [one.damaged for one in scrub(storage.database, storage.store, Pace(1, heal), Position())] == [
         None
     ]
+
+
+# What is no damage.
+
+
+def pass_that_fails(storage: LocalStorage) -> list[Looked]:
+    """What it has looked at until the store or the scrub raises InternalError."""
+    looked: list[Looked] = []
+    with pytest.raises(InternalError):
+        looked.extend(scrub(storage.database, storage.store, NO_PACE, Position()))
+    return looked
+
+
+def store_chunks(storage: LocalStorage, count: int) -> list[bytes]:
+    """So many chunks of one file, in the order of a pass."""
+    data = sorted((b"%d" % index for index in range(count)), key=digest_of)
+    storage.commit_file(b"f", *data)
+    return data
+
+
+def test_process_without_a_free_descriptor_sets_nothing_aside(
+    storage: LocalStorage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store_chunks(storage, 3)
+
+    def fail(*_: object) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", fail)
+        assert pass_that_fails(storage) == []
+    assert (stored_amount(storage.database).chunk_count, caplog.records) == (3, [])
+    assert damaged_in(storage) == []
+
+
+def test_store_whose_disk_is_not_there_loses_nothing(
+    storage: LocalStorage, caplog: pytest.LogCaptureFixture
+) -> None:
+    store_chunks(storage, 3)
+    chunks_folder = storage.data_dir.path / "chunks"
+    chunks_folder.rename(storage.data_dir.path / "away")
+    assert pass_that_fails(storage) == []
+    chunks_folder.mkdir()
+    assert pass_that_fails(storage) == []
+    chunks_folder.rmdir()
+    (storage.data_dir.path / "away").rename(chunks_folder)
+    assert (stored_amount(storage.database).chunk_count, caplog.records) == (3, [])
+    assert damaged_in(storage) == []
+
+
+@pytest.mark.parametrize("failure", ["gone", "unreadable"])
+def test_more_chunks_in_a_row_than_get_lost_one_by_one_end_the_pass(
+    storage: LocalStorage, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, failure: str
+) -> None:
+    data = store_chunks(storage, UNREACHABLE_IN_A_ROW_MAX + 4)
+    lost = data[2:-1]
+    if failure == "gone":
+        for chunk in lost:
+            storage.chunk_path(chunk).unlink()
+    else:
+        paths, real_open = {str(storage.chunk_path(chunk)) for chunk in lost}, os.open
+
+        def failing_open(path: str, *rest: int) -> int:
+            if str(path) in paths:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            return real_open(path, *rest)
+
+        monkeypatch.setattr(os, "open", failing_open)
+    looked = pass_that_fails(storage)
+    assert [one.position.digest for one in looked] == list(map(digest_of, data[:2]))
+    assert (stored_amount(storage.database).chunk_count, caplog.records) == (len(data), [])
+
+
+@pytest.mark.parametrize("is_last", [False, True])
+def test_as_many_chunks_in_a_row_as_may_get_lost_are_set_aside_in_their_order(
+    storage: LocalStorage, is_last: bool
+) -> None:
+    data = store_chunks(storage, UNREACHABLE_IN_A_ROW_MAX + 2)
+    lost = data[2:] if is_last else data[1:-1]
+    for chunk in lost:
+        storage.chunk_path(chunk).unlink()
+    looked = list(scrub(storage.database, storage.store, NO_PACE, Position()))
+    assert [one.position.digest for one in looked] == list(map(digest_of, data))
+    assert [one.damaged.digest for one in looked if one.damaged] == list(map(digest_of, lost))
+    assert stored_amount(storage.database).chunk_count == 2
+
+
+def test_lost_chunks_that_are_not_in_a_row_are_set_aside_however_many(storage: LocalStorage) -> None:
+    data = store_chunks(storage, 2 * UNREACHABLE_IN_A_ROW_MAX + 4)
+    for chunk in data[::2]:
+        storage.chunk_path(chunk).unlink()
+    assert [one.digest for one in damaged_in(storage)] == list(map(digest_of, data[::2]))
+
+
+def test_chunk_that_is_back_when_its_neighbour_was_read_is_not_set_aside(storage: LocalStorage) -> None:
+    lost, neighbour = sorted((bytes(10), bytes(11)), key=digest_of)
+    storage.commit_file(b"f", lost, neighbour)
+    storage.chunk_path(lost).unlink()
+
+    def heal(_: float) -> None:
+        storage.chunk_path(lost).write_bytes(lost)
+
+    looked = scrub(storage.database, storage.store, Pace(1, heal), Position())
+    assert [one.damaged for one in looked] == [None, None]
 
 
 def test_rate_is_kept_and_idle_time_is_not_made_up_for() -> None:
@@ -239,7 +355,7 @@ def test_command_refuses_what_is_no_data_directory(tmp_path: Path) -> None:
 async def make_chunk(master: MasterProcess) -> None:
     async with master.connect(master.make_token(USER)) as client:
         run = await make_run(client, USER)
-        await put(client, run, secrets.token_bytes(2 * PIECE_BYTES))
+        await put(client, run, secrets.token_bytes(2 * READ_BYTES))
 
 
 async def test_command_shows_a_bar_on_a_terminal_and_ctrl_c_ends_it(master: MasterProcess) -> None:
