@@ -1,8 +1,10 @@
 #!/bin/sh
 # Trains the example as a run of the mount, if there is no run of it yet, and shows what came of it.
-# `sh examples/first_run.sh MOUNT`; the programs are those of the repository's .venv.
+# `sh examples/first_run.sh MOUNT`; the programs are those of the repository's .venv. $MAKE_WORDS is what was said
+# to make beside its target, such as STATE=.
 set -eu
 mount=$1
+words=${MAKE_WORDS:+ $MAKE_WORDS}
 here=$(cd "$(dirname "$0")" && pwd)
 bin=$(dirname "$here")/.venv/bin
 
@@ -31,6 +33,6 @@ Try next:
       the same again, as a run of its own; meanwhile \`tail -f $mount/*/digits/latest/train.log\`
   cp -r $run /tmp/digits
       take the results with you; \`cloudai ls\` lists the runs, \`cloudai status\` what is not durable yet
-  make down && make up
+  make down$words && make up$words
       everything stops, and everything is there again
 EOF

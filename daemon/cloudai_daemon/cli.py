@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import click
 
+from cloudai_daemon.commands.doctor import doctor_command
 from cloudai_daemon.commands.ls import ls_command
 from cloudai_daemon.commands.mount import mount_command
 from cloudai_daemon.commands.parameters import say
@@ -17,6 +18,7 @@ from cloudai_daemon.commands.status import status_command
 from cloudai_daemon.commands.umount import umount_command
 from cloudai_daemon.commands.up import down_command, up_command
 from cloudai_daemon.commands.wait import wait_command
+from cloudai_daemon.commands.warmup import warmup_command
 from cloudai_daemon.exit_codes import EPILOG, CommandFailed, ExitCode
 
 
@@ -34,6 +36,8 @@ for _command in (
     wait_command,
     ls_command,
     seal_command,
+    warmup_command,
+    doctor_command,
     up_command,
     down_command,
 ):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -18,7 +18,14 @@ from cloudai_daemon.control_protocol import (
     encode_line,
 )
 from cloudai_daemon.registry import RegistryEntry
-from cloudai_fusefs.mount_control import RunPlace, RunStatus
+from cloudai_fusefs.mount_control import (
+    MountInspection,
+    RunPlace,
+    RunStatus,
+    UncachedFile,
+    WarmupProgress,
+    WarmupReport,
+)
 from cloudai_model.errors import InternalError
 
 # Answers that need no master come in milliseconds; one that asks the master has its own deadlines there.
@@ -46,6 +53,7 @@ class ControlClient:
         self._next_id = 0
         self._buffered = bytearray()
         self._answers: dict[int, Json] = {}
+        self._progress: dict[int, Json] = {}  # the latest of each request that tells some
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.settimeout(_CONNECT_SECONDS_MAX)
         try:
@@ -66,14 +74,39 @@ class ControlClient:
         """What is still under way is cancelled by the daemon."""
         self._socket.close()
 
-    def status(self, path: str = "") -> StatusReport:
-        return StatusReport.from_json(self.call("status", {"path": path}))
+    def status(self, path: str = "", timeout_seconds: float = CALL_SECONDS_DEFAULT) -> StatusReport:
+        return StatusReport.from_json(self.call("status", {"path": path}, timeout_seconds))
 
     def create_run(self, task: str, *, name: str = "", task_id: str = "") -> RunPlace:
         return RunPlace(**self.call("create_run", {"task": task, "name": name, "task_id": task_id}))
 
     def list_runs(self, path: str = "") -> list[RunStatus]:
         return [RunStatus(**fields) for fields in self.call("list_runs", {"path": path})]
+
+    def inspect(self, timeout_seconds: float) -> MountInspection:
+        return MountInspection(**self.call("inspect", {}, timeout_seconds))
+
+    def warmup(self, paths: Sequence[str], note_progress: Callable[[WarmupProgress], None]) -> WarmupReport:
+        """Takes as long as it takes; interrupted, closing the connection ends it at the mount."""
+        fields = self.follow(
+            "warmup", {"paths": list(paths)}, lambda progress: note_progress(WarmupProgress(**progress))
+        )
+        return WarmupReport(**{**fields, "failed": [UncachedFile(**file) for file in fields["failed"]]})
+
+    def follow(self, method: str, params: Mapping[str, Json], note_progress: Callable[[Json], None]) -> Json:
+        """As `call`, of a request that tells how far it is: DaemonUnreachable when it falls silent."""
+        request_id = self.send(method, params)
+
+        def has_come() -> bool:
+            return request_id in self._answers or request_id in self._progress
+
+        while request_id not in self._answers:
+            if not self._receive_until(has_come, CALL_SECONDS_DEFAULT):
+                raise self._unreachable(TimeoutError(f"silent for {CALL_SECONDS_DEFAULT:.0f} s"))
+            progress = self._progress.pop(request_id, None)
+            if progress is not None:
+                note_progress(progress)
+        return self.take(request_id)
 
     def call(
         self, method: str, params: Mapping[str, Json], timeout_seconds: float = CALL_SECONDS_DEFAULT
@@ -97,8 +130,11 @@ class ControlClient:
 
     def poll(self, request_id: int, timeout_seconds: float) -> bool:
         """Whether the answer is there, waiting at most the given time for it."""
+        return self._receive_until(lambda: request_id in self._answers, timeout_seconds)
+
+    def _receive_until(self, has_come: Callable[[], bool], timeout_seconds: float) -> bool:
         deadline = time.monotonic() + timeout_seconds
-        while request_id not in self._answers:
+        while not has_come():
             remaining_seconds = deadline - time.monotonic()
             if remaining_seconds <= 0:
                 return False
@@ -135,7 +171,10 @@ class ControlClient:
         if answer.get("id") is None:
             # Only a line that the daemon could not read is answered so: a fault of one of the two ends.
             raise RemoteError(reason=InternalError.reason, message=str(answer.get("error")))
-        self._answers[answer["id"]] = answer
+        if "progress" in answer:
+            self._progress[answer["id"]] = answer["progress"]
+        else:
+            self._answers[answer["id"]] = answer
 
     def _unreachable(self, error: Exception) -> DaemonUnreachable:
         cause = error.strerror if isinstance(error, OSError) and error.strerror else str(error)

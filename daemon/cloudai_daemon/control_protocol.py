@@ -1,7 +1,8 @@
 """What goes over the control socket: JSON lines, {id, method, params} and {id, result | error}.
 
 Both ends use this module, so it holds every limit and shape of the protocol and no I/O. An id is chosen
-by the caller and comes back with the answer; answers come in the order in which they are ready.
+by the caller and comes back with the answer; answers come in the order in which they are ready. A long
+request is also told how far it is, by lines of {id, progress} before its answer.
 """
 
 from __future__ import annotations
@@ -11,18 +12,21 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Final, TypeAlias
 
+from cloudai_fusefs.mount_control import MountCounters
 from cloudai_model.errors import ERROR_BY_REASON, CloudAIError, InternalError, InvalidRequest
 
 Json: TypeAlias = Any
 
-# A path of 4 KiB takes at most 24 KiB as escaped JSON.
-REQUEST_BYTES_MAX: Final = 64 * 1024
+# A path of 4 KiB takes at most 24 KiB as escaped JSON; a warm-up names some thousand usual ones.
+REQUEST_BYTES_MAX: Final = 1024 * 1024
 RESPONSE_BYTES_MAX: Final = 8 * 1024 * 1024
 # More names than anybody reads; the counts beside them are of all.
 STATUS_NAMES_MAX: Final = 1000
 REQUESTS_IN_FLIGHT_MAX: Final = 16
 """Of one connection; a further one is refused."""
 CONNECTIONS_MAX: Final = 64
+PROGRESS_SECONDS: Final = 0.2
+"""Between two lines of progress: smooth to the eye, and a sign of life."""
 
 # 4 KiB of path as surrogate escapes, six characters each, and the fields around it.
 assert STATUS_NAMES_MAX * 4 * 1024 < RESPONSE_BYTES_MAX
@@ -64,6 +68,8 @@ class StatusReport:
     """Moved to and from the master since the mount began."""
     pending: list[PendingFile]
     """The first STATUS_NAMES_MAX, failed ones first."""
+    counters: MountCounters
+    """Of the mount, whatever the path."""
 
     def to_json(self) -> dict[str, Json]:
         return asdict(self)
@@ -71,7 +77,9 @@ class StatusReport:
     @classmethod
     def from_json(cls, fields: Mapping[str, Json]) -> StatusReport:
         pending = [PendingFile(**entry) for entry in fields["pending"]]
-        return cls(**{**fields, "pending": pending})
+        # A mount that is older than this program counted less.
+        counters = MountCounters(**fields.get("counters", {}))
+        return cls(**{**fields, "pending": pending, "counters": counters})
 
 
 def encode_line(message: Mapping[str, Json]) -> bytes:

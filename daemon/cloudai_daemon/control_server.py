@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +18,7 @@ import trio
 
 from cloudai_daemon.control_protocol import (
     CONNECTIONS_MAX,
+    PROGRESS_SECONDS,
     REQUEST_BYTES_MAX,
     REQUESTS_IN_FLIGHT_MAX,
     RESPONSE_BYTES_MAX,
@@ -31,16 +31,19 @@ from cloudai_daemon.control_protocol import (
     encode_error,
     encode_line,
 )
-from cloudai_daemon.places import make_private_dir
-from cloudai_fusefs.mount_control import FileState, FileStatus, MountControl, MountStatus
+from cloudai_daemon.unix_sockets import SOCKET_PATH_BYTES_MAX, listen_in_own_directory, remove_socket
+from cloudai_fusefs.mount_control import (
+    FileState,
+    FileStatus,
+    MountControl,
+    MountCounters,
+    MountStatus,
+    WarmupProgress,
+)
 from cloudai_model.errors import CloudAIError, InternalError, InvalidRequest
 
 log = logging.getLogger(__name__)
 
-# sun_path of unix(7) is 108 bytes with the final NUL.
-SOCKET_PATH_BYTES_MAX: Final = 107
-
-_LISTEN_BACKLOG: Final = 16
 _READ_BYTES: Final = 64 * 1024
 # A peer that does not read what it asked for is gone for all we know.
 _SEND_SECONDS_MAX: Final = 30.0
@@ -64,7 +67,7 @@ async def serve_control(
     Raises OSError when the path cannot be bound. Cancelled: the socket is gone from the directory and
     every request that was being answered is cancelled.
     """
-    listening = trio.socket.from_stdlib_socket(_listen(socket_path))
+    listening = trio.socket.from_stdlib_socket(listen_in_own_directory(socket_path))
     try:
         connections = trio.CapacityLimiter(CONNECTIONS_MAX)
         async with trio.open_nursery() as nursery:
@@ -78,26 +81,7 @@ async def serve_control(
             await trio.serve_listeners(serve_one, [listener], handler_nursery=nursery)
     finally:
         listening.close()
-        _unlink(socket_path)
-
-
-def _listen(socket_path: Path) -> socket.socket:
-    make_private_dir(socket_path.parent)
-    _unlink(socket_path)
-    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        listening.bind(str(socket_path))
-        # Before listen: until then nobody can connect, whatever the umask made of the mode.
-        socket_path.chmod(0o600)
-        listening.listen(_LISTEN_BACKLOG)
-    except OSError:
-        listening.close()
-        raise
-    return listening
-
-
-def _unlink(socket_path: Path) -> None:
-    socket_path.unlink(missing_ok=True)
+        remove_socket(socket_path)
 
 
 class _Connection:
@@ -148,13 +132,32 @@ class _Connection:
 
     async def _answer(self, request: Request) -> None:
         try:
-            await self._send(await self._outcome(request))
+            if request.method in _LONG_METHODS:
+                await self._answer_with_progress(request)
+            else:
+                await self._send(await self._outcome(request, _Progress()))
         finally:
             self._in_flight_count -= 1
 
-    async def _outcome(self, request: Request) -> bytes:
+    async def _answer_with_progress(self, request: Request) -> None:
+        progress = _Progress()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._send_progress, request.id, progress)
+            line = await self._outcome(request, progress)
+            # Not cancelled: half a line of progress would spoil the answer behind it.
+            progress.is_over.set()
+        await self._send(line)
+
+    async def _send_progress(self, request_id: int, progress: _Progress) -> None:
+        while True:
+            with trio.move_on_after(PROGRESS_SECONDS):
+                await progress.is_over.wait()
+                return
+            await self._send(encode_line({"id": request_id, "progress": progress.latest}))
+
+    async def _outcome(self, request: Request, progress: _Progress) -> bytes:
         try:
-            result = await call_method(self._control, request.method, request.params)
+            result = await call_method(self._control, request.method, request.params, progress)
             line = encode_line({"id": request.id, "result": result})
         except CloudAIError as error:
             return encode_error(request.id, error)
@@ -174,12 +177,26 @@ class _Connection:
                 raise trio.BrokenResourceError("the peer does not read")
 
 
-async def call_method(control: MountControl, method: str, params: Mapping[str, Json]) -> Json:
+class _Progress:
+    """How far a long request is."""
+
+    def __init__(self) -> None:
+        self.latest: Json = None  # until there is something to say: a sign of life
+        self.is_over = trio.Event()
+
+    def note(self, progress: WarmupProgress) -> None:
+        self.latest = asdict(progress)
+
+
+async def call_method(
+    control: MountControl, method: str, params: Mapping[str, Json], progress: _Progress
+) -> Json:
     """The result of one request as JSON. Raises InvalidRequest for an unknown method or parameter."""
-    handler = _METHODS.get(method)
-    if handler is None:
-        raise InvalidRequest("unknown method", method=method[:80])
-    return await handler(control, _Params(params))
+    if (handler := _METHODS.get(method)) is not None:
+        return await handler(control, _Params(params))
+    if (long_handler := _LONG_METHODS.get(method)) is not None:
+        return await long_handler(control, _Params(params), progress)
+    raise InvalidRequest("unknown method", method=method[:80])
 
 
 class _Params:
@@ -194,6 +211,12 @@ class _Params:
             raise InvalidRequest("a parameter must be text", parameter=name)
         return value
 
+    def texts(self, name: str) -> list[str]:
+        value = self._given.get(name)
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise InvalidRequest("a parameter must be a list of texts", parameter=name)
+        return value
+
     def number(self, name: str) -> int:
         value = self._given.get(name)
         if not isinstance(value, int) or isinstance(value, bool):
@@ -202,7 +225,7 @@ class _Params:
 
 
 async def _status(control: MountControl, params: _Params) -> Json:
-    return report_status(control.status(params.text("path"))).to_json()
+    return report_status(control.status(params.text("path")), await control.counters()).to_json()
 
 
 async def _wait_durable(control: MountControl, params: _Params) -> Json:
@@ -224,16 +247,29 @@ async def _seal_run(control: MountControl, params: _Params) -> Json:
     await control.seal_run(params.text("path"), params.number("exit_status"))
 
 
+async def _inspect(control: MountControl, params: _Params) -> Json:
+    return asdict(await control.inspect())
+
+
+async def _warmup(control: MountControl, params: _Params, progress: _Progress) -> Json:
+    return asdict(await control.warmup(params.texts("paths"), progress.note))
+
+
 _METHODS: Final[Mapping[str, Callable[[MountControl, _Params], Awaitable[Json]]]] = {
     "status": _status,
     "wait_durable": _wait_durable,
     "create_run": _create_run,
     "list_runs": _list_runs,
     "seal_run": _seal_run,
+    "inspect": _inspect,
+}
+
+_LONG_METHODS: Final[Mapping[str, Callable[[MountControl, _Params, _Progress], Awaitable[Json]]]] = {
+    "warmup": _warmup,
 }
 
 
-def report_status(status: MountStatus) -> StatusReport:
+def report_status(status: MountStatus, counters: MountCounters) -> StatusReport:
     """The counts of all pending files and the first of their names."""
     failed_first = sorted(status.pending, key=lambda file: file.state != FileState.FAILED)
     return StatusReport(
@@ -248,6 +284,7 @@ def report_status(status: MountStatus) -> StatusReport:
         sent_bytes=status.sent_bytes,
         fetched_bytes=status.fetched_bytes,
         pending=[_pending_file(file) for file in failed_first[:STATUS_NAMES_MAX]],
+        counters=counters,
     )
 
 

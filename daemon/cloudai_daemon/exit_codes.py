@@ -11,8 +11,10 @@ class ExitCode(IntEnum):
     OK = 0
     USAGE = 1
     """The command line is not valid; nothing was tried. 1 because mount(8) says so."""
+    PROBLEMS_FOUND = 1
+    """`cloudai doctor`: something needs a person."""
     FAILED = 2
-    """The request was refused, or nothing answered it."""
+    """The request was refused, nothing answered it, or a part of it could not be done."""
     MOUNT_FAILED = 32
     """Nothing was mounted, or unmounted. 32 because mount(8) says so."""
     NOT_DURABLE = 75
@@ -33,8 +35,8 @@ SIGNALLED_BASE = 128
 EPILOG = """\b
 Exit status:
     0    done
-    1    the command line is not valid
-    2    the request was refused, or nothing answered it
+    1    the command line is not valid; doctor: there are problems
+    2    the request was refused, nothing answered it, or a part of it failed
    32    could not be mounted or unmounted
    75    data is not durable yet: it is staged on this machine, nothing is lost
   125    run: no run could be made, the command was not started

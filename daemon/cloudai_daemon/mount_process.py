@@ -17,22 +17,25 @@ import resource
 import signal
 import sys
 from collections.abc import Awaitable, Callable
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, TypeVar
 
 import trio
 
 from cloudai_daemon.control_server import choose_socket_path, serve_control
 from cloudai_daemon.exit_codes import ExitCode
+from cloudai_daemon.metrics_server import serve_metrics
 from cloudai_daemon.mount_config_codec import decode_config
 from cloudai_daemon.places import make_private_dir, runtime_dir, short_name_of
 from cloudai_daemon.process_identity import ProcessIdentity
 from cloudai_daemon.registry import RegistryEntry, register, unregister
 from cloudai_fusefs.mount_control import MountConfig, MountControl
+from cloudai_fusefs.version import software_version
 from cloudai_model.errors import CloudAIError
 
 # Named, as this module runs as __main__.
 log = logging.getLogger("cloudai_daemon.mount_process")
 
+Failure = TypeVar("Failure", bound=Exception)
 ServeMount: TypeAlias = Callable[[MountConfig, Callable[[MountControl], None]], Awaitable[None]]
 
 DRAIN_SECONDS_MAX: Final = 20.0
@@ -74,8 +77,8 @@ class MountDaemon:
             with self._serving:
                 try:
                     await self._serve(self._config, take_control)
-                except (CloudAIError, OSError) as error:
-                    failure = error
+                except* (CloudAIError, OSError) as group:
+                    failure = _first_of(group)
             nursery.cancel_scope.cancel()
         if failure or self._failure:
             raise failure or self._failure or AssertionError
@@ -96,12 +99,15 @@ class MountDaemon:
         try:
             async with trio.open_nursery() as nursery:
                 await nursery.start(serve_control, control, socket_path)
+                if self._config.metrics_address:
+                    await nursery.start(_serve_metrics, self._config, control)
                 register(entry, registry_dir)
                 log.info("serving %s at %s", self._config.source, self._config.mount_point)
                 on_ready()
         except* OSError as group:
-            # Without its control socket a mount could be neither waited for nor unmounted in order.
-            self._failure = _first_os_error(group)
+            # Without its control socket a mount could be neither waited for nor unmounted in order; metrics
+            # that were asked for are missed by somebody.
+            self._failure = _first_of(group)
             self._serving.cancel()
         finally:
             unregister(entry, registry_dir)
@@ -144,9 +150,28 @@ class MountDaemon:
             log.warning("staged: %r, %d of %d bytes sent", file.path, file.uploaded_bytes, file.size_bytes)
 
 
-def _first_os_error(group: BaseExceptionGroup[OSError]) -> OSError:
+async def _serve_metrics(
+    config: MountConfig, control: MountControl, task_status: trio.TaskStatus[None]
+) -> None:
+    # Imported here: prometheus_client takes 50 ms, and most mounts are not asked for metrics.
+    from cloudai_daemon.metrics import CONTENT_TYPE, MountMetrics
+
+    metrics = MountMetrics(
+        version=software_version(), source=config.source, mount_point=str(config.mount_point)
+    )
+
+    async def render() -> bytes:
+        return await trio.to_thread.run_sync(metrics.render, await control.counters())
+
+    async with trio.open_nursery() as nursery:
+        address = await nursery.start(serve_metrics, config.metrics_address, render, CONTENT_TYPE)
+        log.info("metrics are at %s", address)
+        task_status.started()
+
+
+def _first_of(group: BaseExceptionGroup[Failure]) -> Failure:
     first = group.exceptions[0]
-    return _first_os_error(first) if isinstance(first, BaseExceptionGroup) else first
+    return _first_of(first) if isinstance(first, BaseExceptionGroup) else first
 
 
 def configure_logging(config: MountConfig, *, to_stderr: bool) -> None:
@@ -169,6 +194,8 @@ def configure_logging(config: MountConfig, *, to_stderr: bool) -> None:
 
 def describe_failure(config: MountConfig, error: Exception) -> str:
     """One line for the person who mounts."""
+    if isinstance(error, ExceptionGroup):
+        error = _first_of(error)
     if isinstance(error, CloudAIError):
         return f"{config.source}: {error}"
     if isinstance(error, OSError) and error.strerror:

@@ -33,6 +33,8 @@ class MountedTree:
     mount_point: Path
     file_system_type: str
     source: str
+    device: int
+    """Its number, as stat's st_dev, without asking the tree."""
 
 
 def list_mounted() -> list[MountedTree]:
@@ -40,12 +42,15 @@ def list_mounted() -> list[MountedTree]:
     found = []
     for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
         before, _, after = line.partition(b" - ")
+        fields = before.split(b" ")
+        major, _, minor = fields[2].partition(b":")
         file_system_type, source, *_ = after.split(b" ")
         found.append(
             MountedTree(
-                mount_point=Path(_decode(before.split(b" ")[4])),
+                mount_point=Path(_decode(fields[4])),
                 file_system_type=file_system_type.decode(),
                 source=_decode(source),
+                device=os.makedev(int(major), int(minor)),
             )
         )
     return found
@@ -60,7 +65,8 @@ def find_mounted(mount_point: Path) -> MountedTree | None:
 def is_dead(mount_point: Path) -> bool:
     """Whether the daemon behind a FUSE mount is gone: "Transport endpoint is not connected"."""
     try:
-        within_bound(lambda: mount_point.stat())
+        # Opened: a stat is answered by the kernel for as long as it remembers the attributes.
+        within_bound(lambda: os.close(os.open(mount_point, os.O_RDONLY | os.O_DIRECTORY)))
     except OSError as error:
         return error.errno in (errno.ENOTCONN, errno.ECONNABORTED)
     return False

@@ -109,16 +109,21 @@ def check_machine(config: MountConfig) -> None:
             "/dev/fuse is missing: `modprobe fuse`, or start the container with --device /dev/fuse",
         )
     if not os.access(device, os.R_OK | os.W_OK):
-        raise CommandFailed(ExitCode.MOUNT_FAILED, "/dev/fuse: permission denied for this user")
-    if config.allow_other and not is_root() and not _allows_other():
+        raise CommandFailed(
+            ExitCode.MOUNT_FAILED,
+            "/dev/fuse: permission denied for this user: udev makes it everybody's, "
+            "without udev `chmod 666 /dev/fuse` as root does",
+        )
+    if config.allow_other and not is_root() and not allows_other():
         raise CommandFailed(
             ExitCode.MOUNT_FAILED, "allow_other needs a line `user_allow_other` in /etc/fuse.conf"
         )
 
 
-def _allows_other() -> bool:
+def allows_other(fuse_conf: Path = Path("/etc/fuse.conf")) -> bool:
+    """Whether users other than root may mount with allow_other."""
     try:
-        lines = Path("/etc/fuse.conf").read_text().splitlines()
+        lines = fuse_conf.read_text().splitlines()
     except OSError:
         return False
     return any(line.strip() == "user_allow_other" for line in lines)

@@ -6,6 +6,7 @@ Pure parsing: words in, values in SI units out. Who mounts and what is there is 
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Final, TypedDict, cast
 
 from cloudai_daemon.exit_codes import CommandFailed, ExitCode
+from cloudai_daemon.unix_sockets import SOCKET_PATH_BYTES_MAX
 from cloudai_fusefs.mount_control import CACHE_BYTES_DEFAULT, TIMEO_SECONDS_DEFAULT
 
 MASTER_PORT_DEFAULT: Final = 7443
@@ -41,6 +43,7 @@ class MountOptions(TypedDict, total=False):
     allow_other: bool
     insecure: bool
     ca_file: Path
+    metrics_address: str
 
 
 def parse_size(text: str) -> int:
@@ -89,6 +92,20 @@ def _parse_path(text: str) -> Path:
     if not text:
         raise ValueError("expected a path")
     return Path(text).expanduser().absolute()
+
+
+def _parse_metrics_address(text: str) -> str:
+    """`127.0.0.1:9100`, `[::1]:9100` or a socket's path, as MountConfig has it."""
+    if text.startswith("/"):
+        if len(os.fsencode(text)) > SOCKET_PATH_BYTES_MAX:
+            raise ValueError(f"the path of a socket has at most {SOCKET_PATH_BYTES_MAX} bytes")
+        return text
+    host, colon, port = text.rpartition(":")
+    if not colon or not re.fullmatch(r"\d{1,5}", port, re.ASCII) or not 0 < int(port) < 65536:
+        raise ValueError("expected HOST:PORT or the absolute path of a socket")
+    if not is_loopback(text):
+        raise ValueError("metrics are served on the loopback only: 127.0.0.1:PORT, or a socket")
+    return f"127.0.0.1:{port}" if host == "localhost" else text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,6 +194,13 @@ OPTION_SPECS: Final = (
         parse=_parse_path,
         default="the system's certificates",
         help="PEM file of the authority that signed the master's certificate",
+    ),
+    OptionSpec(
+        name="metrics",
+        field="metrics_address",
+        parse=_parse_metrics_address,
+        default="nowhere",
+        help="where Prometheus metrics are served: HOST:PORT on the loopback, or a socket's path",
     ),
 )
 

@@ -17,6 +17,7 @@ from cloudai_daemon.control_client import ControlClient, DaemonUnreachable
 from cloudai_daemon.control_protocol import RemoteError, StatusReport
 from cloudai_daemon.exit_codes import CommandFailed, ExitCode
 from cloudai_daemon.mount_lookup import require_alive
+from cloudai_daemon.quantities import count_files, format_bytes
 
 UPLOAD_SECONDS_MAX_DEFAULT: Final = 86400.0
 """A day: long enough for a weekend's backlog on a bad line, and yet an end for a container nobody watches."""
@@ -43,20 +44,6 @@ class _NoDisplay:
         """Nothing: standard error is no terminal."""
 
 
-class UploadProgress:
-    """How far a backlog is, from reports that only say what is left."""
-
-    def __init__(self) -> None:
-        self.total_bytes = 0
-        self.done_bytes = 0
-
-    def update(self, report: StatusReport) -> None:
-        """More may be written meanwhile: then the total grows and what is done stays."""
-        left_bytes = report.pending_bytes - report.uploaded_bytes
-        self.total_bytes = max(self.total_bytes, self.done_bytes + left_bytes)
-        self.done_bytes = self.total_bytes - left_bytes
-
-
 @contextmanager
 def open_display() -> Iterator[ProgressDisplay]:
     """A progress bar on standard error if that is a terminal, else nothing."""
@@ -64,24 +51,10 @@ def open_display() -> Iterator[ProgressDisplay]:
         yield _NoDisplay()
         return
     # Imported here: rich takes 50 ms, and most commands print one line.
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+    from cloudai_daemon.progress_bar import UploadBar
 
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        bar = progress.add_task("uploading", total=None)
-        seen = UploadProgress()
-
-        class Bar:
-            def show(self, report: StatusReport) -> None:
-                seen.update(report)
-                state = "uploading" if report.connected else "waiting for the master"
-                description = f"{state}, {report.pending_count} files"
-                progress.update(
-                    bar, description=description, total=seen.total_bytes, completed=seen.done_bytes
-                )
-
-        yield Bar()
+    with UploadBar() as bar:
+        yield bar
 
 
 def wait_durable(mount_point: Path, path: str = "", *, timeout_seconds: float) -> None:
@@ -122,18 +95,6 @@ def _wait_at(client: ControlClient, path: str, deadline: float, display: Progres
 def describe_backlog(place: Path, report: StatusReport) -> str:
     """One line on what is still staged."""
     left_bytes = report.pending_bytes - report.uploaded_bytes
-    files = "1 file" if report.pending_count == 1 else f"{report.pending_count} files"
+    files = count_files(report.pending_count)
     reason = "" if report.connected else "; the master does not answer"
     return f"{place}: {files} not durable yet, {format_bytes(left_bytes)} to send{reason}"
-
-
-def format_bytes(size_bytes: int) -> str:
-    """`999 B`, `1.5 MiB`."""
-    if size_bytes < 1024:
-        return f"{size_bytes} B"
-    size = float(size_bytes)
-    for unit in ("KiB", "MiB", "GiB"):
-        size /= 1024
-        if size < 1024:
-            return f"{size:.1f} {unit}"
-    return f"{size / 1024:.1f} TiB"

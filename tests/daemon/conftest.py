@@ -16,13 +16,13 @@ from cloudai_daemon.mount_table import find_mounted, unmount
 from cloudai_daemon.mounting import start_mount
 from cloudai_daemon.registry import RegistryEntry
 from support.fake_mount import (
-    CLOUDAI,
     COMMAND_SECONDS_MAX,
     FAKE_MOUNT_PROCESS,
     FakeMount,
     RunCloudai,
     make_config,
 )
+from support.mount_process import PROGRAM
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +47,7 @@ def cloudai() -> RunCloudai:
         *arguments: str | Path, environment: dict[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [CLOUDAI, *arguments],
+            [PROGRAM, *arguments],
             capture_output=True,
             text=True,
             stdin=subprocess.DEVNULL,

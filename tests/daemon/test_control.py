@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 import os
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,18 @@ from cloudai_daemon.control_protocol import (
     StatusReport,
 )
 from cloudai_daemon.control_server import choose_socket_path, report_status, serve_control
-from cloudai_fusefs.mount_control import FileState, FileStatus, MountStatus, RunPlace, RunStatus
+from cloudai_fusefs.mount_control import (
+    FileState,
+    FileStatus,
+    MountCounters,
+    MountInspection,
+    MountStatus,
+    RunPlace,
+    RunStatus,
+    UncachedFile,
+    WarmupProgress,
+    WarmupReport,
+)
 from cloudai_model.errors import InvalidRunName, NotFound, QuotaExceeded
 
 ODD_PATH = "user-123/task/2026-11-20_15-04-05/caf\udce9\n"
@@ -36,6 +47,9 @@ STATUS = MountStatus(
         ),
     ],
 )
+
+
+COUNTERS = MountCounters(memory_hits=3, request_counts={"read": 5}, failure_counts={"lookup ENOENT": 2})
 
 
 class ScriptedControl:
@@ -71,6 +85,31 @@ class ScriptedControl:
 
     async def seal_run(self, path: str, exit_status: int) -> None:
         raise NotFound(path=path)
+
+    async def counters(self) -> MountCounters:
+        return COUNTERS
+
+    async def inspect(self) -> MountInspection:
+        return MountInspection(version="1.2.3", cache_dir="/c", token_file="", master_failure="away")
+
+    async def warmup(
+        self, paths: Sequence[str], note_progress: Callable[[WarmupProgress], None]
+    ) -> WarmupReport:
+        note_progress(WarmupProgress(files=len(paths), size_bytes=10, done_bytes=4))
+        self.waiting.set()
+        try:
+            await self.durable.wait()
+        except trio.Cancelled:
+            self.cancelled.set()
+            raise
+        return WarmupReport(
+            files=len(paths),
+            size_bytes=10,
+            fetched_bytes=6,
+            skipped_files=0,
+            failed_files=1,
+            failed=[UncachedFile(path=ODD_PATH, reason="damaged")],
+        )
 
 
 class Peer:
@@ -123,6 +162,42 @@ async def test_status_has_counts_and_failed_names_first(peer: Peer) -> None:
     )
     assert report.pending[0].path == ODD_PATH
     assert report.pending[0].reason == "quota exceeded"
+    assert report.counters == COUNTERS
+
+
+def test_status_of_an_older_mount_has_no_counts() -> None:
+    fields = report_status(STATUS, COUNTERS).to_json()
+    del fields["counters"]
+    assert StatusReport.from_json(fields).counters == MountCounters()
+
+
+async def test_warmup_tells_how_far_it_is_until_it_is_answered(peer: Peer, control: ScriptedControl) -> None:
+    await peer.send({"id": 7, "method": "warmup", "params": {"paths": ["a", ODD_PATH]}})
+    progress = await peer.receive()
+    assert progress["id"] == 7
+    assert WarmupProgress(**progress["progress"]) == WarmupProgress(files=2, size_bytes=10, done_bytes=4)
+    await peer.send({"id": 8, "method": "status"})
+    control.durable.set()
+    answers: dict[int, Any] = {}
+    while len(answers) < 2:
+        line = await peer.receive()
+        if "progress" not in line:
+            answers[line["id"]] = line["result"]
+    assert answers[7]["fetched_bytes"] == 6
+    assert answers[7]["failed"] == [{"path": ODD_PATH, "reason": "damaged"}]
+
+
+async def test_peer_that_leaves_a_warmup_ends_it(peer: Peer, control: ScriptedControl) -> None:
+    await peer.send({"id": 1, "method": "warmup", "params": {"paths": [""]}})
+    await control.waiting.wait()
+    await peer.stream.aclose()
+    with trio.fail_after(5):
+        await control.cancelled.wait()
+
+
+async def test_inspection_travels(peer: Peer) -> None:
+    answer = await peer.ask("inspect")
+    assert MountInspection(**answer["result"]).master_failure == "away"
 
 
 async def test_run_is_created_and_listed(peer: Peer) -> None:
@@ -171,6 +246,9 @@ async def test_garbage_is_refused_and_the_connection_stays(peer: Peer, line: byt
         ("seal_run", {"path": "x"}),
         ("seal_run", {"path": "x", "exit_status": True}),
         ("seal_run", {"path": "x", "exit_status": "0"}),
+        ("warmup", {}),
+        ("warmup", {"paths": "x"}),
+        ("warmup", {"paths": [1]}),
     ],
 )
 async def test_unknown_methods_and_parameters_are_refused(
@@ -245,7 +323,7 @@ def test_long_state_dir_moves_the_socket_to_the_runtime_dir(tmp_path: Path) -> N
 
 def test_status_of_a_long_backlog_is_cut_and_counted() -> None:
     file = FileStatus(path="x", state=FileState.STAGED, size_bytes=1, uploaded_bytes=0)
-    report = report_status(replace(STATUS, pending=[file] * 5000))
+    report = report_status(replace(STATUS, pending=[file] * 5000), COUNTERS)
     assert report.pending_count == 5000
     assert report.pending_bytes == 5000
     assert len(report.pending) == STATUS_NAMES_MAX

@@ -16,7 +16,8 @@ from cloudai_daemon.mount_config_codec import decode_config, encode_config
 from cloudai_daemon.mount_lookup import list_mounts
 from cloudai_daemon.mount_table import find_mounted, is_dead
 from cloudai_daemon.mounting import prepare_mount_point, resolve_config, resolve_mount_point, start_mount
-from support.fake_mount import FAKE_MOUNT_PROCESS, FakeMount, RunCloudai, make_config, wait_until
+from support.fake_mount import FAKE_MOUNT_PROCESS, FakeMount, RunCloudai, make_config
+from support.mount_process import wait_until
 
 TOKEN = "token-of-user-123"
 
@@ -155,7 +156,7 @@ def test_second_sigterm_skips_the_wait_and_takes_everything_down(fake_mount: Fak
     fake_mount.hold_uploads()
     fake_mount.entry.process.send_signal(signal.SIGTERM)
     # Not at once: two pending signals of one kind are one.
-    wait_until(lambda: "SIGTERM: unmounting" in log_file.read_text())
+    wait_until(lambda: "SIGTERM: unmounting" in log_file.read_text(), "the first signal")
     fake_mount.entry.process.send_signal(signal.SIGTERM)
     assert fake_mount.entry.process.wait_gone(30)
     assert find_mounted(fake_mount.mount_point) is None

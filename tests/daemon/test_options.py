@@ -22,7 +22,7 @@ from cloudai_daemon.options import (
 def test_every_option_is_parsed_to_its_field() -> None:
     text = (
         "token_file=/t,state_dir=/s,cache_dir=/c,cache_size=20G,timeo=2m,uid=1000,gid=100,umask=027,"
-        "ro,allow_other,insecure,ca=/ca.pem"
+        "ro,allow_other,insecure,ca=/ca.pem,metrics=127.0.0.1:9100"
     )
     assert parse_options(text) == {
         "token_file": Path("/t"),
@@ -37,6 +37,7 @@ def test_every_option_is_parsed_to_its_field() -> None:
         "allow_other": True,
         "insecure": True,
         "ca_file": Path("/ca.pem"),
+        "metrics_address": "127.0.0.1:9100",
     }
 
 
@@ -64,6 +65,16 @@ def test_what_mount_passes_on_is_ignored() -> None:
         ("timeo=0", "timeo=0"),
         ("timeo=-5", "timeo=-5"),
         ("token_file=", "token_file="),
+        ("metrics=", "HOST:PORT"),
+        ("metrics=9100", "HOST:PORT"),
+        ("metrics=127.0.0.1:0", "HOST:PORT"),
+        ("metrics=127.0.0.1:65536", "HOST:PORT"),
+        ("metrics=run/metrics.sock", "HOST:PORT"),
+        ("metrics=0.0.0.0:9100", "on the loopback only"),
+        ("metrics=10.0.0.1:9100", "on the loopback only"),
+        ("metrics=:9100", "on the loopback only"),
+        ("metrics=[::]:9100", "on the loopback only"),
+        ("metrics=/" + "x" * 107, "at most 107 bytes"),
     ],
 )
 def test_bad_option_is_refused_by_name(text: str, named: str) -> None:
@@ -71,6 +82,19 @@ def test_bad_option_is_refused_by_name(text: str, named: str) -> None:
         parse_options(text)
     assert raised.value.exit_code == ExitCode.USAGE
     assert named in raised.value.line
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("127.0.0.1:9100", "127.0.0.1:9100"),
+        ("localhost:9100", "127.0.0.1:9100"),
+        ("[::1]:9100", "[::1]:9100"),
+        ("/run/cloudai/metrics.sock", "/run/cloudai/metrics.sock"),
+    ],
+)
+def test_metrics_are_at_an_address_of_the_loopback_or_a_socket(text: str, address: str) -> None:
+    assert parse_options(f"metrics={text}") == {"metrics_address": address}
 
 
 @given(st.text(max_size=60))

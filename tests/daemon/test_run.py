@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from support.fake_mount import CLOUDAI, FakeMount, RunCloudai, wait_until
+from support.fake_mount import FakeMount, RunCloudai
+from support.mount_process import PROGRAM, wait_until
 
 RUN = "user-123/digits/2026-11-20_15-04-05"
 
@@ -79,7 +80,7 @@ def test_signals_go_to_the_command_which_decides(fake_mount: FakeMount, number: 
     name = number.name.removeprefix("SIG")
     script = f"trap 'exit 7' {name}; echo ready; while :; do sleep 0.05; done"
     with subprocess.Popen(
-        [CLOUDAI, *run_arguments("sh", "-c", script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [PROGRAM, *run_arguments("sh", "-c", script)], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
@@ -123,13 +124,13 @@ def test_upload_that_needs_a_person_is_75_with_its_reason(cloudai: RunCloudai, f
 def test_signal_while_uploads_are_waited_for_leaves_the_run_open(fake_mount: FakeMount) -> None:
     fake_mount.hold_uploads()
     with subprocess.Popen(
-        [CLOUDAI, *run_arguments("sh", "-c", "echo x > /output/file; echo ready")],
+        [PROGRAM, *run_arguments("sh", "-c", "echo x > /output/file; echo ready")],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
-        wait_until(lambda: not has_children(process.pid))
+        wait_until(lambda: not has_children(process.pid), "the command's end")
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=20)
     assert process.returncode == 75
@@ -190,7 +191,7 @@ def test_status_shows_what_is_not_durable(cloudai: RunCloudai, fake_mount: FakeM
     (fake_mount.mount_point / "odd\nname").write_bytes(b"x" * 1536)
     fake_mount.hold_uploads()
     text = cloudai("status", fake_mount.mount_point).stdout
-    assert "1 files not durable yet, 1.5 KiB to send" in text
+    assert "1 file not durable yet, 1.5 KiB to send" in text
     assert "odd\\nname" in text
     [report] = json.loads(cloudai("status", "--json").stdout)
     assert report["pending_bytes"] == 1536

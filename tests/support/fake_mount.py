@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,6 @@ from typing import TypeAlias
 from cloudai_daemon.registry import RegistryEntry
 from cloudai_fusefs.mount_control import MountConfig
 
-CLOUDAI = Path(sys.executable).with_name("cloudai")
 FAKE_MOUNT_PROCESS = (sys.executable, str(Path(__file__).with_name("fake_mount_process.py")))
 COMMAND_SECONDS_MAX = 30
 
@@ -57,10 +55,3 @@ def make_config(tmp_path: Path, name: str = "mnt", source: str = "127.0.0.1:7443
         insecure=True,
         token="token-of-user-123",
     )
-
-
-def wait_until(predicate: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not predicate():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)

@@ -7,6 +7,7 @@ A source whose host is `127.0.0.9` is a master that is not there.
 
 from __future__ import annotations
 
+import importlib.metadata
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -21,15 +22,21 @@ from cloudai_fusefs.mount_control import (
     FileStatus,
     MountConfig,
     MountControl,
+    MountCounters,
+    MountInspection,
     MountStatus,
     RunPlace,
     RunStatus,
+    UncachedFile,
+    WarmupProgress,
+    WarmupReport,
 )
 from cloudai_model.errors import AlreadyExists, CloudAIError, MasterUnavailable, NotFound, RunSealed
 from cloudai_model.names import check_run_name
 
 POLL_SECONDS = 0.02
 USER = "user-123"
+INSPECTED_VERSION = importlib.metadata.version("cloudai-fs")
 
 
 class TmpfsControl:
@@ -83,6 +90,48 @@ class TmpfsControl:
             raise RunSealed(path=path)
         note.parent.mkdir(parents=True, exist_ok=True)
         note.write_text(str(exit_status))
+
+    async def counters(self) -> MountCounters:
+        return MountCounters(connected=not self._is_held, memory_hits=7, memory_bytes_max=1024)
+
+    async def inspect(self) -> MountInspection:
+        away = self._config.state_dir / "master-away"
+        return MountInspection(
+            version=INSPECTED_VERSION,
+            cache_dir=str(self._config.cache_dir),
+            token_file="",
+            master_failure=away.read_text() if away.exists() else "",
+            master_version=INSPECTED_VERSION,
+            round_trip_seconds=0.001,
+            token_user=USER,
+        )
+
+    async def warmup(
+        self, paths: Sequence[str], note_progress: Callable[[WarmupProgress], None]
+    ) -> WarmupReport:
+        """Of files of a byte each; as long as uploads are held it does not come to an end.
+
+        `fail-warmup` holds the sentence of a failure: one file is named, of two.
+        """
+        files = sum(file.is_file() for path in paths for file in (self._config.mount_point / path).rglob("*"))
+        note_progress(WarmupProgress(files=files, size_bytes=files))
+        begun, ended = (self._config.state_dir / f"warmup-{word}" for word in ("begun", "ended"))
+        begun.touch()
+        try:
+            while self._is_held:
+                await trio.sleep(POLL_SECONDS)
+        finally:
+            ended.touch()
+        failure = self._config.state_dir / "fail-warmup"
+        failed = [UncachedFile(path="odd\nname", reason=failure.read_text())] if failure.exists() else []
+        return WarmupReport(
+            files=files,
+            size_bytes=files,
+            fetched_bytes=files,
+            skipped_files=0,
+            failed_files=2 * len(failed),
+            failed=failed,
+        )
 
     @property
     def _is_held(self) -> bool:

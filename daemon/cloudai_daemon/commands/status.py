@@ -13,7 +13,8 @@ from cloudai_daemon.control_client import ControlClient, DaemonUnreachable
 from cloudai_daemon.control_protocol import RemoteError, StatusReport
 from cloudai_daemon.exit_codes import CommandFailed, ExitCode
 from cloudai_daemon.mount_lookup import MountedPath, list_mounts, locate
-from cloudai_daemon.upload_wait import format_bytes
+from cloudai_daemon.quantities import count_files, format_bytes
+from cloudai_fusefs.mount_control import MountCounters
 
 # A screenful; --json has up to a thousand.
 _NAMES_SHOWN_MAX = 20
@@ -40,7 +41,10 @@ class _Answer:
 @click.argument("path", required=False, type=PATH)
 @json_option
 def status_command(path: Path | None, as_json: bool) -> None:
-    """Show what is staged, uploading and durable: below PATH, or in every mount."""
+    """Show what is staged, uploading and durable: below PATH, or in every mount.
+
+    Of a whole mount also where reads were answered from: memory, the disk cache, the master.
+    """
     places = [locate(path)] if path else [MountedPath(entry=entry, path="") for entry in list_mounts()]
     answers = [_ask(place) for place in places]
     if as_json:
@@ -70,12 +74,45 @@ def _print_answer(answer: _Answer) -> None:
         return
     connection = "connected" if report.connected else "the master does not answer"
     click.echo(f"{entry.mount_point}  {report.source}  as {report.user}, {connection}")
+    _print_pending(report)
+    if not answer.place.path:
+        for line in describe_counters(report.counters):
+            click.echo(f"  {line}")
+
+
+def describe_counters(counters: MountCounters) -> list[str]:
+    """Lines on what the mount holds and has done since it began."""
+    memory = _describe_share(counters.memory_bytes, counters.memory_bytes_max)
+    cache = _describe_share(counters.cache_bytes, counters.cache_bytes_max)
+    fetches = f"{counters.fetched_chunks} chunks, {counters.fetched_ranges} ranges"
+    damaged = f", {counters.damaged_chunks} damaged" if counters.damaged_chunks else ""
+    return [
+        f"memory   {memory}, {_describe_looks(counters.memory_hits, counters.memory_misses)}",
+        f"cache    {cache}, {_describe_looks(counters.disk_hits, counters.disk_misses)}",
+        f"fetched  {format_bytes(counters.fetched_bytes)}: {fetches}, {counters.fetched_batches} batches{damaged}",
+        f"sent     {format_bytes(counters.sent_bytes)}",
+        f"follows  {counters.watch_count} users and open runs, {counters.open_count} files open",
+    ]
+
+
+def _describe_share(size_bytes: int, limit_bytes: int) -> str:
+    return f"{format_bytes(size_bytes)} of {format_bytes(limit_bytes)}"
+
+
+def _describe_looks(hits: int, misses: int) -> str:
+    looks = hits + misses
+    share = f" ({100 * hits // looks} %)" if looks else ""
+    return f"{hits} hits{share}, {misses} misses"
+
+
+def _print_pending(report: StatusReport) -> None:
     if not report.pending_count:
         click.echo("  everything is durable")
         return
     left_bytes = report.pending_bytes - report.uploaded_bytes
     failed = f", {report.failed_count} failed" if report.failed_count else ""
-    click.echo(f"  {report.pending_count} files not durable yet, {format_bytes(left_bytes)} to send{failed}")
+    files = count_files(report.pending_count)
+    click.echo(f"  {files} not durable yet, {format_bytes(left_bytes)} to send{failed}")
     for file in report.pending[:_NAMES_SHOWN_MAX]:
         sizes = f"{format_bytes(file.uploaded_bytes)} of {format_bytes(file.size_bytes)}"
         reason = f"  {file.reason}" if file.reason else ""
