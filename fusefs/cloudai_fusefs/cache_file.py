@@ -11,9 +11,10 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
+
+from cloudai_fusefs.direct_write import write_file
 
 TEMPORARY_PREFIX: Final = ".incoming-"
 """Of files that are being written; what a killed process left has it too."""
@@ -30,27 +31,24 @@ def make_private_directory(root: Path, directory: Path) -> None:
         place.mkdir(mode=0o700, exist_ok=True)
 
 
-def write_cache_file(path: Path, parts: Iterable[bytes | memoryview]) -> None:
-    """Makes the file hold the parts one after another, mode 0600, replacing what had the name.
+def write_cache_file(path: Path, data: bytes | memoryview, tail: bytes = b"") -> None:
+    """Makes the file hold the data and the tail, mode 0600, replacing what had the name.
 
     Raises OSError (ENOSPC, ENOENT without the directory, ...) and leaves nothing then.
     """
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}")
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        with os.fdopen(handle, "wb", buffering=0) as file:
-            for part in parts:
-                _write_all(file.fileno(), part)
+        try:
+            write_file(handle, data)
+            if tail:
+                os.pwrite(handle, tail, len(data))
+        finally:
+            os.close(handle)
         temporary.rename(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-
-
-def _write_all(handle: int, part: bytes | memoryview) -> None:
-    rest = memoryview(part)
-    while rest:
-        rest = rest[os.write(handle, rest) :]
 
 
 class RareWarning:

@@ -11,36 +11,34 @@ the fetch to the others, or to the cache.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
 import trio
-from cachetools import LRUCache
 
+from cloudai_fusefs.chunk_memory import ChunkMemory, Data
 from cloudai_fusefs.disk_cache import DiskChunkCache
+from cloudai_fusefs.flights import Flight
 from cloudai_fusefs.master_client import MasterClient
+from cloudai_fusefs.write_behind import WriteBehind
 from cloudai_model.chunks import ChunkRange, Manifest, digest_of
-from cloudai_model.errors import ChunkDamaged, MasterUnavailable
+from cloudai_model.errors import ChunkDamaged, CloudAIError, MasterUnavailable
 from cloudai_model.limits import CHUNK_BYTES_MAX
 
 _log = logging.getLogger(__name__)
 
 FETCHES_IN_FLIGHT_MAX: Final = 8
-"""32 MiB beside the memory budget. Four transfers moved 0.5-0.85 GB/s; the other slots overlap with
-writing to the disk cache, during which a fetch keeps its slot."""
+"""32 MiB beside the memory budget. Four transfers moved 1.1 GB/s, more of them no more."""
+
+DISK_PATIENCE_SECONDS: Final = 5.0
+
+WRITES_WAITING_MAX: Final = 8
+"""As much again on its way to the disk cache."""
 
 PREFETCHES_IN_FLIGHT_MAX: Final = FETCHES_IN_FLIGHT_MAX // 2
 """So that half the slots are left to those who wait."""
-
-FETCH_ATTEMPTS: Final = 2
-"""A chunk that arrives damaged is asked for once more: the wire may have done it, not the disk."""
-
-KEEPING_MAX: Final = 256
-"""Written chunks on their way to the disk cache; what comes beyond is in memory only."""
-
-MEMORY_ENTRY_BYTES: Final = 256
-"""What a chunk costs in memory beside its bytes; without it a million tiny chunks would count for nothing."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,24 +58,21 @@ class ReadCounters:
     """Where the bytes came from, since the mount began. A chunk counts once per read that touches it."""
 
     memory_hits: int = 0
+    memory_misses: int = 0
+    memory_bytes: int = 0
+    """Answered from memory."""
     disk_hits: int = 0
+    disk_misses: int = 0
+    disk_bytes: int = 0
+    """Read from the disk cache."""
     fetched_chunks: int = 0
     """Answers of the master, damaged ones included."""
+    fetched_ranges: int = 0
+    fetched_batches: int = 0
+    """Calls that brought several small files."""
     fetched_bytes: int = 0
     damaged_chunks: int = 0
     """Answers of the master that were not the chunk."""
-
-
-@dataclass(slots=True, eq=False)
-class _Flight:
-    """A chunk on its way. Invariant: once `has_landed` is set, at most one of data and error is there;
-    neither when the mount stopped before.
-    """
-
-    is_prefetch: bool
-    has_landed: trio.Event = field(default_factory=trio.Event)
-    data: bytes | None = None
-    error: Exception | None = None
 
 
 class ChunkReader:
@@ -86,35 +81,54 @@ class ChunkReader:
     def __init__(
         self,
         client: MasterClient,
+        memory: ChunkMemory,
         disk_cache: DiskChunkCache,
-        *,
-        memory_bytes_max: int,
+        write_behind: WriteBehind,
         nursery: trio.Nursery,
     ) -> None:
         """The client is one that has its own patience: nothing is repeated here but damaged answers.
 
-        memory_bytes_max 0: chunks are not kept in memory, and nothing is prefetched.
+        A memory of 0 bytes: chunks are not kept in memory, and nothing is prefetched.
         """
         self.counters = ReadCounters()
         self._client = client
+        self._memory = memory
         self._disk_cache = disk_cache
-        self._memory: LRUCache[bytes, bytes] = LRUCache(memory_bytes_max, getsizeof=_memory_bytes_of)
+        self._write_behind = write_behind
         self._nursery = nursery
         # By run as well: what one run's reader is refused must not be the answer to another's.
-        self._flights: dict[tuple[str, bytes], _Flight] = {}
+        self._flights: dict[tuple[str, bytes], Flight] = {}
         self._fetch_slots = trio.Semaphore(FETCHES_IN_FLIGHT_MAX)
+        self._disk_slots = trio.Semaphore(WRITES_WAITING_MAX)
         # At most a quarter of the memory is on its way unasked, else prefetched chunks push each other out
         # before they are read.
-        self._prefetches_max = min(PREFETCHES_IN_FLIGHT_MAX, memory_bytes_max // (4 * CHUNK_BYTES_MAX))
+        self._prefetches_max = min(PREFETCHES_IN_FLIGHT_MAX, memory.bytes_max // (4 * CHUNK_BYTES_MAX))
         self._prefetch_count = 0
-        self._keeping_count = 0
 
     @property
     def memory_bytes(self) -> int:
-        """What the chunks in memory take of the budget."""
-        return int(self._memory.currsize)
+        """What is in memory takes of its budget."""
+        return self._memory.used_bytes
 
-    async def read(self, content: FileContent, offset_bytes: int, length_bytes: int) -> bytes | memoryview:
+    def find(self, content: FileContent, offset_bytes: int, length_bytes: int) -> memoryview | None:
+        """What `read` would answer, where that is within one chunk and the chunk is in memory. Never waits."""
+        ranges = list(islice(content.manifest.cover(offset_bytes, length_bytes), 2))
+        if len(ranges) != 1:
+            return None
+        (part,) = ranges
+        data = self._memory.get(content.manifest.chunks[part.chunk_index].digest)
+        if data is None:
+            return None
+        self.counters.memory_hits += 1
+        self.counters.memory_bytes += part.length_bytes
+        return memoryview(data)[part.offset_bytes : part.offset_bytes + part.length_bytes]
+
+    def is_near(self, content: FileContent, index: int) -> bool:
+        """Whether the chunk is in memory or on its way."""
+        digest = content.manifest.chunks[index].digest
+        return digest in self._memory or (content.task_id, digest) in self._flights
+
+    async def read(self, content: FileContent, offset_bytes: int, length_bytes: int) -> Data:
         """The bytes [offset_bytes, offset_bytes + length_bytes), shorter only at the end of the file.
 
         Within one chunk it is a view of the cached bytes, without a copy, and a hit in memory does not
@@ -131,16 +145,42 @@ class ChunkReader:
             return parts[0]
         return b"".join(parts)
 
-    def prefetch(self, content: FileContent, index: int) -> None:
-        """Asks for a chunk that is likely to be read soon, unless it is here, asked for, or enough are.
+    async def read_part(self, content: FileContent, part: ChunkRange) -> memoryview:
+        """As `read`, of a range that is within one chunk."""
+        (view,) = await self._read_batch(content, [part])
+        return view
+
+    def prefetch(self, content: FileContent, index: int) -> bool:
+        """Asks for a chunk that is likely to be read soon, unless it is here or asked for. False: enough are.
 
         Never raises and never waits; a failure is the later reader's to meet.
         """
-        digest = content.manifest.chunks[index].digest
-        if digest in self._memory or (content.task_id, digest) in self._flights:
-            return
-        if self._prefetch_count < self._prefetches_max:
-            self._take_off(content, index, is_prefetch=True)
+        if self.is_near(content, index):
+            return True
+        if self._prefetch_count >= self._prefetches_max:
+            return False
+        self._take_off(content, index, is_prefetch=True)
+        return True
+
+    def note_passed(self, content: FileContent, index: int) -> None:
+        """A sequential reader is through with the chunk: the kernel has its pages now.
+
+        Its memory is better used for what comes next, being warm. Short chunks stay, they cost little.
+        """
+        length_bytes, digest = content.manifest.chunks[index]
+        if length_bytes == CHUNK_BYTES_MAX:
+            self._memory.drop(digest)
+
+    def fetch_together(self, contents: Sequence[FileContent]) -> None:
+        """Asks for files of one chunk each, all of one run, in one call. Never raises and never waits."""
+        flights: dict[bytes, tuple[Flight, FileContent]] = {}
+        for content in contents:
+            ((_, digest),) = content.manifest.chunks
+            if not self.is_near(content, 0):
+                flight = self._flights[content.task_id, digest] = Flight()
+                flights[digest] = flight, content
+        if flights:
+            self._nursery.start_soon(self._fly_together, flights)
 
     def keep_written(self, digest: bytes, data: bytes) -> None:
         """Keeps a chunk that was made on this mount, so that reading it back needs no master. Never waits.
@@ -150,84 +190,148 @@ class ChunkReader:
         """
         if len(data) >= CHUNK_BYTES_MAX:
             return
-        if _memory_bytes_of(data) <= self._memory.maxsize:
-            self._memory[digest] = data
-        if self._keeping_count < KEEPING_MAX:
-            self._keeping_count += 1
-            self._nursery.start_soon(self._keep, digest, data)
-
-    async def _keep(self, digest: bytes, data: bytes) -> None:
-        try:
-            await self._disk_cache.put(digest, data)
-        finally:
-            self._keeping_count -= 1
+        self._memory.put(digest, data)
+        # A writer is not held back by a slow disk: what is too much for it is fetched when it is read.
+        if self._write_behind.has_room:
+            self._write_behind.add_chunk(digest, data)
 
     async def _read_batch(self, content: FileContent, batch: list[ChunkRange]) -> list[memoryview]:
-        found = [self._find_or_ask(content, part.chunk_index) for part in batch]
+        found = [self._find_or_ask(content, part) for part in batch]
         return [
-            memoryview(source if isinstance(source, bytes) else await _await_landing(source))[
+            memoryview(await source.wait() if isinstance(source, Flight) else source)[
                 part.offset_bytes : part.offset_bytes + part.length_bytes
             ]
             for part, source in zip(batch, found, strict=True)
         ]
 
-    def _find_or_ask(self, content: FileContent, index: int) -> bytes | _Flight:
-        """The chunk from memory, or the flight that brings it, which begins here if there is none."""
-        digest = content.manifest.chunks[index].digest
+    def _find_or_ask(self, content: FileContent, part: ChunkRange) -> Data | Flight:
+        """The part's chunk from memory, or the flight that brings it, which begins here if there is none."""
+        digest = content.manifest.chunks[part.chunk_index].digest
         data = self._memory.get(digest)
         if data is not None:
             self.counters.memory_hits += 1
+            self.counters.memory_bytes += part.length_bytes
             return data
+        self.counters.memory_misses += 1
         flight = self._flights.get((content.task_id, digest))
-        return flight or self._take_off(content, index, is_prefetch=False)
+        flight = flight or self._take_off(content, part.chunk_index, is_prefetch=False)
+        flight.is_awaited = True  # from now on: its reader may first wait for another
+        return flight
 
-    def _take_off(self, content: FileContent, index: int, *, is_prefetch: bool) -> _Flight:
-        flight = _Flight(is_prefetch)
+    def _take_off(self, content: FileContent, index: int, *, is_prefetch: bool) -> Flight:
+        flight = Flight(is_prefetch)
         self._flights[content.task_id, content.manifest.chunks[index].digest] = flight
         self._prefetch_count += is_prefetch
         self._nursery.start_soon(self._fly, flight, content, index)
         return flight
 
-    async def _fly(self, flight: _Flight, content: FileContent, index: int) -> None:
+    async def _fly(self, flight: Flight, content: FileContent, index: int) -> None:
         """Lands the flight: with data, with the error for those who wait, or with neither when cancelled."""
         length_bytes, digest = content.manifest.chunks[index]
         try:
             data = await self._disk_cache.get(digest, length_bytes)
             if data is not None:
                 self.counters.disk_hits += 1
+                self.counters.disk_bytes += length_bytes
                 self._land(flight, digest, data)
                 return
-            # The slot is kept until the chunk is on disk: what waits to be written is bounded, and a chunk
-            # that was read once is cached although the disk is slower than the wire. The readers have gone
-            # on by then.
+            self.counters.disk_misses += 1
             async with self._fetch_slots:
-                data = await self._fetch_verified(content, index)
-                self._land(flight, digest, data)
-                await self._disk_cache.put(digest, data)
+                fetched = await self.fetch_verified(content, index)
+                self._land(flight, digest, fetched)
+                self._note_arrived(flight)
+                # Nothing more is fetched while too much waits for a disk that is slower than the wire: a chunk
+                # that was read once is cached. The readers have gone on by then. A disk that hangs is no cache.
+                with trio.move_on_after(DISK_PATIENCE_SECONDS) as patience:
+                    await self._disk_slots.acquire()
+            if patience.cancelled_caught:
+                return
+            try:
+                await self._disk_cache.put(digest, fetched)
+            except Exception:  # noqa: BLE001 - logged, and not worth the mount's end
+                _log.exception("chunk %d of %s is not kept", index, content.label)
+            finally:
+                self._disk_slots.release()
         except Exception as error:  # not swallowed: each waiter raises it
             if flight.has_landed.is_set():
                 raise
-            flight.error = error
+            flight.end(error)
         finally:
             del self._flights[content.task_id, digest]
-            self._prefetch_count -= flight.is_prefetch
-            flight.has_landed.set()
+            self._note_arrived(flight)
+            flight.end()
 
-    def _land(self, flight: _Flight, digest: bytes, data: bytes) -> None:
-        if _memory_bytes_of(data) <= self._memory.maxsize:
-            self._memory[digest] = data
-        flight.data = data
-        flight.has_landed.set()
+    def _note_arrived(self, flight: Flight) -> None:
+        """Makes room for the next prefetch, once."""
+        self._prefetch_count -= flight.is_prefetch
+        flight.is_prefetch = False
 
-    async def _fetch_verified(self, content: FileContent, index: int) -> bytes:
+    async def _fly_together(self, flights: dict[bytes, tuple[Flight, FileContent]]) -> None:
+        """Lands what one look at the disk and one call to the master bring; the others fly alone."""
+        waiting = dict(flights)
+        outage: MasterUnavailable | None = None
+        try:
+            chunks = [content.manifest.chunks[0] for _, content in flights.values()]
+            for digest, data in (await self._disk_cache.get_many(chunks)).items():
+                flight, content = waiting.pop(digest)
+                self.counters.disk_hits += 1
+                self.counters.disk_bytes += len(data)
+                self._land(flight, digest, data)
+                del self._flights[content.task_id, digest]
+            self.counters.disk_misses += len(waiting)
+            if waiting:
+                async with self._fetch_slots:
+                    await self._fetch_together(waiting)
+                    await self._write_behind.wait_for_room()
+        except MasterUnavailable as error:
+            outage = error  # waited out once, and not once for each file
+        except CloudAIError as error:
+            _log.debug("files are fetched one by one: %s", error)
+        except Exception:  # noqa: BLE001 - logged, and not worth the mount's end
+            _log.exception("files are fetched one by one")
+        finally:
+            for digest, (flight, content) in waiting.items():
+                if flight.is_awaited and outage is None:
+                    # Whatever was wrong, a fetch of its own says it, or brings the bytes.
+                    self._nursery.start_soon(self._fly, flight, content, 0)
+                else:
+                    del self._flights[content.task_id, digest]
+                    flight.end(outage)
+
+    async def _fetch_together(self, waiting: dict[bytes, tuple[Flight, FileContent]]) -> None:
+        """Takes what has arrived whole out of `waiting`. Raises the client's errors."""
+        asked = list(waiting.items())
+        task_id = asked[0][1][1].task_id
+        answers = await self._client.read_files(
+            task_id, [(content.node_id, content.generation) for _, (_, content) in asked]
+        )
+        self.counters.fetched_batches += 1
+        for (digest, (flight, content)), data in zip(asked, answers, strict=False):
+            if data is None or digest_of(data) != digest:
+                continue
+            self.counters.fetched_chunks += 1
+            self.counters.fetched_bytes += len(data)
+            self._land(flight, digest, data)
+            if self._write_behind.has_room:
+                self._write_behind.add_chunk(digest, data)
+            del waiting[digest], self._flights[content.task_id, digest]
+
+    def _land(self, flight: Flight, digest: bytes, data: Data) -> None:
+        self._memory.put(digest, data)
+        flight.land(data)
+
+    async def fetch_verified(self, content: FileContent, index: int) -> memoryview:
+        """The chunk from the master, past memory and disk cache. Raises as `read`."""
         length_bytes, digest = content.manifest.chunks[index]
-        for _ in range(FETCH_ATTEMPTS):
+        # Asked for once more when it arrives damaged: the wire may have done it, and if it was the disk, the
+        # master finds that out and says so in its log.
+        for verify in (False, True):
             try:
                 data = await self._client.read_chunk(
-                    content.task_id, content.node_id, content.generation, index
+                    content.task_id, content.node_id, content.generation, index, verify=verify
                 )
-            except ChunkDamaged:  # the master found it out by itself
-                data = b""
+            except ChunkDamaged:
+                data = memoryview(b"")
             self.counters.fetched_chunks += 1
             self.counters.fetched_bytes += len(data)
             # On the loop's thread: 0.6 ms for 4 MiB, of which a hop to another thread would save little.
@@ -236,14 +340,3 @@ class ChunkReader:
             self.counters.damaged_chunks += 1
         _log.error("chunk %d of %s is damaged at the master", index, content.label)
         raise ChunkDamaged(file=content.label, chunk_index=index, generation=content.generation)
-
-
-async def _await_landing(flight: _Flight) -> bytes:
-    await flight.has_landed.wait()
-    if flight.data is not None:
-        return flight.data
-    raise flight.error or MasterUnavailable("the mount is stopping")
-
-
-def _memory_bytes_of(data: bytes) -> int:
-    return len(data) + MEMORY_ENTRY_BYTES

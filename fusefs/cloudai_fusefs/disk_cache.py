@@ -5,49 +5,46 @@ under a temporary name and renamed, its name is its digest, and it is verified o
 a power cut or a neighbour's eviction can lose a chunk, never make it wrong. It is a cache: a failure of
 its disk costs speed and a line in the log, and is never the reader's.
 
+`<digest>.blocks` beside it holds the blocks of a chunk of which only ranges were read (block_file).
+
 Least recently used goes first, by mtime, which a read moves on. No index is kept: a sweep reads the
-directory (about 5,000 files in 20 GiB of full chunks), deletes what is over the limits, and counts anew.
+directory (about 5,000 files in 20 GiB of full chunks), deletes what is over the limits, and counts anew. What
+is known of single chunks (`_known_blocks`) only saves looks at the disk.
 """
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import logging
+import math
 import os
-import time
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple, TypeVar, TypeVarTuple
 
 import trio
+from cachetools import LRUCache
 
-from cloudai_fusefs.cache_file import (
-    TEMPORARY_PREFIX,
-    RareWarning,
-    make_private_directory,
-    write_cache_file,
-)
-from cloudai_model.chunks import digest_of
+from cloudai_fusefs.block_file import BlockSpan, blocks_mask
+from cloudai_fusefs.cache_file import RareWarning
+from cloudai_fusefs.cache_sweep import KEPT_SHARE, CacheLimits, evict_oldest
+from cloudai_fusefs.chunk_files import ChunkFiles
+from cloudai_fusefs.chunk_memory import Data
+from cloudai_model.chunks import Chunk
 
 _log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 FREE_BYTES_MIN_DEFAULT: Final = 1024**3
 """What the cache leaves free on its disk: room for staged files, which are worth more than cached ones."""
 
-KEPT_SHARE: Final = 0.9
-"""A sweep goes down to this share of the size limit, so that the next one is not due at once."""
-
 UNSWEPT_SHARE: Final = 0.1
 """Of the size limit: after writing this much, look again, since other processes write here as well.
 N mounts exceed the limit together by N times this share at most."""
-
-TOUCH_INTERVAL_SECONDS: Final = 300.0
-"""A chunk's time of use is this coarse: a hot chunk is not worth an inode write per read."""
-
-TEMPORARY_SECONDS_MAX: Final = 3600.0
-"""A temporary file this old belongs to a process that was killed; writing a chunk takes milliseconds."""
 
 SPACE_SWEEP_INTERVAL_SECONDS: Final = 10.0
 """Between sweeps for free space: when others filled the disk, deleting our last chunks may not help."""
@@ -55,7 +52,30 @@ SPACE_SWEEP_INTERVAL_SECONDS: Final = 10.0
 DISK_THREADS_MAX: Final = 4
 """Enough to keep a local disk busy; separate from other threads, so that neither starves the other."""
 
-_BLOCK_BYTES: Final = 4096  # what a file costs on disk is a multiple of it on the usual filesystems
+DISK_PATIENCE_SECONDS: Final = 2.0
+HUNG_SECONDS: Final = 30.0
+"""A disk that does not answer within the first is left alone for the second: the master has what is asked for."""
+
+KNOWN_CHUNKS_MAX: Final = 65_536
+
+ABSENCE_SECONDS_MAX: Final = 1.0
+"""How long blocks that were not there are taken to be absent: a look costs a random read a thread's turn."""
+
+LOOKS_TOGETHER_MAX: Final = 1000
+"""Files looked at in one turn of a thread: some 10 ms."""
+
+
+class _Written(NamedTuple):
+    """What a turn of a thread came to."""
+
+    size_bytes: int
+    failure: OSError | None = None
+    lacks_space: bool = False
+
+
+class _Look(NamedTuple):
+    blocks: int
+    looked_at_seconds: float
 
 
 class DiskChunkCache:
@@ -73,18 +93,67 @@ class DiskChunkCache:
 
         bytes_max 0: nothing is cached from now on.
         """
-        self._cache_dir = cache_dir
-        self._chunks_dir = cache_dir / "chunks"
-        self._limits = _Limits(bytes_max, free_bytes_min)
+        self._files = ChunkFiles(cache_dir)
+        self._limits = CacheLimits(bytes_max, free_bytes_min)
         self._nursery = nursery
+        # Of their own, so that writes that hang keep no read from finding out for itself.
         self._threads = trio.CapacityLimiter(DISK_THREADS_MAX)
+        self._write_threads = trio.CapacityLimiter(DISK_THREADS_MAX)
+        self._hung_until_seconds = -math.inf
+        # By digest, which blocks may be there, and when that was looked at: what others add is seen a second later,
+        # what they delete is found missing.
+        self._known_blocks: LRUCache[bytes, _Look] = LRUCache(KNOWN_CHUNKS_MAX)
+        self._put_count = 0
         self._stored_bytes = 0  # as of the last sweep, and what this process wrote since
         self._unswept_bytes = 0
         self._is_sweeping = False
+        self._has_swept = trio.Event()
         self._space_sweep_at = -SPACE_SWEEP_INTERVAL_SECONDS
-        self._damaged = RareWarning(_log, "a damaged file was dropped from the chunk cache: %s")
         self._failed = RareWarning(_log, "the chunk cache in %s cannot be used: %s")
         self._begin_sweep()
+
+    @property
+    def stored_bytes(self) -> int:
+        """What the cache takes of its disk, as of the last sweep and with what this process wrote since."""
+        return self._stored_bytes
+
+    @property
+    def bytes_max(self) -> int:
+        return self._limits.bytes_max
+
+    async def room_bytes(self) -> int:
+        """How much the cache can hold in all and keep: what is in it now may go for it.
+
+        Less than its limit, as a sweep that anybody's bytes bring about goes below that. 0 when its disk
+        cannot be used.
+        """
+        await self._has_swept.wait()
+        try:
+            free_bytes = await trio.to_thread.run_sync(self._files.free_bytes, limiter=self._threads)
+        except OSError as error:
+            self._failed.log(self._files.directory, error)
+            return 0
+        disk_bytes = free_bytes + self._stored_bytes - self._limits.free_bytes_min
+        return max(0, min(int(self._limits.bytes_max * KEPT_SHARE), disk_bytes))
+
+    async def find_missing(self, chunks: Iterable[Chunk]) -> list[Chunk]:
+        """Those that are not cached, unread, in their order; the others count as used now.
+
+        Raises nothing: what cannot be looked at is missing.
+        """
+
+        def look(some: Sequence[Chunk]) -> list[Chunk]:
+            return [chunk for chunk in some if not self._files.note_wanted(chunk.digest, chunk.length_bytes)]
+
+        missing: list[Chunk] = []
+        remaining = iter(chunks)
+        while some := list(islice(remaining, LOOKS_TOGETHER_MAX)):
+            try:
+                missing += await trio.to_thread.run_sync(look, some, limiter=self._threads)
+            except OSError as error:
+                self._failed.log(self._files.directory, error)
+                missing += some
+        return missing
 
     async def get(self, digest: bytes, length_bytes: int) -> bytes | None:
         """The chunk, verified, or None when it is not cached.
@@ -93,14 +162,70 @@ class DiskChunkCache:
         even when the disk hangs.
         """
         try:
-            return await trio.to_thread.run_sync(
-                self._read_chunk, digest, length_bytes, limiter=self._threads, abandon_on_cancel=True
-            )
-        except FileNotFoundError:
-            return None
+            return await self._read(self._files.read_chunk, digest, length_bytes)
         except OSError as error:
-            self._failed.log(self._chunks_dir, error)
+            self._failed.log(self._files.directory, error)
             return None
+
+    async def get_many(self, chunks: Sequence[Chunk]) -> dict[bytes, bytes]:
+        """Those of the chunks that are cached, as `get` but in one turn of a thread."""
+
+        def read_all() -> tuple[dict[bytes, bytes], OSError | None]:
+            found: dict[bytes, bytes] = {}
+            failure: OSError | None = None
+            for length_bytes, digest in chunks:
+                try:
+                    data = self._files.read_chunk(digest, length_bytes)
+                except OSError as error:
+                    failure = error
+                else:
+                    if data is not None:
+                        found[digest] = data
+            return found, failure
+
+        try:
+            found, failure = await self._read(read_all)
+        except OSError as error:
+            found, failure = {}, error
+        if failure is not None:
+            self._failed.log(self._files.directory, failure)
+        return found
+
+    async def get_blocks(
+        self, digest: bytes, chunk_bytes: int, first_block: int, length_bytes: int
+    ) -> tuple[Data, bytes] | None:
+        """The chunk's bytes from the beginning of a block on, verified, and the digests of all its blocks.
+
+        None when they are not cached. Raises nothing. Cancelled: as `get`.
+        """
+        wanted = blocks_mask(first_block, length_bytes)
+        known = self._known_blocks.get(digest)
+        is_absent = known is not None and known.blocks & wanted != wanted
+        if known and is_absent and trio.current_time() - known.looked_at_seconds < ABSENCE_SECONDS_MAX:
+            return None
+        put_count = self._put_count
+        try:
+            found, blocks = await self._read(
+                self._files.read_blocks, digest, chunk_bytes, first_block, length_bytes
+            )
+        except OSError as error:
+            self._failed.log(self._files.directory, error)
+            return None
+        if put_count == self._put_count:  # else what was put meanwhile may not have been seen
+            self._known_blocks[digest] = _Look(blocks, trio.current_time())
+        return found
+
+    async def _read(self, look: Callable[[*Ts], T], *arguments: *Ts) -> T:
+        """What the look at the disk finds. Raises its OSError, and one for a disk that hangs: then nobody looks for
+        a while.
+        """
+        if trio.current_time() >= self._hung_until_seconds:
+            with trio.move_on_after(DISK_PATIENCE_SECONDS):
+                return await trio.to_thread.run_sync(
+                    look, *arguments, limiter=self._threads, abandon_on_cancel=True
+                )
+            self._hung_until_seconds = trio.current_time() + HUNG_SECONDS
+        raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
 
     async def put(self, digest: bytes, data: bytes | memoryview) -> None:
         """Keeps a chunk whose bytes the caller has verified.
@@ -108,58 +233,68 @@ class DiskChunkCache:
         Raises nothing: when the disk is full or fails, the chunk is not cached. Cancelled: returns when the
         file is written, since a thread cannot be stopped.
         """
-        if len(data) > self._limits.bytes_max:
-            return
-        try:
-            written_bytes = await trio.to_thread.run_sync(
-                self._write_chunk, digest, data, limiter=self._threads
-            )
-        except OSError as error:
-            self._failed.log(self._chunks_dir, error)
-            return
-        if written_bytes is None:
+        if len(data) <= self._limits.bytes_max:
+            await self.put_many({digest: data})
+
+    async def put_many(self, chunks: Mapping[bytes, Data]) -> None:
+        """As `put`, of several in one turn of a thread."""
+        await self._write(
+            (len(data), partial(self._files.write_chunk, digest, data))
+            for digest, data in chunks.items()
+            if len(data) <= self._limits.bytes_max
+        )
+        self._put_count += 1
+        for digest in chunks:
+            self._known_blocks.pop(digest, None)
+
+    async def put_blocks(self, spans: Sequence[BlockSpan]) -> None:
+        """Keeps blocks that the caller has verified, in one turn of a thread. Raises nothing. Cancelled: as `put`."""
+        by_chunk: dict[bytes, list[BlockSpan]] = {}
+        for span in spans:
+            by_chunk.setdefault(span.digest, []).append(span)
+            known = self._known_blocks.get(span.digest)
+            if known is not None:
+                blocks = known.blocks | blocks_mask(span.first_block, len(span.data))
+                self._known_blocks[span.digest] = known._replace(blocks=blocks)
+        self._put_count += 1
+        await self._write(
+            (size_bytes, partial(self._files.write_blocks, spans_of_chunk))
+            for spans_of_chunk in by_chunk.values()
+            if (size_bytes := sum(len(span.data) for span in spans_of_chunk)) <= self._limits.bytes_max
+        )
+
+    async def _write(self, writes: Iterable[tuple[int, Callable[[], int]]]) -> None:
+        """Carries out the writes, each with its size in bytes, in a thread, while the disk has room for them.
+
+        One that fails takes no other with it, and what was written before is counted.
+        """
+
+        def write_all() -> _Written:
+            written_bytes = 0
+            failure: OSError | None = None
+            try:
+                room_bytes = self._files.free_bytes() - self._limits.free_bytes_min
+            except OSError as error:
+                return _Written(0, failure=error)
+            for size_bytes, write in writes:
+                if written_bytes + size_bytes > room_bytes:
+                    return _Written(written_bytes, failure=failure, lacks_space=True)
+                try:
+                    written_bytes += write()
+                except OSError as error:
+                    failure = error
+            return _Written(written_bytes, failure=failure)
+
+        written = await trio.to_thread.run_sync(write_all, limiter=self._write_threads)
+        if written.failure is not None:
+            self._failed.log(self._files.directory, written.failure)
+        if written.lacks_space:
             self._begin_space_sweep()
-            return
-        self._stored_bytes += written_bytes
-        self._unswept_bytes += written_bytes
+        self._stored_bytes += written.size_bytes
+        self._unswept_bytes += written.size_bytes
         is_due = self._unswept_bytes > self._limits.bytes_max * UNSWEPT_SHARE
         if is_due or self._stored_bytes > self._limits.bytes_max:
             self._begin_sweep()
-
-    def _path_of(self, digest: bytes) -> Path:
-        name = digest.hex()
-        return self._chunks_dir / name[:2] / name
-
-    # In a thread.
-
-    def _read_chunk(self, digest: bytes, length_bytes: int) -> bytes | None:
-        path = self._path_of(digest)
-        with path.open("rb", buffering=0) as file:
-            data = file.read(length_bytes + 1)
-            if len(data) == length_bytes and digest_of(data) == digest:
-                self._touch(file.fileno())
-                return data
-        self._damaged.log(path)
-        path.unlink(missing_ok=True)
-        return None
-
-    def _touch(self, handle: int) -> None:
-        now = time.time()
-        if abs(now - os.fstat(handle).st_mtime) < TOUCH_INTERVAL_SECONDS:
-            return
-        with contextlib.suppress(OSError):  # a cache that is only readable is a cache
-            os.utime(handle, (now, now))
-
-    def _write_chunk(self, digest: bytes, data: bytes | memoryview) -> int | None:
-        """What the file takes of the disk, 0 when it was there, None when it would leave too little."""
-        path = self._path_of(digest)
-        if path.exists():
-            return 0
-        make_private_directory(self._cache_dir, path.parent)
-        if _free_bytes(path.parent) - len(data) < self._limits.free_bytes_min:
-            return None
-        write_cache_file(path, [data])
-        return _stored_bytes_of(len(data))
 
     # Sweeping.
 
@@ -181,92 +316,15 @@ class DiskChunkCache:
         stored_before_bytes, self._unswept_bytes = self._stored_bytes, 0
         try:
             kept_bytes = await trio.to_thread.run_sync(
-                _evict_oldest, self._chunks_dir, self._limits, limiter=self._threads
+                evict_oldest, self._files.directory, self._limits, limiter=self._threads
             )
         except FileNotFoundError:  # before the first chunk
             return
         except OSError as error:
-            self._failed.log(self._chunks_dir, error)
+            self._failed.log(self._files.directory, error)
             return
         finally:
             self._is_sweeping = False
+            self._has_swept.set()
         # What was written meanwhile may be counted twice: the next sweep comes early then, never late.
         self._stored_bytes = kept_bytes + self._stored_bytes - stored_before_bytes
-
-
-@dataclass(frozen=True)
-class _Limits:
-    bytes_max: int
-    free_bytes_min: int
-
-    def excess_bytes(self, stored_bytes: int, free_bytes: int) -> int:
-        """How much to delete; 0 or less when both limits hold."""
-        over_size = over_space = 0
-        if stored_bytes > self.bytes_max:
-            over_size = stored_bytes - int(self.bytes_max * KEPT_SHARE)
-        if free_bytes < self.free_bytes_min:
-            over_space = int(self.free_bytes_min / KEPT_SHARE) - free_bytes
-        return max(over_size, over_space)
-
-
-def _evict_oldest(chunks_dir: Path, limits: _Limits) -> int:
-    """Deletes least recently used chunks until the limits hold; returns the bytes that remain.
-
-    Two passes over the directory instead of a sorted list of its files: a million small chunks would take
-    about 300 MB to sort, their seconds of use are a small table.
-    """
-    now = time.time()
-    bytes_by_second: Counter[int] = Counter()
-    for path, status in _walk_chunks(chunks_dir):
-        if path.name.startswith(TEMPORARY_PREFIX):
-            if now - status.st_mtime > TEMPORARY_SECONDS_MAX:
-                path.unlink(missing_ok=True)
-            continue
-        bytes_by_second[int(status.st_mtime)] += _stored_bytes_of(status.st_size)
-    kept_bytes = bytes_by_second.total()
-    excess_bytes = limits.excess_bytes(kept_bytes, _free_bytes(chunks_dir))
-    if excess_bytes <= 0:
-        return kept_bytes
-
-    # All that was used before the cutoff goes, and of the cutoff's own second as much as is still over.
-    cutoff_second, older_bytes = 0, 0
-    for cutoff_second in sorted(bytes_by_second):
-        if older_bytes + bytes_by_second[cutoff_second] >= excess_bytes:
-            break
-        older_bytes += bytes_by_second[cutoff_second]
-    cutoff_bytes = excess_bytes - older_bytes
-    for path, status in _walk_chunks(chunks_dir):
-        second = int(status.st_mtime)
-        if path.name.startswith(TEMPORARY_PREFIX) or second > cutoff_second:
-            continue
-        if second == cutoff_second:
-            if cutoff_bytes <= 0:
-                continue
-            cutoff_bytes -= _stored_bytes_of(status.st_size)
-        path.unlink(missing_ok=True)
-        kept_bytes -= _stored_bytes_of(status.st_size)
-    return kept_bytes
-
-
-def _walk_chunks(chunks_dir: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """Every file with its status, without those that vanish meanwhile.
-
-    Looks for a cancellation before each of the 256 directories.
-    """
-    with os.scandir(chunks_dir) as shards:
-        shard_paths = [shard.path for shard in shards if shard.is_dir(follow_symlinks=False)]
-    for shard_path in shard_paths:
-        trio.from_thread.check_cancelled()
-        with contextlib.suppress(FileNotFoundError), os.scandir(shard_path) as entries:
-            for entry in entries:
-                with contextlib.suppress(FileNotFoundError):
-                    yield Path(entry.path), entry.stat(follow_symlinks=False)
-
-
-def _free_bytes(directory: Path) -> int:
-    status = os.statvfs(directory)
-    return status.f_bavail * status.f_frsize
-
-
-def _stored_bytes_of(size_bytes: int) -> int:
-    return -(-size_bytes // _BLOCK_BYTES) * _BLOCK_BYTES

@@ -19,6 +19,7 @@ import grpc
 import trio
 from google.rpc.status_pb2 import Status
 
+from cloudai_fusefs.wire_chunks import ChunkData, chunk_data_from_wire
 from cloudai_fusefs.wire_errors import error_from_detail
 from cloudai_model.errors import (
     CloudAIError,
@@ -102,6 +103,12 @@ class GrpcMasterClient:
         # The generated stubs have no types: the methods below give them back.
         self._names: Any = names_pb2_grpc.NamesStub(self._channel)  # type: ignore[no-untyped-call]
         self._chunks: Any = chunks_pb2_grpc.ChunksStub(self._channel)  # type: ignore[no-untyped-call]
+        # Not the stub's: it would copy the chunk out of the message.
+        self._read_chunk: Any = self._channel.unary_unary(
+            f"/{chunks.DESCRIPTOR.services_by_name['Chunks'].full_name}/ReadChunk",
+            request_serializer=chunks.ReadChunkRequest.SerializeToString,
+            response_deserializer=chunk_data_from_wire,
+        )
         self._read_token = token_provider
         self._token: str | None = None
         self._deadline_seconds = call_deadline_seconds
@@ -223,12 +230,44 @@ class GrpcMasterClient:
         request = chunks.PutChunkRequest(task_id=task_id, digest=digest, data=bytes(data))
         await self._call(self._chunks.PutChunk, request)
 
-    async def read_chunk(self, task_id: str, node_id: int, generation: int, chunk_index: int) -> bytes:
+    async def read_chunk(
+        self, task_id: str, node_id: int, generation: int, chunk_index: int, *, verify: bool = False
+    ) -> memoryview:
         request = chunks.ReadChunkRequest(
-            task_id=task_id, node_id=node_id, generation=generation, chunk_index=chunk_index
+            task_id=task_id, node_id=node_id, generation=generation, chunk_index=chunk_index, verify=verify
         )
-        response: chunks.ReadChunkResponse = await self._call(self._chunks.ReadChunk, request)
+        response: ChunkData = await self._call(self._read_chunk, request)
         return response.data
+
+    async def read_range(
+        self,
+        task_id: str,
+        node_id: int,
+        generation: int,
+        chunk_index: int,
+        offset_bytes: int,
+        length_bytes: int,
+        *,
+        with_block_digests: bool,
+    ) -> ChunkData:
+        request = chunks.ReadChunkRequest(
+            task_id=task_id,
+            node_id=node_id,
+            generation=generation,
+            chunk_index=chunk_index,
+            offset_bytes=offset_bytes,
+            length_bytes=length_bytes,
+            with_block_digests=with_block_digests,
+        )
+        response: ChunkData = await self._call(self._read_chunk, request)
+        return response
+
+    async def read_files(self, task_id: str, files: Sequence[tuple[int, int]]) -> list[bytes | None]:
+        request = chunks.ReadFilesRequest(task_id=task_id)
+        for node_id, generation in files:
+            request.files.add(node_id=node_id, generation=generation)
+        response: chunks.ReadFilesResponse = await self._call(self._chunks.ReadFiles, request)
+        return [None if file.HasField("error") else file.data for file in response.files]
 
     # Watching.
 

@@ -95,22 +95,23 @@ class Layout:
                 count += 1
         return count
 
-    def changed_segments(self, *, full_only: bool = False) -> Iterator[Segment]:
+    def changed_segments(self) -> Iterator[Segment]:
         """The segments that have yet to be made, in order of the file.
 
-        `full_only`: those alone that end on a multiple of 4 MiB with bytes after them, which a writer going
-        forward has left behind. The layout may change between two steps: what is no changed segment by then
-        is passed over.
+        The layout may change between two steps: what is no changed segment by then is passed over.
         """
         for start_bytes in sorted(self._changed):
-            if start_bytes not in self._changed:
-                continue
-            index = bisect_right(self._starts, start_bytes) - 1
-            segment = self._segment(index)
-            end_bytes = start_bytes + segment.length_bytes
-            if full_only and (end_bytes % CHUNK_BYTES_MAX != 0 or end_bytes == self.size_bytes):
-                continue
-            yield segment
+            if start_bytes in self._changed:
+                yield self._segment(bisect_right(self._starts, start_bytes) - 1)
+
+    def full_changed_segments(self) -> Iterator[Segment]:
+        """Those among them that end on a multiple of 4 MiB with bytes after them: a writer going forward has
+        left them behind.
+        """
+        for segment in self.changed_segments():
+            end_bytes = segment.start_bytes + segment.length_bytes
+            if end_bytes % CHUNK_BYTES_MAX == 0 and end_bytes < self.size_bytes:
+                yield segment
 
     @property
     def changed_bytes(self) -> int:

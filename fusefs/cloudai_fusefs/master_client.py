@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
+from cloudai_fusefs.wire_chunks import ChunkData
 from cloudai_proto.storage.v1 import names_pb2 as names
 from cloudai_proto.storage.v1 import types_pb2 as types
 
@@ -75,6 +76,32 @@ class MasterClient(Protocol):
 
     async def put_chunk(self, task_id: str, digest: bytes, data: bytes | memoryview) -> None: ...
 
-    async def read_chunk(self, task_id: str, node_id: int, generation: int, chunk_index: int) -> bytes:
-        """The bytes of one whole chunk as the master sent them: not yet verified."""
+    async def read_chunk(
+        self, task_id: str, node_id: int, generation: int, chunk_index: int, *, verify: bool = False
+    ) -> memoryview:
+        """The bytes of one whole chunk as the master sent them: not yet verified here.
+
+        `verify`: the master compares them with the digest first, and raises ChunkDamaged.
+        """
+        ...
+
+    async def read_range(
+        self,
+        task_id: str,
+        node_id: int,
+        generation: int,
+        chunk_index: int,
+        offset_bytes: int,
+        length_bytes: int,
+        *,
+        with_block_digests: bool,
+    ) -> ChunkData:
+        """A range of a chunk, not verified, and on request the digests of all blocks of the chunk."""
+        ...
+
+    async def read_files(self, task_id: str, files: Sequence[tuple[int, int]]) -> list[bytes | None]:
+        """The contents of files of one chunk each, by (node id, generation), not verified.
+
+        None for one that cannot be read so. Shorter than asked for when the answer was full.
+        """
         ...

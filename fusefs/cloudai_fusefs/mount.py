@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import math
@@ -15,23 +16,30 @@ from typing import Final
 import pyfuse3
 import trio
 
+from cloudai_fusefs.chunk_memory import ChunkMemory
 from cloudai_fusefs.chunk_reader import ChunkReader
 from cloudai_fusefs.disk_cache import DiskChunkCache
 from cloudai_fusefs.grpc_master_client import GrpcMasterClient
+from cloudai_fusefs.kernel_knobs import turn_up_knobs
 from cloudai_fusefs.kernel_notifier import KernelNotifier
 from cloudai_fusefs.managed_tree import ManagedTree
 from cloudai_fusefs.mount_control import MountConfig, MountControl
+from cloudai_fusefs.mount_measures import MountMeasures
 from cloudai_fusefs.namespace import Namespace
 from cloudai_fusefs.open_files import OpenFiles
 from cloudai_fusefs.operations import Operations
+from cloudai_fusefs.range_reader import RangeReader
 from cloudai_fusefs.retrying_master_client import RetryingMasterClient
 from cloudai_fusefs.running_mount import RunningMount
 from cloudai_fusefs.sealed_cache import SealedCache
 from cloudai_fusefs.staging import Staging
 from cloudai_fusefs.tree_sync import TreeSync
 from cloudai_fusefs.uploader import Uploader
+from cloudai_fusefs.warmup import Warmup
+from cloudai_fusefs.write_behind import WriteBehind
 from cloudai_model.errors import CloudAIError, MasterUnavailable
 from cloudai_model.limits import MIB
+from cloudai_model.memory import keep_freed_memory
 from cloudai_proto.storage.v1 import names_pb2 as names
 
 logger = logging.getLogger(__name__)
@@ -53,8 +61,8 @@ USAGE_PATIENCE_SECONDS: Final = 1.0
 
 TIDY_SECONDS: Final = 30.0
 
-# 1 MiB: a cold read of 1 GiB took 2.0 s with the kernel's 128 KiB and 1.5 s with this.
-READ_AHEAD_KIB: Final = 1024
+FLUSH_SECONDS_MAX: Final = 2.0
+"""Of an unmount, for what waits for the disk cache: at most 100 MiB."""
 
 
 async def serve_mount(config: MountConfig, on_ready: Callable[[MountControl], None]) -> None:
@@ -65,6 +73,7 @@ async def serve_mount(config: MountConfig, on_ready: Callable[[MountControl], No
     CloudAIError within a few seconds when the master cannot be used, OSError when the kernel refuses the
     mount or the state directory is another mount's.
     """
+    keep_freed_memory()
     with _own_state_directory(config.state_dir):
         async with GrpcMasterClient(
             config.source,
@@ -99,7 +108,10 @@ async def _serve(
     notifier = KernelNotifier()
     disk_cache = DiskChunkCache(config.cache_dir, bytes_max=config.cache_bytes_max, nursery=nursery)
     sealed_cache = SealedCache(config.cache_dir, scope=config.source)
-    reader = ChunkReader(client, disk_cache, memory_bytes_max=MEMORY_BYTES_MAX, nursery=nursery)
+    memory = ChunkMemory(MEMORY_BYTES_MAX)
+    write_behind = WriteBehind(disk_cache, nursery)
+    reader = ChunkReader(client, memory, disk_cache, write_behind, nursery)
+    range_reader = RangeReader(client, reader, memory, disk_cache, write_behind, nursery)
     uploader = Uploader(client, reader, nursery)
     staging = uploader.staging = Staging(config.state_dir, reader, uploader.note_change)
     open_parts.callback(staging.close)
@@ -109,6 +121,7 @@ async def _serve(
     files = OpenFiles(
         client,
         reader,
+        range_reader,
         sealed_cache,
         staging,
         uploader,
@@ -128,19 +141,32 @@ async def _serve(
         timeo_seconds=config.timeo_seconds,
     )
     control = RunningMount(
-        config.source, capabilities.user, client, managed, namespace, sync, uploader, reader.counters
+        config,
+        capabilities.user,
+        client,
+        managed,
+        namespace,
+        sync,
+        uploader,
+        Warmup(client, reader, disk_cache, managed, namespace, sync, files),
+        MountMeasures(
+            client, reader.counters, memory, disk_cache, files, sync, uploader, operations.counters
+        ),
     )
     managed.take_users(await client.list_users())
     own_directory = managed.root.users.get(capabilities.user)
     if own_directory is not None:
         await sync.load_user(own_directory)
-    pyfuse3.init(operations, str(config.mount_point), _mount_options(config))
+    _mount(operations, config)
     try:
         notifier.start()
         await sync.recover_runs()
         nursery.start_soon(_tidy_regularly, staging)
         nursery.start_soon(_announce, config.mount_point, control, on_ready)
         await pyfuse3.main()
+        # What was read once is cached after a remount. A disk that hangs does not keep the mount.
+        with trio.move_on_after(FLUSH_SECONDS_MAX):
+            await write_behind.flush()
     finally:
         notifier.stop()
         pyfuse3.close(unmount=True)
@@ -151,16 +177,8 @@ async def _announce(
 ) -> None:
     # From a thread: the answer comes from this loop.
     device = (await trio.to_thread.run_sync(os.stat, mount_point)).st_dev
-    _raise_read_ahead(device)
+    turn_up_knobs(device)
     on_ready(control)
-
-
-def _raise_read_ahead(device: int) -> None:
-    knob = Path(f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb")
-    try:
-        knob.write_text(str(READ_AHEAD_KIB))
-    except OSError:
-        logger.info("the kernel's read-ahead stays as it is: only root may raise it")
 
 
 async def _tidy_regularly(staging: Staging) -> None:
@@ -191,6 +209,24 @@ class _Usage:
                     raise
         assert self._answer is not None
         return self._answer
+
+
+def _mount(operations: Operations, config: MountConfig) -> None:
+    """Raises OSError with the words of fusermount3 or libfuse, which say them on standard error alone."""
+    with os.fdopen(os.memfd_create("said"), "r", errors="replace") as said:
+        standard_error = os.dup(2)
+        os.dup2(said.fileno(), 2)
+        try:
+            pyfuse3.init(operations, str(config.mount_point), _mount_options(config))
+        except RuntimeError as error:
+            said.seek(0)
+            reason = said.read().strip().rpartition("\n")[2]
+            raise PermissionError(
+                errno.EPERM, reason or "the kernel refuses the mount", str(config.mount_point)
+            ) from error
+        finally:
+            os.dup2(standard_error, 2)
+            os.close(standard_error)
 
 
 def _mount_options(config: MountConfig) -> set[str]:

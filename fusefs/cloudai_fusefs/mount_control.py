@@ -5,8 +5,8 @@ The daemon's side (command line, control socket) knows the filesystem through th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Final, Protocol
@@ -43,6 +43,8 @@ class MountConfig:
     token_file: Path | None = None
     """Read again whenever the master refuses the token. None: `token` holds it."""
     token: str = ""
+    metrics_address: str = ""
+    """Where Prometheus metrics are served: `host:port` on the loopback or a Unix socket's path; "": nowhere."""
 
     def __repr__(self) -> str:  # a dataclass's own would print the token
         return f"MountConfig(source={self.source!r}, mount_point={str(self.mount_point)!r})"
@@ -85,6 +87,110 @@ class MountStatus:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MountCounters:
+    """What a mount has done since it began, and what it holds now. Totals only grow."""
+
+    connected: bool = False
+    watch_count: int = 0
+    """Users and open runs that the master tells this mount the news of."""
+    open_count: int = 0
+    """Open handles."""
+
+    memory_hits: int = 0
+    memory_misses: int = 0
+    disk_hits: int = 0
+    disk_misses: int = 0
+    """Looks into memory count once per chunk that a read touches, looks at the disk once per chunk that
+    several readers may wait for."""
+    memory_read_bytes: int = 0
+    """Answered to readers from memory."""
+    disk_read_bytes: int = 0
+    """Read from the disk cache, in whole chunks or blocks."""
+    fetched_bytes: int = 0
+    fetched_chunks: int = 0
+    fetched_ranges: int = 0
+    fetched_batches: int = 0
+    """Answers of the master: those with one chunk, a range of one, several small files."""
+    damaged_chunks: int = 0
+    sent_bytes: int = 0
+
+    memory_bytes: int = 0
+    memory_bytes_max: int = 0
+    cache_bytes: int = 0
+    """Of the disk cache, as of its last sweep and what this mount added since."""
+    cache_bytes_max: int = 0
+
+    pending_count: int = 0
+    """Names whose latest state is not yet at the master."""
+    failed_count: int = 0
+    """Those of them that need a person."""
+    staged_bytes: int = 0
+
+    request_counts: Mapping[str, int] = field(default_factory=dict)
+    """The kernel's requests by handler."""
+    failure_counts: Mapping[str, int] = field(default_factory=dict)
+    """Those that were answered with an error, by handler and errno: `lookup ENOENT`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MountInspection:
+    """What `cloudai doctor` asks a mount. Never holds a token."""
+
+    version: str
+    """Of the mount daemon's software."""
+    cache_dir: str
+    token_file: str
+    """ "" when the token came from the environment."""
+    master_failure: str
+    """Why the master gave no answer; "" when it did, and then the rest is its answer."""
+    failure_reason: str = ""
+    """The word of cloudai_model.errors for it, "" when it is none of those."""
+    master_version: str = ""
+    round_trip_seconds: float = 0.0
+    token_user: str = ""
+    token_task_id: str = ""
+    """Set: the token is good for this run alone."""
+    token_expires_at_ns: int = 0
+    """0: never."""
+    newest_run_at_ns: int = 0
+    """By the master's clock; 0: no run is known."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmupProgress:
+    """How far a warm-up is. Bytes are those of distinct chunks: what two files share counts once."""
+
+    files: int = 0
+    size_bytes: int = 0
+    done_files: int = 0
+    done_bytes: int = 0
+    """In the cache by now, what was there before too."""
+    fetched_bytes: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class UncachedFile:
+    """A file that a warm-up could not bring into the cache."""
+
+    path: str
+    """Relative to the mount point; bytes that are no UTF-8 as surrogate escapes."""
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmupReport:
+    files: int
+    size_bytes: int
+    """Of distinct chunks."""
+    fetched_bytes: int
+    skipped_files: int
+    """Being written, here or elsewhere."""
+    failed_files: int
+    failed: Sequence[UncachedFile]
+    """The first of them."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunPlace:
     """A run as it is found in the mount."""
 
@@ -107,7 +213,7 @@ class RunStatus:
 
 
 class MountControl(Protocol):
-    """The requests of `cloudai status`, `wait`, `run`, `seal`, `umount`. Called on the mount's own loop.
+    """The requests of the command line and of the metrics. Called on the mount's own loop.
 
     Every call raises the classes of cloudai_model.errors. Paths are relative to the mount point, "" is all.
     """
@@ -131,4 +237,23 @@ class MountControl(Protocol):
 
     async def seal_run(self, path: str, exit_status: int) -> None:
         """Seals the run at the path once everything in it is durable."""
+        ...
+
+    async def counters(self) -> MountCounters:
+        """Lets others run in between: with a long backlog there is much to count."""
+        ...
+
+    async def inspect(self) -> MountInspection:
+        """Asks the master within a few seconds; that it does not answer is an answer."""
+        ...
+
+    async def warmup(
+        self, paths: Sequence[str], note_progress: Callable[[WarmupProgress], None]
+    ) -> WarmupReport:
+        """Brings the content of all files at and below the paths into the disk cache.
+
+        Files that cannot be had are in the report. Raises NotFound for a path, NoSpace for more than the
+        cache keeps, MasterUnavailable while it is not yet known what there is. Cancelled: what was fetched
+        stays, and the next warm-up goes on from there.
+        """
         ...

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
@@ -198,14 +199,14 @@ class Namespace:
 
     async def make_file(self, parent: Inode, name: bytes, mode: int, owner: Owner) -> Node:
         """A new, empty file. Raises AlreadyExists, OutsideRun, RunSealed, OSError when the disk is full."""
-        directory = await self._writable_directory(parent, name)
+        directory = await self._directory_for_new_name(parent, name)
         node = self._new_node(directory, FILE, mode, owner)
         self._place(directory, name, node)
         return node
 
     async def make_symlink(self, parent: Inode, name: bytes, target: bytes, owner: Owner) -> Node:
         """Raises as make_file, and InvalidRequest for what cannot be a target."""
-        directory = await self._writable_directory(parent, name)
+        directory = await self._directory_for_new_name(parent, name)
         check_symlink_target(target)
         node = self._new_node(directory, SYMLINK, 0o777, owner)
         node.symlink_target = target
@@ -220,7 +221,7 @@ class Namespace:
         """
         if not isinstance(parent, Node):
             return await self._make_managed(parent, name, mode, owner)
-        directory = await self._writable_directory(parent, name)
+        directory = await self._directory_for_new_name(parent, name)
         node = self._new_node(directory, DIRECTORY, mode, owner)
         self._place(directory, name, node)
         return node
@@ -241,7 +242,7 @@ class Namespace:
 
         Raises PermissionRefused for a directory, NotSupported across runs.
         """
-        directory = await self._writable_directory(new_parent, new_name)
+        directory = await self._directory_for_new_name(new_parent, new_name)
         if not isinstance(node, Node):
             raise PermissionRefused("only files and symlinks in a run can be linked")
         if node.is_directory:
@@ -271,16 +272,16 @@ class Namespace:
 
     async def unlink(self, parent: Inode, name: bytes) -> Node:
         """Takes a file's or symlink's name away. Raises IsADirectory, and the master's refusal."""
-        directory = await self._writable_directory(parent, name, is_new=False)
-        return await self._remove(directory, name, is_directory=False)
+        directory = await self._writable_directory(parent, name)
+        return await self._remove(directory, name, _find_file)
 
     async def rmdir(self, parent: Inode, name: bytes) -> None:
         """Removes an empty directory; of the managed levels a task without runs or an open, empty run."""
         if not isinstance(parent, Node):
             await self._remove_managed(parent, name)
             return
-        directory = await self._writable_directory(parent, name, is_new=False)
-        await self._remove(directory, name, is_directory=True)
+        directory = await self._writable_directory(parent, name)
+        await self._remove(directory, name, _find_empty_directory)
 
     async def rename(
         self, old_parent: Inode, old_name: bytes, new_parent: Inode, new_name: bytes, *, no_replace: bool
@@ -293,13 +294,11 @@ class Namespace:
             raise OutsideRun("users, tasks and runs keep their names")
         if old_parent.tree is not new_parent.tree:
             raise CrossRun
-        source = await self._writable_directory(old_parent, old_name, is_new=False)
-        target = await self._writable_directory(new_parent, new_name, is_new=False)
+        source = await self._writable_directory(old_parent, old_name)
+        target = await self._writable_directory(new_parent, new_name)
         tree = source.tree
         while True:
-            node = _children(source).get(old_name)
-            if node is None:
-                raise NotFound(name=old_name)
+            node = _find(source, old_name)
             replaced = _check_rename(node, target, new_name, no_replace=no_replace)
             if replaced is node:
                 return
@@ -377,7 +376,7 @@ class Namespace:
         self._check_writable()
         tree.check_writable()
 
-    async def _writable_directory(self, parent: Inode, name: bytes, *, is_new: bool = True) -> Node:
+    async def _writable_directory(self, parent: Inode, name: bytes) -> Node:
         self._check_writable()
         if not isinstance(parent, Node):
             raise OutsideRun(name=name)
@@ -386,11 +385,14 @@ class Namespace:
         self._check_open(parent.tree)
         if not parent.is_directory:
             raise NotADirectory(name=name)
-        if is_new:
-            if not parent.is_attached:
-                raise NotFound("the directory is removed")
-            parent.tree.check_place(parent, name)
         return parent
+
+    async def _directory_for_new_name(self, parent: Inode, name: bytes) -> Node:
+        directory = await self._writable_directory(parent, name)
+        if not directory.is_attached:
+            raise NotFound("the directory is removed")
+        directory.tree.check_place(directory, name)
+        return directory
 
     @staticmethod
     def _new_node(directory: Node, kind: types.NodeKind, mode: int, owner: Owner) -> Node:
@@ -415,12 +417,13 @@ class Namespace:
             raise
         self._staging.note_directory_times(directory)
 
-    async def _remove(self, directory: Node, name: bytes, *, is_directory: bool) -> Node:
+    async def _remove(self, directory: Node, name: bytes, find: Callable[[Node, bytes], Node]) -> Node:
+        """`find` says what the name stands for, or raises what speaks against removing it."""
         tree = directory.tree
-        node = self._removable(directory, name, is_directory=is_directory)
+        node = find(directory, name)
         if node.ids_at_master or node.stray_ids:
             async with tree.mutation_lock:
-                node = self._removable(directory, name, is_directory=is_directory)
+                node = find(directory, name)
                 for node_id in node.ids_at_master:
                     await self._remove_at_master(directory, name, node_id)
                 for node_id in node.stray_ids:
@@ -467,20 +470,6 @@ class Namespace:
             # It had not arrived after all, or somebody else was faster: either way it is gone.
             return
         tree.note_answered(request.node_id, response.revision)
-
-    @staticmethod
-    def _removable(directory: Node, name: bytes, *, is_directory: bool) -> Node:
-        node = _children(directory).get(name)
-        if node is None:
-            raise NotFound(name=name)
-        if is_directory:
-            if not node.is_directory:
-                raise NotADirectory(name=name)
-            if node.children:
-                raise DirectoryNotEmpty(name=name)
-        elif node.is_directory:
-            raise IsADirectory(name=name)
-        return node
 
     def _rename_here(self, source: Node, old_name: bytes, target: Node, new_name: bytes, node: Node) -> None:
         """Renames what the master has not placed yet; the commit will place it. Raises OSError: nothing changed."""
@@ -626,6 +615,30 @@ def _children(node: Node) -> dict[bytes, Node]:
     if node.children is None:
         raise NotADirectory
     return node.children
+
+
+def _find_file(directory: Node, name: bytes) -> Node:
+    """The file or symlink of this name."""
+    node = _find(directory, name)
+    if node.is_directory:
+        raise IsADirectory(name=name)
+    return node
+
+
+def _find_empty_directory(directory: Node, name: bytes) -> Node:
+    node = _find(directory, name)
+    if not node.is_directory:
+        raise NotADirectory(name=name)
+    if node.children:
+        raise DirectoryNotEmpty(name=name)
+    return node
+
+
+def _find(directory: Node, name: bytes) -> Node:
+    node = _children(directory).get(name)
+    if node is None:
+        raise NotFound(name=name)
+    return node
 
 
 def _check_rename(node: Node, target: Node, new_name: bytes, *, no_replace: bool) -> Node | None:

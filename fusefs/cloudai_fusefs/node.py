@@ -260,6 +260,21 @@ class Node:
         self.kernel_attributes = None
         return before != (self.generation, self.size_bytes, self.attributes)
 
+    def take_first_state(self, message: types.Node) -> None:
+        """What the master says of a node that is new here."""
+        given = message.attributes
+        self.mode = given.mode
+        self.uid = given.uid
+        self.gid = given.gid
+        self.mtime_ns = given.mtime_ns
+        self.ctime_ns = given.ctime_ns
+        self.atime_ns = given.atime_ns
+        self.revision = message.revision
+        self.generation = message.generation
+        self.size_bytes = self.published_size_bytes = message.size_bytes
+        self.digest = message.digest
+        self.symlink_target = message.symlink_target
+
     def known_manifest(self, size_bytes: int) -> Manifest | None:
         """The manifest of the master's generation where it follows from the node itself."""
         if size_bytes == 0:

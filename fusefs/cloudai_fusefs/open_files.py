@@ -15,8 +15,10 @@ import trio
 from cloudai_fusefs.chunk_reader import ChunkReader, FileContent
 from cloudai_fusefs.master_client import MasterClient
 from cloudai_fusefs.node import DIRECTORY, Node
+from cloudai_fusefs.range_reader import RANGE_BYTES_MAX, RangeReader
 from cloudai_fusefs.read_ahead import ReadAhead
 from cloudai_fusefs.sealed_cache import SealedCache
+from cloudai_fusefs.small_files import SmallFileReadAhead, is_small_file
 from cloudai_fusefs.staged_file import StagedFile
 from cloudai_fusefs.staging import Staging
 from cloudai_fusefs.uploader import Uploader
@@ -30,7 +32,7 @@ from cloudai_model.errors import (
     NotFound,
     ReadOnlyMount,
 )
-from cloudai_model.limits import CHUNK_BYTES_MAX
+from cloudai_model.limits import BLOCK_BYTES, CHUNK_BYTES_MAX
 
 _STALE_GENERATION_ATTEMPTS: Final = 3
 """A generation can be superseded between its news and the question for its manifest."""
@@ -39,12 +41,13 @@ _STALE_GENERATION_ATTEMPTS: Final = 3
 class OpenFile:
     """One open handle."""
 
-    __slots__ = ("can_write", "node", "read_ahead")
+    __slots__ = ("can_write", "has_read_ahead", "node", "read_ahead")
 
     def __init__(self, node: Node, *, can_write: bool) -> None:
         self.node = node
         self.can_write = can_write
         self.read_ahead = ReadAhead()
+        self.has_read_ahead = False  # of a file of one chunk: the files after it have been thought of
 
 
 class OpenFiles:
@@ -54,6 +57,7 @@ class OpenFiles:
         self,
         client: MasterClient,
         reader: ChunkReader,
+        range_reader: RangeReader,
         sealed_cache: SealedCache,
         staging: Staging,
         uploader: Uploader,
@@ -63,6 +67,8 @@ class OpenFiles:
     ) -> None:
         self._client = client
         self._reader = reader
+        self._range_reader = range_reader
+        self._small_files = SmallFileReadAhead()
         self._sealed_cache = sealed_cache
         self._staging = staging
         self._uploader = uploader
@@ -96,7 +102,7 @@ class OpenFiles:
         elif can_write and node.staged is None and not (node.pending is not None and node.pending.content):
             # Known now, so that no write has to wait for it; staged by the first write alone, over what is
             # there by then.
-            await self._content(node)
+            await self.load_content(node)
         keep_pages = node.kernel_generation == node.view_generation
         node.kernel_generation = node.view_generation
         return self._add(node, can_write=can_write), keep_pages
@@ -113,18 +119,45 @@ class OpenFiles:
 
         Raises ChunkDamaged, MasterUnavailable when no answer came within timeo. Cancelled: nothing changed.
         """
+        file = self._handles[handle]
+        content = file.node.content
+        # What is in memory is answered without a bound, a task or a wait: most reads are.
+        if content is not None and file.node.staged is None:
+            data = self._reader.find(content, offset_bytes, length_bytes)
+            if data is not None:
+                self._read_ahead(file, content, offset_bytes, length_bytes)
+                return data
         with trio.move_on_after(self._timeo_seconds):
-            return await self._read(self._handles[handle], offset_bytes, length_bytes)
+            return await self._read(file, offset_bytes, length_bytes)
         raise MasterUnavailable("read", timeo_seconds=self._timeo_seconds)
 
     async def _read(self, file: OpenFile, offset_bytes: int, length_bytes: int) -> bytes | memoryview:
         node = file.node
         if node.staged is not None:
             return await node.staged.read(offset_bytes, length_bytes)
-        content = node.content or await self._content(node)
-        for index in file.read_ahead.note_read(content.manifest, offset_bytes, length_bytes):
-            self._reader.prefetch(content, index)
+        content = node.content or await self.load_content(node)
+        self._read_ahead(file, content, offset_bytes, length_bytes)
+        # The kernel asks for so little at the beginning of a file, or where pages that it had are gone.
+        is_small = length_bytes <= BLOCK_BYTES
+        if is_small or (file.read_ahead.is_random and length_bytes <= RANGE_BYTES_MAX):
+            return await self._range_reader.read(content, offset_bytes, length_bytes)
         return await self._reader.read(content, offset_bytes, length_bytes)
+
+    def _read_ahead(self, file: OpenFile, content: FileContent, offset_bytes: int, length_bytes: int) -> None:
+        """Asks for what is likely to be read next."""
+        if is_small_file(file.node):
+            if not file.has_read_ahead:
+                file.has_read_ahead = True
+                for group in self._small_files.note_read(file.node):
+                    contents = [self._known_content(node) for node in group]
+                    self._reader.fetch_together([content for content in contents if content is not None])
+            return
+        for index in file.read_ahead.note_read(content.manifest, offset_bytes, length_bytes):
+            if not self._reader.prefetch(content, index):
+                file.read_ahead.note_declined(content.manifest, index)
+                break
+        if file.read_ahead.passed_chunk is not None:
+            self._reader.note_passed(content, file.read_ahead.passed_chunk)
 
     async def write(self, handle: int, offset_bytes: int, data: bytes) -> int:
         """Stages the bytes; they survive the death of the daemon once this has returned.
@@ -140,6 +173,7 @@ class OpenFiles:
         await staged.write(offset_bytes, data)
         node.set_size(staged.size_bytes)
         node.touch()
+        staged.note_written(node.mtime_ns)
         self._staging.note_content(node)
         end_bytes = offset_bytes + len(data)
         if offset_bytes // CHUNK_BYTES_MAX != end_bytes // CHUNK_BYTES_MAX:
@@ -163,15 +197,10 @@ class OpenFiles:
         staged.truncate(size_bytes)
         node.set_size(size_bytes)
         node.touch()
+        staged.note_written(node.mtime_ns)
         self._staging.note_content(node)
         if node.writer_count == 0:
             self._uploader.note_closed(node)
-
-    def flush(self, handle: int) -> None:
-        """close(2) of one descriptor: size and times are written down with the bytes."""
-        file = self._handles[handle]
-        if file.can_write and file.node.pending is not None and file.node.pending.content:
-            self._staging.record(file.node)
 
     async def fsync(self, node: Node) -> None:
         """Returns when what was written before is at the master, by name and content, on its disk.
@@ -217,43 +246,60 @@ class OpenFiles:
             return node.staged
         if node.pending is not None and node.pending.content:
             return self._staging.stage(node, Manifest())  # made here, and still empty
-        content = await self._content(node)
+        content = await self.load_content(node)
         # Another writer may have been faster: stage() returns what it made.
         return self._staging.stage(node, content.manifest)
 
     def _truncate_to_nothing(self, node: Node) -> None:
         # The staged file before its row: a row with content and no file would stand for an empty file.
         if node.staged is None:
-            self._staging.stage(node, Manifest())
+            staged = self._staging.stage(node, Manifest())
         else:
-            node.staged.truncate(0)
+            staged = node.staged
+            staged.truncate(0)
         node.set_size(0)
         node.touch()
+        staged.note_written(node.mtime_ns)
         self._staging.note_content(node)
         if node.writer_count == 0:
             self._uploader.note_closed(node)
 
-    async def _content(self, node: Node) -> FileContent:
+    async def load_content(self, node: Node) -> FileContent:
+        """What the master's generation of the file consists of.
+
+        Raises NotFound for a file that is gone or changes too often, and the client's errors. Cancelled:
+        nothing changed.
+        """
         for _ in range(_STALE_GENERATION_ATTEMPTS):
-            if node.content is not None:
-                return node.content
+            known = self._known_content(node)
+            if known is not None:
+                return known
             generation, size_bytes = node.generation, node.size_bytes
-            manifest = node.known_manifest(size_bytes)
-            if manifest is None:
-                manifest = await self._load_manifest(node, generation)
+            manifest = await self._load_manifest(node, generation)
             if manifest is None or node.generation != generation:
                 continue
             if manifest.size_bytes != size_bytes and node.size_bytes == size_bytes:
                 raise InternalError("manifest and size do not agree", size_bytes=size_bytes)
-            node.content = FileContent(
-                task_id=node.tree.task_id,
-                node_id=node.node_id,
-                generation=generation,
-                manifest=manifest,
-                label=node.tree.label_of(node),
-            )
-            return node.content
+            return self._note_content(node, manifest)
         raise NotFound("the file's content changed too often to be read", node_id=node.node_id)
+
+    def _known_content(self, node: Node) -> FileContent | None:
+        """The node's content where no call is needed to know it."""
+        if node.content is None:
+            manifest = node.known_manifest(node.size_bytes)
+            return self._note_content(node, manifest) if manifest is not None else None
+        return node.content
+
+    @staticmethod
+    def _note_content(node: Node, manifest: Manifest) -> FileContent:
+        node.content = FileContent(
+            task_id=node.tree.task_id,
+            node_id=node.node_id,
+            generation=node.generation,
+            manifest=manifest,
+            label=node.tree.label_of(node),
+        )
+        return node.content
 
     async def _load_manifest(self, node: Node, generation: int) -> Manifest | None:
         task_id, node_id = node.tree.task_id, node.node_id
@@ -267,5 +313,6 @@ class OpenFiles:
             await trio.sleep(0.1)
             return None
         manifest = manifest_from_wire(chunks)
-        await self._sealed_cache.store_manifest(task_id, node_id, generation, manifest)
+        if node.tree.is_sealed:  # a growing file has one a second, and none of them for long
+            await self._sealed_cache.store_manifest(task_id, node_id, generation, manifest)
         return manifest

@@ -22,7 +22,8 @@ from cloudai_fusefs.managed_tree import LatestLink, ManagedInode, ManagedTree
 from cloudai_fusefs.namespace import AttributeChange, Inode, Namespace, Owner
 from cloudai_fusefs.node import DIRECTORY, FILE, SYMLINK, Node
 from cloudai_fusefs.open_files import OpenFiles
-from cloudai_model.errors import CloudAIError, InvalidRequest, IsADirectory, PermissionRefused
+from cloudai_fusefs.request_counters import RequestCounters
+from cloudai_model.errors import CloudAIError, InvalidRequest, IsADirectory, NotFound, PermissionRefused
 from cloudai_model.limits import NAME_BYTES_MAX
 from cloudai_proto.storage.v1 import names_pb2 as names
 
@@ -31,13 +32,15 @@ logger = logging.getLogger(__name__)
 P = ParamSpec("P")
 R = TypeVar("R")
 
-BLOCK_BYTES: Final = 4096
+STATFS_UNIT_BYTES: Final = 4096
 
 _TIMEOUT_SEALED_SECONDS: Final = 3600.0
 """A sealed run never changes; its removal is told through the watch of its user."""
 _TIMEOUT_WATCHED_SECONDS: Final = 30.0
 """While the watch is healthy the kernel is told of each change."""
 _TIMEOUT_SHORT_SECONDS: Final = 1.0
+_TIMEOUT_ABSENT_SECONDS: Final = 0.5
+"""News of a name can overtake the answer that there was none, and would find nothing to correct."""
 
 _TYPE_BITS: Final = {FILE: stat.S_IFREG, DIRECTORY: stat.S_IFDIR, SYMLINK: stat.S_IFLNK}
 
@@ -45,31 +48,60 @@ _GRACE_SECONDS: Final = 1.0
 """Beyond timeo: what waits within a request has its own bound there, and says better why it gave up."""
 
 
+def _prompt_handler(
+    call: Callable[Concatenate[Any, P], Awaitable[R]],
+) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, R]]:
+    """As _handler, for what waits for nobody or bounds its own waits: without the cost of a bound."""
+    name = call.__name__
+
+    async def handle(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        self.counters.requests[name] += 1
+        try:
+            return await call(self, *args, **kwargs)
+        except pyfuse3.FUSEError:
+            raise
+        except Exception as error:
+            raise _to_fuse_error(name, error, self.counters) from error
+
+    functools.update_wrapper(handle, call)
+    return handle
+
+
+def _to_fuse_error(handler: str, error: Exception, counters: RequestCounters) -> pyfuse3.FUSEError:
+    """What the kernel is told of it, counted, and a line in the log where that says less."""
+    number = errno.EIO
+    if isinstance(error, CloudAIError):
+        number = errno_of(error)
+        if number == errno.EIO:
+            logger.error("%s: %s", handler, error)
+    elif isinstance(error, OSError):
+        logger.warning("%s: %s", handler, error)
+        number = error.errno or errno.EIO
+    else:
+        logger.error("%s failed unexpectedly", handler, exc_info=error)
+    counters.note_failure(handler, number)
+    return pyfuse3.FUSEError(number)
+
+
 def _handler(
     call: Callable[Concatenate[Any, P], Awaitable[R]],
 ) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, R]]:
     """Bounds a handler's wait and turns what it raises into an errno."""
+    name = call.__name__
 
     async def handle(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        self.counters.requests[name] += 1
         try:
             with trio.fail_after(self.wait_seconds_max):
                 return await call(self, *args, **kwargs)
         except pyfuse3.FUSEError:
             raise
-        except CloudAIError as error:
-            number = errno_of(error)
-            if number == errno.EIO:
-                logger.error("%s: %s", call.__name__, error)  # noqa: TRY400 - the text says all
-            raise pyfuse3.FUSEError(number) from error
-        except OSError as error:
-            logger.warning("%s: %s", call.__name__, error)
-            raise pyfuse3.FUSEError(error.errno or errno.EIO) from error
         except trio.TooSlowError as error:
-            logger.error("%s: no answer within %s s", call.__name__, self.wait_seconds_max)  # noqa: TRY400
+            logger.error("%s: no answer within %s s", name, self.wait_seconds_max)  # noqa: TRY400
+            self.counters.note_failure(name, errno.EIO)
             raise pyfuse3.FUSEError(errno.EIO) from error
         except Exception as error:
-            logger.exception("%s failed unexpectedly", call.__name__)
-            raise pyfuse3.FUSEError(errno.EIO) from error
+            raise _to_fuse_error(name, error, self.counters) from error
 
     functools.update_wrapper(handle, call)
     return handle
@@ -103,6 +135,7 @@ class Operations(pyfuse3.Operations):
         self._gid = gid
         self._mode_mask = ~(umask or 0)
         self.wait_seconds_max = timeo_seconds + _GRACE_SECONDS
+        self.counters = RequestCounters()
         self._listings: dict[int, tuple[Inode, list[tuple[bytes, Inode]]]] = {}
         self._next_listing = 1
 
@@ -112,8 +145,14 @@ class Operations(pyfuse3.Operations):
     async def lookup(
         self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
-        inode = await self._namespace.lookup(self._namespace.inode(parent_inode), name)
-        return self._entry(inode)
+        parent = self._namespace.inode(parent_inode)
+        try:
+            return self._entry(await self._namespace.lookup(parent, name))
+        except NotFound:
+            absence = self._absence(parent)
+            if absence is None:
+                raise
+            return absence
 
     @_handler
     async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
@@ -280,7 +319,7 @@ class Operations(pyfuse3.Operations):
         handle = self._files.open_new(node)
         return pyfuse3.FileInfo(fh=handle, keep_cache=True), self._entry(node)
 
-    @_handler
+    @_prompt_handler
     async def read(self, fh: int, off: int, size: int) -> bytes:
         # pyfuse3 takes any buffer, whatever its annotation says: a view of a cached chunk costs no copy.
         return cast("bytes", await self._files.read(fh, off, size))
@@ -289,15 +328,16 @@ class Operations(pyfuse3.Operations):
     async def write(self, fh: int, off: int, buf: bytes) -> int:
         return await self._files.write(fh, off, buf)
 
-    @_handler
     async def flush(self, fh: int) -> None:
-        self._files.flush(fh)
+        # close(2) of one descriptor. What write(2) acknowledged is recorded by then, so there is nothing to do;
+        # answered so the kernel never asks again, which is one of four round trips that a small file takes.
+        raise pyfuse3.FUSEError(errno.ENOSYS)
 
     @_handler
     async def fsync(self, fh: int, datasync: bool) -> None:
         await self._files.fsync(self._files.node_of(fh))
 
-    @_handler
+    @_prompt_handler
     async def release(self, fh: int) -> None:
         self._forget_if_unused(self._files.release(fh))
 
@@ -311,9 +351,9 @@ class Operations(pyfuse3.Operations):
             size_bytes = min(size_bytes, usage.limit_bytes)
             free_bytes = min(free_bytes, max(0, usage.limit_bytes - usage.used_bytes))
         data = pyfuse3.StatvfsData()
-        data.f_bsize = data.f_frsize = BLOCK_BYTES
-        data.f_blocks = size_bytes // BLOCK_BYTES
-        data.f_bfree = data.f_bavail = free_bytes // BLOCK_BYTES
+        data.f_bsize = data.f_frsize = STATFS_UNIT_BYTES
+        data.f_blocks = size_bytes // STATFS_UNIT_BYTES
+        data.f_bfree = data.f_bavail = free_bytes // STATFS_UNIT_BYTES
         data.f_files = data.f_ffree = data.f_favail = 1 << 32
         data.f_namemax = NAME_BYTES_MAX
         return data
@@ -340,6 +380,16 @@ class Operations(pyfuse3.Operations):
         inode.lookup_count += 1
         self._managed.inodes[inode.ino] = inode
         return self._attributes(inode)
+
+    @staticmethod
+    def _absence(parent: Inode) -> pyfuse3.EntryAttributes | None:
+        """An answer that lets the kernel remember that there is no such name; None: it may come unseen."""
+        if not isinstance(parent, Node) or not (parent.tree.is_sealed or parent.tree.watch_is_healthy):
+            return None
+        entry = pyfuse3.EntryAttributes()
+        entry.st_ino = pyfuse3.InodeT(0)
+        entry.entry_timeout = _TIMEOUT_SEALED_SECONDS if parent.tree.is_sealed else _TIMEOUT_ABSENT_SECONDS
+        return entry
 
     def _forget_if_unused(self, node: Node) -> None:
         node.tree.forget_if_unused(node)

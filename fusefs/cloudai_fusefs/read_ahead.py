@@ -1,7 +1,7 @@
 """Which chunks a handle's reader is going to want: a pure state machine, no I/O and no clock.
 
 Sequential reading is rewarded with a window that doubles with every chunk it reaches, so that what is
-asked for in vain stays in proportion to what was used. Anything else asks for nothing.
+asked for in vain stays in proportion to what was used. Anything else asks for nothing, and is random.
 """
 
 from __future__ import annotations
@@ -21,45 +21,78 @@ this near to the end of the last one goes on with it."""
 class ReadAhead:
     """The reading of one open file."""
 
-    __slots__ = ("_asked_chunks", "_chunk_index", "_end_bytes", "_window_chunks", "_window_chunks_max")
+    __slots__ = (
+        "_asked_bytes",
+        "_chunk_index",
+        "_end_bytes",
+        "_window_chunks",
+        "_window_chunks_max",
+        "passed_chunk",
+    )
 
     def __init__(self, window_chunks_max: int = WINDOW_CHUNKS_MAX) -> None:
         """window_chunks_max 0: never asks for anything."""
+        self.passed_chunk: int | None = None
+        """The last chunk, of the manifest last read by, that a sequential reader has certainly left behind it."""
         self._window_chunks_max = window_chunks_max
         self._end_bytes: int | None = None  # of the reads that follow each other; None before the first
         self._chunk_index = 0  # where that end is
         self._window_chunks = 0
-        self._asked_chunks = 0  # all below this index have been asked for or read
+        self._asked_bytes = 0  # all chunks that begin before have been asked for or read
+
+    @property
+    def is_random(self) -> bool:
+        """Whether the last read did not go on from the one before: it may be the only one around there."""
+        return self._window_chunks == 0
 
     def note_read(self, manifest: Manifest, offset_bytes: int, length_bytes: int) -> range:
         """The indices of the chunks to prefetch now, in the order of need, each named once per sequence.
 
-        The manifest is the one that the read is answered from; it may grow between reads.
+        The manifest is the one that the read is answered from; it may be another with each read: a file grows,
+        and when it is finished its short chunks are merged.
         """
+        self.passed_chunk = None
         last_bytes = min(offset_bytes + length_bytes, manifest.size_bytes) - 1
         if last_bytes < offset_bytes:
             return range(0)
-        # What holds the last byte read: the reader goes on from there.
-        chunk_index = next(manifest.cover(last_bytes, 1)).chunk_index
         end_bytes = self._end_bytes
         if end_bytes is None or abs(offset_bytes - end_bytes) > REORDER_BYTES_MAX:
             self._end_bytes = last_bytes + 1
-            self._chunk_index = chunk_index
+            self._chunk_index = _chunk_at(manifest, last_bytes)
             self._window_chunks = 0
-            self._asked_chunks = chunk_index + 1
+            self._asked_bytes = _end_of(manifest, self._chunk_index)
             return range(0)
         self._end_bytes = max(end_bytes, last_bytes + 1)
+        # What holds the last byte read: the reader goes on from there.
+        chunk_index = _chunk_at(manifest, min(self._end_bytes, manifest.size_bytes) - 1)
         if self._window_chunks == 0:
             self._window_chunks = min(1, self._window_chunks_max)
         elif chunk_index > self._chunk_index:
             self._window_chunks = min(self._window_chunks * 2, self._window_chunks_max)
-        self._chunk_index = max(self._chunk_index, chunk_index)
-        return self._ask(len(manifest.chunks))
+        self._chunk_index = chunk_index
+        if chunk_index > 1 and self._window_chunks:
+            self.passed_chunk = chunk_index - 2
+        return self._ask(manifest)
 
-    def _ask(self, chunk_count: int) -> range:
-        first = max(self._asked_chunks, self._chunk_index + 1)
-        after = min(self._chunk_index + 1 + self._window_chunks, chunk_count)
+    def note_declined(self, manifest: Manifest, index: int) -> None:
+        """The chunk was not asked for after all, nor what follows it: to be named again."""
+        self._asked_bytes = min(self._asked_bytes, manifest.start_of(index))
+
+    def _ask(self, manifest: Manifest) -> range:
+        first = self._chunk_index + 1
+        after = min(first + self._window_chunks, len(manifest.chunks))
+        while first < after and manifest.start_of(first) < self._asked_bytes:
+            first += 1
         if first >= after:
             return range(0)
-        self._asked_chunks = after
+        self._asked_bytes = _end_of(manifest, after - 1)
         return range(first, after)
+
+
+def _chunk_at(manifest: Manifest, offset_bytes: int) -> int:
+    """The index of the chunk that holds this byte of the file."""
+    return next(manifest.cover(offset_bytes, 1)).chunk_index
+
+
+def _end_of(manifest: Manifest, index: int) -> int:
+    return manifest.start_of(index) + manifest.chunks[index].length_bytes

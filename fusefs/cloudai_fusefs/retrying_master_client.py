@@ -7,21 +7,23 @@ All other errors are answers, and pass at once.
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Final, ParamSpec, TypeVar
 
 import trio
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
 from cloudai_fusefs.master_client import MasterClient
+from cloudai_fusefs.wire_chunks import ChunkData
 from cloudai_model.errors import CloudAIError, MasterUnavailable
 from cloudai_proto.storage.v1 import names_pb2 as names
 from cloudai_proto.storage.v1 import types_pb2 as types
 
 RETRY_PAUSE_SECONDS_FIRST: Final = 0.2
 RETRY_PAUSE_SECONDS_MAX: Final = 2.0
-"""Pauses are drawn from [0, 0.2], [0, 0.4], ... [0, 2]: full jitter, so that the clients of a master that
+"""Pauses are drawn from [0, 0.2], [0, 0.2], [0, 0.4], ... [0, 2]: full jitter, so that the clients of a master that
 comes back do not come back together; soon, since a kernel request waits."""
 
 LAST_CHANCE_SECONDS: Final = 1.0
@@ -45,6 +47,8 @@ class RetryingMasterClient:
         self._timeo_seconds = timeo_seconds
         self._is_connected = False
         self._silent_since_seconds = math.inf  # on trio's clock; infinite: it answered last time
+        self._answered_at_seconds = -math.inf
+        self._hushed_until_seconds = -math.inf  # a last chance was given in vain just now
 
     @property
     def is_connected(self) -> bool:
@@ -116,8 +120,37 @@ class RetryingMasterClient:
     async def put_chunk(self, task_id: str, digest: bytes, data: bytes | memoryview) -> None:
         await self._repeat(self._client.put_chunk, task_id, digest, data)
 
-    async def read_chunk(self, task_id: str, node_id: int, generation: int, chunk_index: int) -> bytes:
-        return await self._repeat(self._client.read_chunk, task_id, node_id, generation, chunk_index)
+    async def read_chunk(
+        self, task_id: str, node_id: int, generation: int, chunk_index: int, *, verify: bool = False
+    ) -> memoryview:
+        return await self._repeat(
+            self._client.read_chunk, task_id, node_id, generation, chunk_index, verify=verify
+        )
+
+    async def read_range(
+        self,
+        task_id: str,
+        node_id: int,
+        generation: int,
+        chunk_index: int,
+        offset_bytes: int,
+        length_bytes: int,
+        *,
+        with_block_digests: bool,
+    ) -> ChunkData:
+        return await self._repeat(
+            self._client.read_range,
+            task_id,
+            node_id,
+            generation,
+            chunk_index,
+            offset_bytes,
+            length_bytes,
+            with_block_digests=with_block_digests,
+        )
+
+    async def read_files(self, task_id: str, files: Sequence[tuple[int, int]]) -> list[bytes | None]:
+        return await self._repeat(self._client.read_files, task_id, files)
 
     @asynccontextmanager
     async def _watch(self, request: names.WatchRequest) -> AsyncIterator[AsyncIterator[names.WatchResponse]]:
@@ -125,29 +158,46 @@ class RetryingMasterClient:
             yield _NotedMessages(self, messages)
 
     async def _repeat(self, call: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
-        retrying = AsyncRetrying(
-            sleep=trio.sleep,
-            retry=retry_if_exception_type(MasterUnavailable),
-            wait=wait_random_exponential(multiplier=RETRY_PAUSE_SECONDS_FIRST, max=RETRY_PAUSE_SECONDS_MAX),
-        )
         last_error = MasterUnavailable("no answer in time", timeo_seconds=self._timeo_seconds)
 
+        is_asking = False
+
         async def attempt_call() -> T:
-            nonlocal last_error
+            nonlocal last_error, is_asking
+            is_asking = True
             try:
                 return await self.note_outcome(call, *args, **kwargs)
             except MasterUnavailable as error:
+                is_asking = False
                 last_error = error
                 raise
 
         # The scope is the bound, by trio's clock; tenacity's own stop conditions look at another one.
+        began_seconds = trio.current_time()
         patience_seconds = self._patience_seconds()
+        if patience_seconds <= 0 and began_seconds < self._hushed_until_seconds:
+            raise last_error
         last_chance_seconds = min(LAST_CHANCE_SECONDS, self._timeo_seconds)
         with trio.move_on_after(max(patience_seconds, last_chance_seconds)):
             if patience_seconds <= 0:
                 return await attempt_call()
+            # The usual case first, without the machinery for the other.
+            with suppress(MasterUnavailable):
+                return await attempt_call()
+            await trio.sleep(random.uniform(0, RETRY_PAUSE_SECONDS_FIRST))  # noqa: S311 - a jitter, no secret
+            retrying = AsyncRetrying(
+                sleep=trio.sleep,
+                retry=retry_if_exception_type(MasterUnavailable),
+                wait=wait_random_exponential(
+                    multiplier=RETRY_PAUSE_SECONDS_FIRST, max=RETRY_PAUSE_SECONDS_MAX
+                ),
+            )
             return await retrying(attempt_call)
-        self._note_silence()
+        self._note_silence(began_seconds)
+        # One that says nothing costs each last chance its whole time: those who wait for one page come one after
+        # another, and one chance is given to all of them.
+        if is_asking:
+            self._hushed_until_seconds = trio.current_time() + LAST_CHANCE_SECONDS
         raise last_error
 
     def _patience_seconds(self) -> float:
@@ -158,20 +208,23 @@ class RetryingMasterClient:
         """
         return self._timeo_seconds - max(0.0, trio.current_time() - self._silent_since_seconds)
 
-    def _note_silence(self) -> None:
+    def _note_silence(self, since_seconds: float) -> None:
         self._is_connected = False
-        self._silent_since_seconds = min(self._silent_since_seconds, trio.current_time())
+        since_seconds = max(since_seconds, self._answered_at_seconds)
+        self._silent_since_seconds = min(self._silent_since_seconds, since_seconds)
 
     def _note_answer(self) -> None:
         self._is_connected = True
+        self._answered_at_seconds = trio.current_time()
         self._silent_since_seconds = math.inf
+        self._hushed_until_seconds = -math.inf
 
     async def note_outcome(self, call: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
         """What the call, made once, returns or raises, after which `is_connected` is known anew."""
         try:
             answer = await call(*args, **kwargs)
         except MasterUnavailable:
-            self._note_silence()
+            self._note_silence(trio.current_time())
             raise
         except CloudAIError:
             self._note_answer()

@@ -53,6 +53,7 @@ class RunTree:
         self.is_sealing = False  # here, and soon at the master: nothing may be added to what it waits for
         self.is_kept = False  # exact by itself: sealed, or followed by a watch
         self.watch_is_healthy = False
+        self.watch_was_tried = trio.Event()
         self.loading_lock = trio.Lock()
         # Held around every call that changes names at the master: a commit whose answer is not here yet
         # must not cross a rename of what it names.
@@ -212,6 +213,9 @@ class RunTree:
 
     def apply_tree(self, pages: Iterable[names.ListTreeResponse]) -> list[Invalidation]:
         """The whole tree as listed. What is pending here stays; what the listing lacks otherwise goes."""
+        is_new = not self.is_loaded and len(self.nodes) == 1
+        if is_new and not self.pending and not self._answered_revisions:
+            return self._take_first_tree(pages)
         told: list[Invalidation] = []
         seen: set[tuple[int, bytes]] = set()
         first = True
@@ -236,6 +240,30 @@ class RunTree:
         self.revision = max(self.revision, revision)
         self.is_loaded = True
         return told
+
+    def _take_first_tree(self, pages: Iterable[names.ListTreeResponse]) -> list[Invalidation]:
+        """As apply_tree, where nothing is known yet: the kernel cannot have cached what it was never told."""
+        nodes = self.nodes
+        for number, page in enumerate(pages):
+            if number == 0:
+                self.revision = max(self.revision, page.revision)
+                self.is_sealed = self.is_sealed or page.sealed
+                self.root.take_server_state(page.root)
+            for edge in page.edges:
+                parent = nodes.get(edge.parent_node_id)
+                if parent is None or parent.children is None:
+                    continue  # not a tree: what hangs in the air is not shown
+                message = edge.node
+                node = nodes.get(message.node_id)
+                if node is None:
+                    node = Node(self, message.node_id, message.kind)
+                    node.take_first_state(message)
+                    self._add_node(node)
+                else:
+                    node.take_server_state(message)  # its other name may be listed as it was later
+                self._attach(parent, edge.name, node)
+        self.is_loaded = True
+        return [Invalidation(self.root.ino)]
 
     def apply_changes(self, response: names.WatchResponse) -> list[Invalidation]:
         """What a watch brought. Applying it twice, or late, does no harm."""

@@ -235,7 +235,7 @@ class RunUploader:
 
     def _start_full_chunks(self, node: Node, pending: Pending) -> None:
         if node.staged is not None and pending.content:
-            segments = list(node.staged.layout.changed_segments(full_only=True))
+            segments = list(node.staged.layout.full_changed_segments())
             if segments:
                 self._start_chunks(node, pending, segments)
 

@@ -1,20 +1,39 @@
-"""Answers what the command line asks of a running mount: status, waiting, runs. See mount_control."""
+"""Answers what the command line asks of a running mount: status, waiting, runs, warm-up. See mount_control."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
 
-from cloudai_fusefs.chunk_reader import ReadCounters
+import trio
+
 from cloudai_fusefs.managed_tree import ManagedTree
-from cloudai_fusefs.mount_control import FileState, FileStatus, MountStatus, RunPlace, RunStatus
+from cloudai_fusefs.mount_control import (
+    FileState,
+    FileStatus,
+    MountConfig,
+    MountCounters,
+    MountInspection,
+    MountStatus,
+    RunPlace,
+    RunStatus,
+    WarmupProgress,
+    WarmupReport,
+)
+from cloudai_fusefs.mount_measures import MountMeasures
 from cloudai_fusefs.namespace import Namespace, new_request_id
 from cloudai_fusefs.node import Node, Pending
 from cloudai_fusefs.retrying_master_client import RetryingMasterClient
 from cloudai_fusefs.run_tree import RunTree
 from cloudai_fusefs.tree_sync import TreeSync
 from cloudai_fusefs.uploader import Uploader
-from cloudai_model.errors import InternalError, NotFound
+from cloudai_fusefs.version import software_version
+from cloudai_fusefs.warmup import Warmup
+from cloudai_model.errors import CloudAIError, InternalError, MasterUnavailable, NotFound
 from cloudai_proto.storage.v1 import names_pb2 as names
+
+INSPECTION_SECONDS_MAX: Final = 5.0
+"""A master that answers at all does so in milliseconds; a person waits for the outcome."""
 
 
 class RunningMount:
@@ -22,23 +41,25 @@ class RunningMount:
 
     def __init__(
         self,
-        source: str,
+        config: MountConfig,
         user: str,
         client: RetryingMasterClient,
         managed: ManagedTree,
         namespace: Namespace,
         sync: TreeSync,
         uploader: Uploader,
-        read_counters: ReadCounters,
+        warmup: Warmup,
+        measures: MountMeasures,
     ) -> None:
-        self._source = source
+        self._config = config
         self._user = user
         self._client = client
         self._managed = managed
         self._namespace = namespace
         self._sync = sync
         self._uploader = uploader
-        self._read_counters = read_counters
+        self._warmup = warmup
+        self._measures = measures
 
     def status(self, path: str = "") -> MountStatus:
         """See MountControl. Does not wait."""
@@ -47,12 +68,12 @@ class RunningMount:
         ]
         pending += self._unread_statuses()
         return MountStatus(
-            source=self._source,
+            source=self._config.source,
             user=self._user,
             connected=self._client.is_connected,
             staged_bytes=sum(file.size_bytes - file.uploaded_bytes for file in pending),
             sent_bytes=self._uploader.sent_bytes,
-            fetched_bytes=self._read_counters.fetched_bytes,
+            fetched_bytes=self._measures.fetched_bytes,
             pending=pending,
         )
 
@@ -109,6 +130,43 @@ class RunningMount:
             request_id=new_request_id(), task_id=tree.task_id, exit_status=exit_status
         )
         tree.note_sealed(await self._client.seal_run(request))
+
+    async def counters(self) -> MountCounters:
+        """See MountControl."""
+        return await self._measures.take()
+
+    async def inspect(self) -> MountInspection:
+        """See MountControl."""
+        answer, failure, reason = names.GetCapabilitiesResponse(), "", ""
+        began_seconds = trio.current_time()
+        try:
+            with trio.fail_after(INSPECTION_SECONDS_MAX):
+                answer = await self._client.get_capabilities()
+        except CloudAIError as error:
+            failure, reason = str(error), error.reason
+        except OSError as error:  # of the token's file
+            failure = str(error)
+        except trio.TooSlowError:
+            failure, reason = f"no answer within {INSPECTION_SECONDS_MAX:.0f} s", MasterUnavailable.reason
+        return MountInspection(
+            version=software_version(),
+            cache_dir=str(self._config.cache_dir),
+            token_file=str(self._config.token_file or ""),
+            master_failure=failure,
+            failure_reason=reason,
+            master_version=answer.version,
+            round_trip_seconds=trio.current_time() - began_seconds,
+            token_user=answer.user,
+            token_task_id=answer.task_id,
+            token_expires_at_ns=answer.expires_at_ns,
+            newest_run_at_ns=max((tree.created_at_ns for tree in self._managed.runs.values()), default=0),
+        )
+
+    async def warmup(
+        self, paths: Sequence[str], note_progress: Callable[[WarmupProgress], None]
+    ) -> WarmupReport:
+        """See MountControl."""
+        return await self._warmup.run(paths, note_progress)
 
     def _unread_statuses(self) -> list[FileStatus]:
         """What an earlier mount left in runs whose trees are not there yet, by task id."""

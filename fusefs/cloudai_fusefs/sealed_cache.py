@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -59,10 +60,14 @@ class SealedCache:
         """
         return await self._load(self._tree_path(task_id), _parse_pages)
 
+    async def has_tree(self, task_id: str) -> bool:
+        """Whether a sealed run's tree is cached, unread."""
+        return bool(await self._in_thread(self._tree_path(task_id).exists))
+
     async def store_tree(self, task_id: str, pages: Sequence[names_pb2.ListTreeResponse]) -> None:
         """Keeps all pages of a tree. Raises ValueError unless each says that the run was sealed by then.
 
-        Cancelled: returns when the file is written.
+        Cancelled: returns at once; the file is still written, or was not begun.
         """
         if not pages or not all(page.sealed for page in pages):
             raise ValueError("only a sealed run's tree may be kept: it never changes")
@@ -105,7 +110,10 @@ class SealedCache:
 
     async def _in_thread(self, call: Callable[..., _T], *arguments: object) -> _T | None:
         try:
-            return await trio.to_thread.run_sync(call, *arguments, limiter=self._threads)
+            # Abandoned when the caller's time is over: a disk that hangs must not keep a reader.
+            return await trio.to_thread.run_sync(
+                call, *arguments, limiter=self._threads, abandon_on_cancel=True
+            )
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -117,7 +125,7 @@ class SealedCache:
     def _read_verified(self, path: Path) -> bytes | None:
         stored = path.read_bytes()
         content = stored[DIGEST_BYTES:]
-        if stored[:DIGEST_BYTES] == digest_of(content):
+        if stored[:DIGEST_BYTES] == self._seal_of(path, content):
             return content
         self._drop_damaged(path)
         return None
@@ -128,7 +136,11 @@ class SealedCache:
 
     def _write(self, path: Path, content: bytes) -> None:
         make_private_directory(self._cache_dir, path.parent)
-        write_cache_file(path, [digest_of(content), content])
+        write_cache_file(path, self._seal_of(path, content) + content)
+
+    def _seal_of(self, path: Path, content: bytes) -> bytes:
+        """A digest that binds the content to its name: after a power cut a file may hold another's."""
+        return digest_of(os.fsencode(path.relative_to(self._scope_dir)) + b"\0" + content)
 
     def _remove_directory(self, directory: Path) -> None:
         shutil.rmtree(directory)

@@ -86,8 +86,12 @@ class StagedFile:
 
     @property
     def written_at_ns(self) -> int:
-        """When its bytes last changed, by the state disk's clock."""
+        """When its bytes last changed, as told to `note_written`."""
         return os.fstat(self._fd).st_mtime_ns
+
+    def note_written(self, moment_ns: int) -> None:
+        """Its bytes changed at this moment: what is shown now, a crash must not move by the disk's clock."""
+        os.utime(self._fd, ns=(moment_ns, moment_ns))
 
     async def write(self, offset_bytes: int, data: bytes) -> None:
         """Stages the bytes. Raises FileTooLarge, or OSError (ENOSPC...) and then none or a part is written.

@@ -17,7 +17,7 @@ from typing import cast
 
 from cloudai_fusefs.chunk_reader import ChunkReader, FileContent
 from cloudai_fusefs.journal import Journal, JournalRecord
-from cloudai_fusefs.node import DIRECTORY, Node, Pending, new_node_id
+from cloudai_fusefs.node import DIRECTORY, Node, NodeAttributes, Pending, new_node_id
 from cloudai_fusefs.run_tree import RunTree
 from cloudai_fusefs.staged_file import StagedFile, mark_of
 from cloudai_fusefs.wire_manifests import manifest_from_wire, manifest_to_wire
@@ -225,7 +225,11 @@ class Staging:
         if not node.is_attached or is_misplaced:
             taken, replaced = self._recover_place(tree, node, record)
             if taken is not node:
-                return None  # the directory is there already, and has no content to lose
+                # The directory is there already: it was replaced here, or made by somebody else too.
+                taken.attributes = _attributes_of(record)
+                self.note_attributes(taken)
+                self.remove_row(record.node_id)
+                return None
             covered_ids = replaced.ids_at_master if replaced is not None else ()
         pending = tree.note_pending(node)
         pending.covered_ids = covered_ids
@@ -235,8 +239,7 @@ class Staging:
         pending.is_recovered = True
         node.staged = staged
         node.committed = record.committed
-        node.mode, node.uid, node.gid = record.mode, record.uid, record.gid
-        node.mtime_ns, node.ctime_ns, node.atime_ns = record.mtime_ns, record.ctime_ns, record.atime_ns
+        node.attributes = _attributes_of(record)
         node.symlink_target = record.symlink_target
         if record.symlink_target:
             node.size_bytes = len(record.symlink_target)
@@ -266,16 +269,17 @@ class Staging:
             return node, None
         is_taken = holder is not None and holder.is_directory
         if is_taken and node.is_directory and not node.edges:
-            self.remove_row(record.node_id)
             return holder or node, None
         if holder is not None and holder.children:
             return node, None  # others have filled a directory of that name: the node stays where it is
         if node.edges:
             # Its first commit arrived, and it was renamed here after that had left.
             tree.detach(*node.edges[0])
+        attributes = directory.attributes
         if holder is not None:
             tree.detach(directory, name)
         tree.add(directory, name, node)
+        directory.attributes = attributes  # the name came before the death, not now
         return node, holder
 
     def _make_directories(self, tree: RunTree, path: bytes) -> Node:
@@ -352,6 +356,12 @@ class Staging:
         if node.node_id in self._stale_rows:
             self._forget_stale_row(node.node_id)
         self._on_change(node)
+
+
+def _attributes_of(record: JournalRecord) -> NodeAttributes:
+    return NodeAttributes(
+        record.mode, record.uid, record.gid, record.mtime_ns, record.ctime_ns, record.atime_ns
+    )
 
 
 def fingerprint(manifest: Manifest) -> bytes:

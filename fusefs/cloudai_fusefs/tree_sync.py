@@ -34,6 +34,9 @@ RUN_WATCHES_MAX: Final = 64
 UNWATCHED_SECONDS_MAX: Final = 1.0
 """Beyond that many, the run followed longest is listed again when it is looked into, at most this often."""
 
+WATCH_PATIENCE_SECONDS: Final = 0.2
+"""The first answer of a watch takes one round trip."""
+
 LISTING_ATTEMPTS_MAX: Final = 10
 """Of a tree of more than one page whose directories are moved meanwhile."""
 
@@ -64,6 +67,19 @@ class TreeSync:
         self._recovering: set[str] = set()
         self._recovered = trio.Event()
         self._recovered.set()
+
+    @property
+    def watch_count(self) -> int:
+        """How many users and open runs are followed."""
+        return len(self._run_watches) + sum(user.is_loaded for user in self._managed.root.users.values())
+
+    async def keep_sealed(self, tree: RunTree) -> None:
+        """The tree of a sealed run is on disk afterwards, for a mount without a master; an open one is left.
+
+        A run that was looked into while it was open has its tree in memory alone. Raises as the client.
+        """
+        if tree.is_sealed and not await self._sealed_cache.has_tree(tree.task_id):
+            await self._list_run(tree)
 
     async def load_user(self, user: UserDirectory) -> None:
         """The user's tasks and runs are known afterwards. Raises as the client; cancelled: not loaded."""
@@ -100,7 +116,11 @@ class TreeSync:
             if len(self._run_watches) >= RUN_WATCHES_MAX:
                 self._end_watch(next(iter(self._run_watches)))
             self._run_watches[tree] = trio.CancelScope()
+            tree.watch_was_tried = trio.Event()
             self._nursery.start_soon(keep_running, f"the watch of {tree.path}", self._watch_run, tree)
+            # What is shown before the watch answers carries short timeouts, and is built and asked for again.
+            with trio.move_on_after(WATCH_PATIENCE_SECONDS):
+                await tree.watch_was_tried.wait()
 
     def _end_watch(self, tree: RunTree) -> None:
         """What the tree shows was exact until now; it is listed again when it is next looked into."""
@@ -238,6 +258,7 @@ class TreeSync:
                 await self._pause()
 
     def _note_health(self, tree: RunTree, *, is_healthy: bool) -> None:
+        tree.watch_was_tried.set()
         if tree.watch_is_healthy != is_healthy:
             tree.watch_is_healthy = is_healthy
             for node in tree.nodes.values():

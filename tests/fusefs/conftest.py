@@ -12,13 +12,14 @@ from cloudai_proto.storage.v1 import types_pb2 as types
 from fakes.fake_master import FakeMaster, FakeMasterClient
 from support.file_system_harness import FileSystemHarness, open_file_system
 from support.storage_requests import USER, make_run
+from support.threadless import run_threads_work_on_the_loop
 
 
 @pytest.fixture
-def clock() -> MockClock:
+def clock(monkeypatch: pytest.MonkeyPatch) -> MockClock:
     """Time passes only while nothing else happens. To be taken by the test itself, or it has no effect."""
-    # Not 0: a task that waits for a thread (a hash, the disk cache) looks idle, and must not meet its timeouts.
-    return MockClock(autojump_threshold=0.002)
+    run_threads_work_on_the_loop(monkeypatch)
+    return MockClock(autojump_threshold=0)
 
 
 @pytest.fixture

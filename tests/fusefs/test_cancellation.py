@@ -16,7 +16,7 @@ from trio.testing import MockClock
 from cloudai_proto.storage.v1 import types_pb2 as types
 from fakes.fake_master import FakeMaster, FakeMasterClient
 from support.file_system_harness import FileSystemHarness, open_file_system
-from support.storage_requests import USER, make_run, read_file, tree_of
+from support.storage_requests import USER, make_run, published
 
 HALF = bytes(range(256)) * 2 * 100  # 50 KiB: staged without a thread
 LARGE = HALF + HALF  # over what travels inside a commit
@@ -65,15 +65,6 @@ def slow(master: FakeMaster) -> Iterator[None]:
         master.latency_seconds = master.answer_latency_seconds = 0
 
 
-async def published(client: FakeMasterClient, run: types.Run) -> Files:
-    tree = await tree_of(client, run)
-    return {
-        path: await read_file(client, run, node)
-        for path, node in tree.items()
-        if node.kind == types.NODE_KIND_FILE
-    }
-
-
 async def shown_files(file_system: FileSystemHarness) -> Files:
     return {
         path: await file_system.read_file(path)
@@ -116,11 +107,7 @@ async def rename_published(file_system: FileSystemHarness) -> None:
 
 
 async def replace_published(file_system: FileSystemHarness) -> None:
-    handle = await file_system.create(b"kept.tmp")
-    try:
-        await file_system.write(handle, 0, b"third")
-    finally:
-        file_system.close_handle(handle)
+    await file_system.write_file(b"kept.tmp", b"third")
     await file_system.rename(b"kept.tmp", b"kept")
     await file_system.make_all_durable()
 
@@ -131,11 +118,7 @@ async def remove_published(file_system: FileSystemHarness) -> None:
 
 
 async def move_directory(file_system: FileSystemHarness) -> None:
-    handle = await file_system.create(b"d/new")
-    try:
-        await file_system.write(handle, 0, b"moved along")
-    finally:
-        file_system.close_handle(handle)
+    await file_system.write_file(b"d/new", b"moved along")
     await file_system.rename(b"d", b"e")
 
 

@@ -3,95 +3,40 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import cast
 
 import pytest
 import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
+from cloudai_fusefs.chunk_memory import Data
 from cloudai_fusefs.chunk_reader import FETCHES_IN_FLIGHT_MAX, ChunkReader, FileContent
 from cloudai_fusefs.disk_cache import DiskChunkCache
-from cloudai_fusefs.master_client import MasterClient
-from cloudai_model.chunks import Chunk, Manifest, digest_of
+from cloudai_fusefs.write_behind import WAITING_BYTES_MAX
 from cloudai_model.errors import ChunkDamaged, MasterUnavailable, NotFound
 from cloudai_model.limits import CHUNK_BYTES_MAX, MIB
+from fakes.files_only_master import FilesOnlyMaster
+from support.content_readers import open_readers
 
 PARTS = [b"alpha-", b"beta-", b"gamma-", b"delta"]
 WHOLE = b"alpha-beta-gamma-delta"
 
 
-class ChunksOnlyMaster:
-    """read_chunk of a master that holds one file per node id; answers wait for the gate."""
-
-    def __init__(self) -> None:
-        self.files: dict[int, list[bytes]] = {}
-        self.calls: Counter[tuple[str, int, int]] = Counter()
-        self.gate = trio.Event()
-        self.gate.set()
-        self.errors: list[Exception] = []  # raised one per call before any answer
-        self.refused_task_id = ""
-        self._called = trio.Event()
-        self.damage_count = 0  # answers still to be damaged
-        self.in_flight = 0
-        self.in_flight_most = 0
-
-    async def read_chunk(self, task_id: str, node_id: int, generation: int, chunk_index: int) -> bytes:
-        self.calls[task_id, node_id, chunk_index] += 1
-        self._called.set()
-        self._called = trio.Event()
-        self.in_flight += 1
-        self.in_flight_most = max(self.in_flight_most, self.in_flight)
-        try:
-            await self.gate.wait()
-            await trio.lowlevel.checkpoint()
-        finally:
-            self.in_flight -= 1
-        if task_id == self.refused_task_id:
-            raise NotFound(task_id=task_id)
-        if self.errors:
-            raise self.errors.pop(0)
-        data = self.files[node_id][chunk_index]
-        if self.damage_count:
-            self.damage_count -= 1
-            return b"X" + data[1:]
-        return data
-
-    async def wait_called(self, count: int) -> None:
-        """Returns once that many calls have come; raises trio.TooSlowError after five seconds."""
-        with trio.fail_after(5):
-            while self.calls.total() < count:
-                await self._called.wait()
-
-    def add_file(self, parts: list[bytes], *, node_id: int = 1, task_id: str = "run-1") -> FileContent:
-        self.files[node_id] = parts
-        return FileContent(
-            task_id=task_id,
-            node_id=node_id,
-            generation=1,
-            manifest=Manifest(Chunk(len(part), digest_of(part)) for part in parts),
-            label="user-123/task/run/file",
-        )
-
-
 @asynccontextmanager
 async def reading(
-    master: ChunksOnlyMaster, cache_dir: Path, *, memory_bytes_max: int = 64 * MIB
+    master: FilesOnlyMaster, cache_dir: Path, *, memory_bytes_max: int = 64 * MIB
 ) -> AsyncIterator[ChunkReader]:
     """A reader; leaving waits for its fetches and for what goes to the disk cache."""
-    async with trio.open_nursery() as nursery:
-        disk_cache = DiskChunkCache(cache_dir, bytes_max=1 << 30, nursery=nursery, free_bytes_min=0)
-        client = cast(MasterClient, master)
-        yield ChunkReader(client, disk_cache, memory_bytes_max=memory_bytes_max, nursery=nursery)
+    async with open_readers(master.client, cache_dir, memory_bytes_max=memory_bytes_max) as readers:
+        yield readers.chunks
 
 
 async def test_read_within_a_chunk_is_a_view_of_the_cached_bytes(tmp_path: Path) -> None:
-    master = ChunksOnlyMaster()
+    master = FilesOnlyMaster()
     content = master.add_file(PARTS)
     async with reading(master, tmp_path) as reader:
         first = await reader.read(content, 7, 3)
@@ -104,14 +49,14 @@ async def test_read_within_a_chunk_is_a_view_of_the_cached_bytes(tmp_path: Path)
 
 
 async def test_read_over_chunks_joins_them_in_order(tmp_path: Path) -> None:
-    master = ChunksOnlyMaster()
+    master = FilesOnlyMaster()
     content = master.add_file(PARTS)
     async with reading(master, tmp_path) as reader:
         assert await reader.read(content, 3, 12) == b"ha-beta-gamm"
 
 
 async def test_read_past_end_returns_short_bytes(tmp_path: Path) -> None:
-    master = ChunksOnlyMaster()
+    master = FilesOnlyMaster()
     content = master.add_file(PARTS)
     async with reading(master, tmp_path) as reader:
         assert await reader.read(content, 17, 4096) == b"delta"
@@ -120,7 +65,7 @@ async def test_read_past_end_returns_short_bytes(tmp_path: Path) -> None:
 
 
 async def test_read_of_the_empty_file_asks_nobody(tmp_path: Path) -> None:
-    master = ChunksOnlyMaster()
+    master = FilesOnlyMaster()
     content = master.add_file([])
     async with reading(master, tmp_path) as reader:
         assert await reader.read(content, 0, 4096) == b""
@@ -130,14 +75,14 @@ async def test_read_of_the_empty_file_asks_nobody(tmp_path: Path) -> None:
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(offset=st.integers(min_value=0, max_value=30), length=st.integers(min_value=0, max_value=30))
 async def test_any_range_is_that_of_the_file(tmp_path: Path, offset: int, length: int) -> None:
-    master = ChunksOnlyMaster()
+    master = FilesOnlyMaster()
     content = master.add_file(PARTS)
     async with reading(master, tmp_path) as reader:
         assert await reader.read(content, offset, length) == WHOLE[offset : offset + length]
 
 
 async def test_concurrent_readers_share_one_fetch(tmp_path: Path) -> None:
-    master = ChunksOnlyMaster()
+    master = FilesOnlyMaster()
     master.gate = trio.Event()
     content = master.add_file(PARTS)
     answers: list[bytes] = []
@@ -156,7 +101,7 @@ async def test_concurrent_readers_share_one_fetch(tmp_path: Path) -> None:
 
 
 async def test_same_chunk_in_two_files_of_a_run_is_fetched_once(tmp_path: Path) -> None:
-    master = ChunksOnlyMaster()
+    master = FilesOnlyMaster()
     first = master.add_file(PARTS, node_id=1)
     second = master.add_file(PARTS, node_id=2)
     async with reading(master, tmp_path) as reader:
@@ -167,7 +112,7 @@ async def test_same_chunk_in_two_files_of_a_run_is_fetched_once(tmp_path: Path) 
 
 
 async def test_what_one_run_is_refused_is_not_the_answer_to_another(tmp_path: Path) -> None:
-    master = ChunksOnlyMaster()
+    master = FilesOnlyMaster()
     master.gate = trio.Event()
     refused = master.add_file(PARTS, node_id=1, task_id="run-1")
     allowed = master.add_file(PARTS, node_id=2, task_id="run-2")
@@ -189,7 +134,7 @@ async def test_what_one_run_is_refused_is_not_the_answer_to_another(tmp_path: Pa
 
 
 async def test_cancelled_reader_leaves_the_fetch_to_the_others(tmp_path: Path) -> None:
-    master = ChunksOnlyMaster()
+    master = FilesOnlyMaster()
     master.gate = trio.Event()
     content = master.add_file(PARTS)
     async with reading(master, tmp_path) as reader, trio.open_nursery() as readers:
@@ -216,7 +161,7 @@ async def test_cancelled_reader_leaves_the_fetch_to_the_others(tmp_path: Path) -
 
 
 async def test_fetch_of_a_reader_that_was_cancelled_still_arrives_in_the_cache(tmp_path: Path) -> None:
-    master = ChunksOnlyMaster()
+    master = FilesOnlyMaster()
     content = master.add_file(PARTS)
     async with reading(master, tmp_path) as reader:
         with trio.CancelScope() as scope:
@@ -230,7 +175,7 @@ async def test_fetch_of_a_reader_that_was_cancelled_still_arrives_in_the_cache(t
 
 @pytest.mark.parametrize("step_count", range(12))
 async def test_read_cancelled_at_any_step_leaves_a_reader_that_works(tmp_path: Path, step_count: int) -> None:
-    master = ChunksOnlyMaster()
+    master = FilesOnlyMaster()
     content = master.add_file(PARTS)
     with trio.fail_after(5):
         async with reading(master, tmp_path) as reader:
@@ -244,7 +189,7 @@ async def test_read_cancelled_at_any_step_leaves_a_reader_that_works(tmp_path: P
 
 
 async def test_reader_outside_a_nursery_that_stops_is_told_so(tmp_path: Path) -> None:
-    master = ChunksOnlyMaster()
+    master = FilesOnlyMaster()
     master.gate = trio.Event()
     content = master.add_file(PARTS)
     scope = trio.CancelScope()
@@ -262,7 +207,7 @@ async def test_reader_outside_a_nursery_that_stops_is_told_so(tmp_path: Path) ->
 
 
 async def test_failure_reaches_every_waiter_and_is_not_kept(tmp_path: Path) -> None:
-    master = ChunksOnlyMaster()
+    master = FilesOnlyMaster()
     master.gate = trio.Event()
     master.errors = [MasterUnavailable("away")]
     content = master.add_file(PARTS)
@@ -285,17 +230,17 @@ async def test_failure_reaches_every_waiter_and_is_not_kept(tmp_path: Path) -> N
 
 
 async def test_what_was_read_once_comes_from_disk_after_a_remount(tmp_path: Path) -> None:
-    master = ChunksOnlyMaster()
+    master = FilesOnlyMaster()
     content = master.add_file(PARTS)
     async with reading(master, tmp_path) as reader:
         await reader.read(content, 0, 22)
-    async with reading(ChunksOnlyMaster(), tmp_path) as reader:
+    async with reading(FilesOnlyMaster(), tmp_path) as reader:
         assert await reader.read(content, 0, 22) == WHOLE
     assert (reader.counters.disk_hits, reader.counters.fetched_chunks) == (4, 0)
 
 
 async def test_damaged_cache_file_is_fetched_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    master = ChunksOnlyMaster()
+    master = FilesOnlyMaster()
     content = master.add_file([b"precious"])
     async with reading(master, tmp_path) as reader:
         await reader.read(content, 0, 8)
@@ -311,7 +256,7 @@ async def test_damaged_cache_file_is_fetched_again(tmp_path: Path, caplog: pytes
 
 
 async def test_chunk_damaged_on_the_way_is_fetched_once_more(tmp_path: Path) -> None:
-    master = ChunksOnlyMaster()
+    master = FilesOnlyMaster()
     master.damage_count = 1
     content = master.add_file(PARTS)
     async with reading(master, tmp_path) as reader:
@@ -322,7 +267,7 @@ async def test_chunk_damaged_on_the_way_is_fetched_once_more(tmp_path: Path) -> 
 async def test_chunk_damaged_at_the_master_is_an_error_and_a_line_without_its_bytes(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    master = ChunksOnlyMaster()
+    master = FilesOnlyMaster()
     master.damage_count = 2
     content = master.add_file(PARTS)
     async with reading(master, tmp_path) as reader:
@@ -339,7 +284,7 @@ async def test_chunk_damaged_at_the_master_is_an_error_and_a_line_without_its_by
 async def test_damage_that_the_master_reports_is_handled_alike(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    master = ChunksOnlyMaster()
+    master = FilesOnlyMaster()
     master.errors = [ChunkDamaged(), ChunkDamaged()]
     content = master.add_file(PARTS)
     async with reading(master, tmp_path) as reader:
@@ -350,7 +295,7 @@ async def test_damage_that_the_master_reports_is_handled_alike(
 
 
 async def test_damaged_chunk_is_never_cached(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    master = ChunksOnlyMaster()
+    master = FilesOnlyMaster()
     master.damage_count = 2
     content = master.add_file(PARTS)
     async with reading(master, tmp_path) as reader:
@@ -362,7 +307,7 @@ async def test_damaged_chunk_is_never_cached(tmp_path: Path, caplog: pytest.LogC
 
 
 async def test_memory_stays_within_its_budget(tmp_path: Path) -> None:
-    master = ChunksOnlyMaster()
+    master = FilesOnlyMaster()
     content = master.add_file([bytes([number]) * MIB for number in range(6)])
     async with reading(master, tmp_path, memory_bytes_max=3 * MIB) as reader:
         for index in range(6):
@@ -373,7 +318,7 @@ async def test_memory_stays_within_its_budget(tmp_path: Path) -> None:
 
 
 async def test_without_memory_the_disk_answers(tmp_path: Path) -> None:
-    master = ChunksOnlyMaster()
+    master = FilesOnlyMaster()
     content = master.add_file(PARTS)
     async with reading(master, tmp_path, memory_bytes_max=0) as reader:
         await reader.read(content, 0, 6)
@@ -384,7 +329,7 @@ async def test_without_memory_the_disk_answers(tmp_path: Path) -> None:
 
 
 async def test_a_logs_short_chunks_are_fetched_a_few_at_a_time(tmp_path: Path) -> None:
-    master = ChunksOnlyMaster()
+    master = FilesOnlyMaster()
     lines = [b"line %d\n" % number for number in range(50)]
     content = master.add_file(lines)
     async with reading(master, tmp_path) as reader:
@@ -393,7 +338,7 @@ async def test_a_logs_short_chunks_are_fetched_a_few_at_a_time(tmp_path: Path) -
 
 
 async def test_prefetched_chunk_is_read_from_memory(tmp_path: Path) -> None:
-    master = ChunksOnlyMaster()
+    master = FilesOnlyMaster()
     content = master.add_file(PARTS)
     async with reading(master, tmp_path) as reader:
         reader.prefetch(content, 2)
@@ -404,7 +349,7 @@ async def test_prefetched_chunk_is_read_from_memory(tmp_path: Path) -> None:
 
 
 async def test_prefetch_that_fails_is_the_later_readers_to_meet(tmp_path: Path) -> None:
-    master = ChunksOnlyMaster()
+    master = FilesOnlyMaster()
     master.errors = [MasterUnavailable("away")]
     content = master.add_file(PARTS)
     async with reading(master, tmp_path) as reader:
@@ -414,7 +359,7 @@ async def test_prefetch_that_fails_is_the_later_readers_to_meet(tmp_path: Path) 
 
 
 async def test_prefetches_are_dropped_when_enough_are_in_flight_and_readers_pass_them(tmp_path: Path) -> None:
-    master = ChunksOnlyMaster()
+    master = FilesOnlyMaster()
     master.gate = trio.Event()
     content = master.add_file([b"part %d" % number for number in range(20)])
     async with reading(master, tmp_path) as reader:
@@ -428,7 +373,7 @@ async def test_prefetches_are_dropped_when_enough_are_in_flight_and_readers_pass
 
 
 async def test_prefetch_needs_memory_to_keep_what_it_brings(tmp_path: Path) -> None:
-    master = ChunksOnlyMaster()
+    master = FilesOnlyMaster()
     content = master.add_file(PARTS)
     async with reading(master, tmp_path, memory_bytes_max=CHUNK_BYTES_MAX) as reader:
         reader.prefetch(content, 0)
@@ -438,7 +383,7 @@ async def test_prefetch_needs_memory_to_keep_what_it_brings(tmp_path: Path) -> N
 async def test_disk_that_hangs_does_not_hold_back_what_has_arrived(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    master = ChunksOnlyMaster()
+    master = FilesOnlyMaster()
     content = master.add_file(PARTS)
     disk_hangs = trio.Event()
 
@@ -452,3 +397,132 @@ async def test_disk_that_hangs_does_not_hold_back_what_has_arrived(
             assert await reader.read(content, 0, 6) == b"alpha-"
             disk_hangs.set()
     assert master.calls.total() == 1
+
+
+def found_in(reader: ChunkReader, content: FileContent, offset_bytes: int, length_bytes: int) -> bytes:
+    """What is found without a wait; b"" where nothing is."""
+    return bytes(reader.find(content, offset_bytes, length_bytes) or b"")
+
+
+async def test_what_is_in_memory_is_found_without_a_wait(tmp_path: Path) -> None:
+    master = FilesOnlyMaster()
+    content = master.add_file(PARTS)
+    async with reading(master, tmp_path) as reader:
+        assert reader.find(content, 6, 5) is None
+        await reader.read(content, 6, 5)
+        assert found_in(reader, content, 7, 3) == b"eta"
+        assert found_in(reader, content, 6, 5) == b"beta-"
+    assert (reader.counters.memory_hits, reader.counters.memory_bytes) == (2, 8)
+    assert master.calls.total() == 1
+
+
+async def test_read_that_is_more_than_one_chunk_or_nothing_is_not_found(tmp_path: Path) -> None:
+    master = FilesOnlyMaster()
+    content = master.add_file(PARTS)
+    async with reading(master, tmp_path) as reader:
+        await reader.read(content, 0, 22)
+        places = [(4, 4), (0, 22), (22, 5), (1 << 40, 5), (3, 0)]
+        assert [reader.find(content, offset, length) for offset, length in places] == [None] * 5
+        assert found_in(reader, content, 17, 4096) == b"delta"
+    assert reader.counters.memory_hits == 1
+
+
+async def test_what_is_on_its_way_is_not_found_and_near(tmp_path: Path) -> None:
+    master = FilesOnlyMaster()
+    master.gate = trio.Event()
+    content = master.add_file(PARTS)
+    async with reading(master, tmp_path) as reader:
+        assert not reader.is_near(content, 0)
+        reader.prefetch(content, 0)
+        await master.wait_called(1)
+        assert reader.find(content, 0, 3) is None
+        assert reader.is_near(content, 0)
+        master.gate.set()
+        assert await reader.read(content, 0, 3) == b"alp"
+        assert found_in(reader, content, 0, 3) == b"alp"
+        assert reader.is_near(content, 0)
+
+
+async def test_full_chunk_that_was_passed_leaves_memory_and_not_the_disk(tmp_path: Path) -> None:
+    full, short = bytes(CHUNK_BYTES_MAX), b"short"
+    master = FilesOnlyMaster()
+    content = master.add_file([full, short])
+    async with reading(master, tmp_path) as reader:
+        await reader.read(content, 0, CHUNK_BYTES_MAX + 5)
+        for index in (0, 1):
+            reader.note_passed(content, index)
+        assert reader.find(content, 0, 10) is None
+        assert found_in(reader, content, CHUNK_BYTES_MAX, 5) == short
+        reader.note_passed(content, 0)
+    async with reading(master, tmp_path) as reader:
+        assert await reader.read(content, 0, 10) == bytes(10)
+    assert master.calls == {("run-1", 1, 0): 1, ("run-1", 1, 1): 1}
+
+
+async def test_master_is_asked_to_verify_when_a_chunk_arrived_damaged(tmp_path: Path) -> None:
+    master = FilesOnlyMaster()
+    master.damage_count = 1
+    content = master.add_file(PARTS)
+    async with reading(master, tmp_path) as reader:
+        await reader.read(content, 0, 6)
+        await reader.read(content, 6, 5)
+    assert master.verified == [False, True, False]
+
+
+@pytest.mark.parametrize("spoilt", [b"", b"alpha", b"alpha-x", b"beta-"])
+async def test_chunk_of_another_length_is_damaged(tmp_path: Path, spoilt: bytes) -> None:
+    master = FilesOnlyMaster()
+    content = master.add_file(PARTS)
+    master.files[1] = [spoilt]
+    async with reading(master, tmp_path) as reader:
+        with pytest.raises(ChunkDamaged):
+            await reader.read(content, 0, 6)
+    assert master.verified == [False, True]
+
+
+async def test_what_was_written_here_is_read_back_without_a_master(tmp_path: Path) -> None:
+    master = FilesOnlyMaster()
+    content = master.add_file(PARTS)
+    async with reading(FilesOnlyMaster(), tmp_path) as reader:
+        for part, chunk in zip(PARTS, content.manifest.chunks, strict=True):
+            reader.keep_written(chunk.digest, part)
+        assert await reader.read(content, 0, 22) == WHOLE
+    async with reading(FilesOnlyMaster(), tmp_path) as reader:
+        assert await reader.read(content, 0, 22) == WHOLE
+
+
+async def test_writer_does_not_fill_memory_with_what_a_disk_that_hangs_does_not_take(
+    clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk_hangs = trio.Event()
+    kept: list[bytes] = []
+
+    async def put_when_the_disk_answers(self: DiskChunkCache, chunks: Mapping[bytes, Data]) -> None:
+        await disk_hangs.wait()
+        kept.extend(chunks)
+
+    monkeypatch.setattr(DiskChunkCache, "put_many", put_when_the_disk_answers)
+    data = bytes(MIB)
+    async with reading(FilesOnlyMaster(), tmp_path) as reader:
+        for number in range(200):
+            reader.keep_written(b"%d" % number, data)
+            await trio.sleep(1)
+        disk_hangs.set()
+    assert WAITING_BYTES_MAX // MIB <= len(kept) <= WAITING_BYTES_MAX // MIB + 1
+
+
+async def test_chunk_that_cannot_be_kept_for_a_reason_nobody_foresaw_ends_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def fail(self: DiskChunkCache, digest: bytes, data: bytes) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(DiskChunkCache, "put", fail)
+    master = FilesOnlyMaster()
+    content = master.add_file(PARTS)
+    async with reading(master, tmp_path, memory_bytes_max=0) as reader:
+        for _ in range(2):
+            assert await reader.read(content, 0, 6) == b"alpha-"
+            await wait_all_tasks_blocked()
+    assert master.calls.total() == 2
+    assert "can't start new thread" in caplog.text

@@ -49,7 +49,7 @@ def test_only_chunks_that_a_writer_has_left_behind_are_full() -> None:
 
     layout.note_write(0, 8 * MIB)
 
-    assert [s.start_bytes for s in layout.changed_segments(full_only=True)] == [0]
+    assert [s.start_bytes for s in layout.full_changed_segments()] == [0]
 
 
 def test_overwriting_in_the_middle_changes_one_chunk_alone() -> None:

@@ -62,6 +62,67 @@ def test_kernel_requests_out_of_order_are_one_sequence() -> None:
     assert asked == [[], [1], [], [], []]
 
 
+def test_late_request_for_a_chunk_that_was_left_widens_no_window() -> None:
+    ahead = ReadAhead()
+    read_in_steps(ahead, 0, CHUNK_BYTES_MAX + 512 * KIB, 512 * KIB)
+    places = [CHUNK_BYTES_MAX - 128 * KIB, CHUNK_BYTES_MAX + 512 * KIB]
+    assert [list(ahead.note_read(TWENTY_CHUNKS, place, 128 * KIB)) for place in places] == [[], []]
+
+
+def test_first_read_is_random_and_the_next_in_a_row_is_not() -> None:
+    ahead = ReadAhead()
+    found = [ahead.is_random]
+    for place in (5 * MIB, 5 * MIB + 4 * KIB, 50 * MIB):
+        ahead.note_read(TWENTY_CHUNKS, place, 4 * KIB)
+        found.append(ahead.is_random)
+    assert found == [True, True, False, True]
+
+
+def test_read_of_nothing_says_nothing_of_the_pattern() -> None:
+    ahead = ReadAhead()
+    read_in_steps(ahead, 0, 3 * MIB, MIB)
+    ahead.note_read(TWENTY_CHUNKS, 80 * MIB, 4 * KIB)
+    ahead.note_read(TWENTY_CHUNKS, MIB, 0)
+    assert not ahead.is_random
+
+
+def test_sequential_reader_has_passed_the_chunk_before_the_last() -> None:
+    ahead = ReadAhead()
+    passed = []
+    for offset in range(0, 4 * CHUNK_BYTES_MAX, CHUNK_BYTES_MAX // 2):
+        ahead.note_read(TWENTY_CHUNKS, offset, CHUNK_BYTES_MAX // 2)
+        passed.append(ahead.passed_chunk)
+    assert passed == [None, None, None, None, 0, 0, 1, 1]
+
+
+def test_random_reader_has_passed_nothing() -> None:
+    ahead = ReadAhead()
+    for place in (50 * MIB, 3 * MIB, 70 * MIB):
+        ahead.note_read(TWENTY_CHUNKS, place, 4 * KIB)
+        assert ahead.passed_chunk is None
+
+
+def test_log_whose_short_chunks_were_merged_is_read_on() -> None:
+    # What `tail -f` does: the same handle, another generation.
+    growing = Manifest([Chunk(100 * KIB, DIGEST)] * 100)
+    merged = Manifest([Chunk(CHUNK_BYTES_MAX, DIGEST)] * 2 + [Chunk(2000 * KIB, DIGEST)])
+    ahead = ReadAhead()
+    for offset in range(0, 100 * 100 * KIB, 100 * KIB):
+        ahead.note_read(growing, offset, 100 * KIB)
+    assert ahead.passed_chunk == 97
+
+    assert list(ahead.note_read(merged, 100 * 100 * KIB, 4 * KIB)) == []
+    assert ahead.passed_chunk == 0
+
+
+def test_file_that_grew_again_after_a_merge_is_asked_for_ahead() -> None:
+    growing = Manifest([Chunk(100 * KIB, DIGEST)] * 20)
+    ahead = ReadAhead()
+    for offset in range(0, 20 * 100 * KIB, 100 * KIB):
+        ahead.note_read(growing, offset, 100 * KIB)
+    assert ahead.note_read(TWENTY_CHUNKS, 2000 * KIB, 100 * KIB) == range(1, 5)
+
+
 def test_window_of_nothing_never_asks() -> None:
     assert read_in_steps(ReadAhead(window_chunks_max=0), 0, 20 * CHUNK_BYTES_MAX, MIB) == []
 
@@ -82,3 +143,41 @@ def test_what_is_asked_for_lies_ahead_and_within_the_file(reads: list[tuple[int,
         asked = ahead.note_read(TWENTY_CHUNKS, offset, length)
         assert len(asked) <= 4
         assert all(offset // CHUNK_BYTES_MAX < index < 20 for index in asked)
+
+
+MANIFESTS = st.lists(st.integers(1, CHUNK_BYTES_MAX), max_size=30).map(
+    lambda lengths: Manifest(Chunk(length, DIGEST) for length in lengths)
+)
+
+
+@given(
+    generations=st.lists(
+        st.tuples(
+            MANIFESTS,
+            st.lists(
+                st.tuples(st.sampled_from(["on", "back", "end", "any"]), st.integers(1, MIB)), max_size=12
+            ),
+        ),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_whatever_becomes_of_the_file_only_its_chunks_are_named(
+    generations: list[tuple[Manifest, list[tuple[str, int]]]],
+) -> None:
+    ahead = ReadAhead()
+    end = 0
+    for manifest, reads in generations:
+        for what, length in reads:
+            start = {"on": end, "back": max(0, end - length), "end": max(0, manifest.size_bytes - length)}
+            offset = start.get(what, length * 37 % (manifest.size_bytes + 1))
+            asked = ahead.note_read(manifest, offset, length)
+            passed = ahead.passed_chunk
+            assert passed is None or 0 <= passed < len(manifest.chunks)
+            if offset >= manifest.size_bytes:
+                assert not asked
+                continue
+            end = min(offset + length, manifest.size_bytes)
+            last_chunk = next(manifest.cover(end - 1, 1)).chunk_index
+            assert all(last_chunk < index < len(manifest.chunks) for index in asked)
+            assert not (asked and ahead.is_random)

@@ -44,9 +44,11 @@ class ScriptedMaster:
         await self._play()
         return names.GetCapabilitiesResponse(user="user-123")
 
-    async def read_chunk(self, task_id: str, node_id: int, generation: int, chunk_index: int) -> bytes:
+    async def read_chunk(
+        self, task_id: str, node_id: int, generation: int, chunk_index: int, *, verify: bool = False
+    ) -> memoryview:
         await self._play()
-        return f"{task_id} {node_id} {generation} {chunk_index}".encode()
+        return memoryview(f"{task_id} {node_id} {generation} {chunk_index}".encode())
 
     @asynccontextmanager
     async def watch(self, request: names.WatchRequest) -> AsyncIterator[AsyncIterator[names.WatchResponse]]:
@@ -68,7 +70,7 @@ def away(count: int) -> list[Exception]:
 
 async def test_call_is_repeated_until_the_master_answers(autojump_clock: MockClock) -> None:
     master = ScriptedMaster(*away(5))
-    assert await make_client(master).read_chunk("run-1", 2, 3, 4) == b"run-1 2 3 4"
+    assert await make_client(master).read_chunk("run-1", 2, 3, 4) == memoryview(b"run-1 2 3 4")
     assert len(master.call_times) == 6
 
 

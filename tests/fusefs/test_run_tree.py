@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from cloudai_fusefs.node import DIRECTORY, FILE, Node
+from cloudai_fusefs.node import DIRECTORY, FILE, SYMLINK, Node
 from cloudai_fusefs.run_tree import Invalidation, RunTree
 from cloudai_model.errors import AlreadyExists, NameTooLong
 from cloudai_model.limits import NODE_ID_MIN
@@ -314,3 +316,137 @@ def test_node_in_use_by_the_kernel_is_kept_until_it_is_forgotten() -> None:
     node.lookup_count = 0
     assert tree.forget_if_unused(node)
     assert FILE_ID not in tree.nodes
+
+
+def test_names_that_appear_in_a_run_that_was_listed_empty_are_told() -> None:
+    tree = make_tree()
+    tree.apply_tree([page()])
+
+    told = tree.apply_tree([page(edge(b"f", FILE_ID), revision=2)])
+
+    assert Invalidation(ROOT_ID, b"f") in told
+    assert names_in(tree.root) == [b"f"]
+
+
+def test_first_listing_keeps_what_was_removed_here_meanwhile_removed() -> None:
+    tree = make_tree()
+    tree.note_answered(FILE_ID, 9)
+
+    tree.apply_tree([page(edge(b"f", FILE_ID), revision=8)])
+
+    assert names_in(tree.root) == []
+
+
+def test_first_listing_keeps_what_was_made_here_before_it() -> None:
+    tree = make_tree()
+    here = make_here(tree, b"f", FILE_ID)
+
+    tree.apply_tree([page(edge(b"f", OTHER_ID), edge(b"g", DIRECTORY_ID))])
+
+    assert (tree.root.children or {})[b"f"] is here
+    assert names_in(tree.root) == [b"f", b"g"]
+
+
+def test_file_of_two_names_is_listed_as_its_newest() -> None:
+    # The pages of a listing are not of one moment.
+    tree = make_tree()
+    tree.apply_tree(
+        [
+            page(edge(b"a", FILE_ID, revision=3, size=10), revision=4),
+            page(edge(b"b", FILE_ID, revision=9, size=20, generation=2), revision=4),
+        ]
+    )
+    node = tree.nodes[FILE_ID]
+    assert (node.size_bytes, node.generation, node.revision, node.link_count) == (20, 2, 9, 2)
+
+
+@st.composite
+def listings(draw: st.DrawFn) -> list[names.ListTreeResponse]:
+    """Pages of any tree: files of several names whose states differ from page to page, and edges whose parent is
+    missing, or no directory, or comes later.
+    """
+    node_ids = [NODE_ID_MIN + 1 + number for number in range(draw(st.integers(0, 15)))]
+    kinds = {node_id: draw(st.sampled_from([DIRECTORY, FILE, FILE, SYMLINK])) for node_id in node_ids}
+    directories = [ROOT_ID, *(node_id for node_id in node_ids if kinds[node_id] == DIRECTORY)]
+    edges: list[types.Edge] = []
+    taken: set[tuple[int, bytes]] = set()
+
+    def add(parent: int, node_id: int) -> None:
+        name = draw(st.sampled_from([b"a", b"b", b"c", b"d", b"\xff"]))
+        if (parent, name) in taken:
+            return
+        taken.add((parent, name))
+        item = edge(
+            name,
+            node_id,
+            parent=parent,
+            kind=kinds[node_id],
+            revision=draw(st.integers(1, 5)),
+            size=draw(st.integers(0, 9)),
+            generation=draw(st.integers(1, 3)),
+        )
+        item.node.digest = draw(st.sampled_from([b"", bytes(32)]))
+        item.node.symlink_target = b"target" if kinds[node_id] == SYMLINK else b""
+        item.node.attributes.uid = draw(st.integers(0, 2))
+        item.node.attributes.mtime_ns = draw(st.integers(0, 2))
+        edges.append(item)
+
+    for number, node_id in enumerate(node_ids):
+        # A directory has one name and is below one that was made before it.
+        older = [parent for parent in directories if parent < node_id] if number else [ROOT_ID]
+        if kinds[node_id] == DIRECTORY:
+            add(draw(st.sampled_from(older)), node_id)
+        else:
+            for _ in range(draw(st.integers(1, 3))):
+                # In any directory, one that nobody lists, or what is none.
+                add(draw(st.sampled_from([*directories, NODE_ID_MIN + 99, *node_ids])), node_id)
+    if draw(st.booleans()):
+        edges = draw(st.permutations(edges))
+    cut = draw(st.integers(0, len(edges)))
+    revision = draw(st.integers(1, 9))
+    pages = [page(*edges[:cut], revision=revision), page(*edges[cut:], revision=revision)]
+    pages[0].root.attributes.uid = draw(st.integers(0, 2))
+    for each in pages:
+        each.sealed = draw(st.booleans())
+    return pages[: draw(st.integers(0, 2))]
+
+
+def state_of(tree: RunTree) -> object:
+    """All that a tree shows and knows."""
+
+    def node_state(node: Node) -> object:
+        return (
+            node.kind,
+            node.attributes if node is not tree.root or tree.revision else None,
+            (node.size_bytes, node.published_size_bytes, node.generation, node.revision),
+            (node.digest, node.symlink_target, node.link_count, node.kernel_attributes),
+            sorted((parent.node_id, name) for parent, name in node.edges),
+            sorted((name, child.node_id) for name, child in (node.children or {}).items()),
+        )
+
+    return (
+        {node_id: node_state(node) for node_id, node in tree.nodes.items()},
+        (tree.revision, tree.is_loaded, tree.is_sealed),
+    )
+
+
+@settings(max_examples=300, deadline=None)
+@given(pages=listings())
+def test_first_listing_gives_what_any_other_gives(pages: list[names.ListTreeResponse]) -> None:
+    registered: list[list[int]] = [[], []]
+    run = types.Run(user="user-123", task="training", name="2026-11-20_15-04-05", task_id="t")
+    run.root_node_id = ROOT_ID
+    run.created_at_ns = 1
+    first, other = (
+        RunTree(run, lambda node, ids=ids: ids.append(node.node_id), lambda node: None)  # type: ignore[misc]
+        for ids in registered
+    )
+    other.note_answered(NODE_ID_MIN + 1000, 0)  # something is known of it: no first listing
+
+    first.apply_tree(pages)
+    other.apply_tree(pages)
+
+    assert state_of(first) == state_of(other)
+    assert registered[0] == registered[1]
+    for node in first.nodes.values():
+        assert node is first.root or first.path_of(node) is not None

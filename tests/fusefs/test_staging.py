@@ -17,7 +17,7 @@ from support.storage_requests import (
     commit_one,
     directory_commit,
     file_commit,
-    read_file,
+    published,
     remove,
     rename,
     request_id,
@@ -26,15 +26,6 @@ from support.storage_requests import (
 
 Step = Callable[[FileSystemHarness], Awaitable[None]]
 Meanwhile = Callable[[], Awaitable[object]]
-
-
-async def published(client: FakeMasterClient, run: types.Run) -> dict[bytes, bytes]:
-    tree = await tree_of(client, run)
-    return {
-        path: await read_file(client, run, node)
-        for path, node in tree.items()
-        if node.kind == types.NODE_KIND_FILE
-    }
 
 
 def staged_files(directory: Path) -> list[bytes]:
@@ -111,6 +102,45 @@ async def test_mode_of_a_directory_survives_although_a_file_in_it_is_older(
 
     assert await mounts.go_on() == {b"later/f": b"1"}
     assert (await tree_of(mounts.client, mounts.run))[b"later"].attributes.mode == 0o700
+
+
+async def test_directory_that_replaced_an_empty_one_before_the_death_keeps_its_attributes(
+    clock: MockClock, mounts: TwoMounts
+) -> None:
+    async def publish_directory(file_system: FileSystemHarness) -> None:
+        await file_system.mkdir(b"d", 0o700)
+
+    async def replace_directory(file_system: FileSystemHarness) -> None:
+        await file_system.mkdir(b"new", 0o755)
+        await file_system.write_file(b"new/f", b"1")
+        await file_system.set_attributes(b"new", mtime_ns=1_700_000_000_000_000_001)
+        await file_system.rename(b"new", b"d")
+
+    await mounts.leave(publish_directory, replace_directory)
+
+    assert await mounts.go_on() == {b"d/f": b"1"}
+    attributes = (await tree_of(mounts.client, mounts.run))[b"d"].attributes
+    assert (attributes.mode, attributes.mtime_ns) == (0o755, 1_700_000_000_000_000_001)
+
+
+@pytest.mark.parametrize("is_published", [False, True])
+async def test_time_that_a_directory_was_given_survives_the_names_in_it(
+    clock: MockClock, mounts: TwoMounts, is_published: bool
+) -> None:
+    async def make_directory(file_system: FileSystemHarness) -> None:
+        await file_system.mkdir(b"d")
+
+    async def fill_directory(file_system: FileSystemHarness) -> None:
+        if not is_published:
+            await make_directory(file_system)
+        await file_system.write_file(b"d/f", b"1")
+        await file_system.set_attributes(b"d", mtime_ns=1_700_000_000_000_000_001)
+
+    await mounts.leave(make_directory if is_published else nothing, fill_directory)
+
+    assert await mounts.go_on() == {b"d/f": b"1"}
+    attributes = (await tree_of(mounts.client, mounts.run))[b"d"].attributes
+    assert attributes.mtime_ns == 1_700_000_000_000_000_001
 
 
 async def test_append_is_laid_over_the_base_it_was_made_on(clock: MockClock, mounts: TwoMounts) -> None:

@@ -15,25 +15,28 @@ from cloudai_model.limits import CHUNK_BYTES_MAX, KIB
 from cloudai_proto.storage.v1 import types_pb2 as types
 from fakes.fake_master import FakeMaster, FakeMasterClient
 from support.file_system_harness import FileSystemHarness
-from support.storage_requests import read_file, seal, tree_of
+from support.storage_requests import published, seal, tree_of
 
 LARGE = bytes(range(256)) * 4 * 100  # 100 KiB: over what travels inside a commit
-
-
-async def published(client: FakeMasterClient, run: types.Run) -> dict[bytes, bytes]:
-    """The files at the master with their contents."""
-    tree = await tree_of(client, run)
-    return {
-        path: await read_file(client, run, node)
-        for path, node in tree.items()
-        if node.kind == types.NODE_KIND_FILE
-    }
 
 
 async def chunk_lengths(client: FakeMasterClient, run: types.Run, path: bytes) -> list[int]:
     node = (await tree_of(client, run))[path]
     manifest = await client.get_manifest(run.task_id, node.node_id, node.generation)
     return [chunk.length_bytes for chunk in manifest]
+
+
+async def begin_first_commit(file_system: FileSystemHarness, master: FakeMaster, path: bytes) -> None:
+    """Returns when the commit of a new file is at the master, which takes a second to answer anything."""
+    master.answer_latency_seconds = 1.0
+    await file_system.write_file(path, b"1")
+    await trio.sleep(QUIET_SECONDS * 2)
+    assert master.call_count["commit_nodes"] == 1
+
+
+def answer_at_once(master: FakeMaster) -> None:
+    master.answer_latency_seconds = 0
+    master.come_back()
 
 
 async def test_small_file_is_one_commit_and_no_chunk_call(
@@ -211,18 +214,14 @@ async def test_rename_during_the_first_commit_ends_at_the_new_name_alone(
     run: types.Run,
     is_answer_lost: bool,
 ) -> None:
-    master.answer_latency_seconds = 1.0
-    await file_system.write_file(b"old", b"1")
-    await trio.sleep(QUIET_SECONDS * 2)
-    assert master.call_count["commit_nodes"] == 1
+    await begin_first_commit(file_system, master, b"old")
     if is_answer_lost:
         master.go_away()
 
     await file_system.rename(b"old", b"new")
 
     await trio.sleep(2)
-    master.answer_latency_seconds = 0
-    master.come_back()
+    answer_at_once(master)
     await file_system.make_all_durable()
     assert await published(client, run) == {b"new": b"1"}
     assert list(file_system.shown()) == [b"new"]
@@ -237,17 +236,13 @@ async def test_file_removed_during_its_first_commit_does_not_come_back(
     run: types.Run,
     is_answer_lost: bool,
 ) -> None:
-    master.answer_latency_seconds = 1.0
-    await file_system.write_file(b"f", b"1")
-    await trio.sleep(QUIET_SECONDS * 2)
-    assert master.call_count["commit_nodes"] == 1
+    await begin_first_commit(file_system, master, b"f")
     if is_answer_lost:
         master.go_away()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(file_system.unlink, b"f")
         await trio.sleep(2)
-        master.answer_latency_seconds = 0
-        master.come_back()
+        answer_at_once(master)
 
     await file_system.make_all_durable()
 
@@ -264,18 +259,14 @@ async def test_file_renamed_and_removed_after_a_commit_without_answer_does_not_s
     run: types.Run,
     is_renamed_back_and_forth: bool,
 ) -> None:
-    master.answer_latency_seconds = 1.0
-    await file_system.write_file(b"first", b"1")
-    await trio.sleep(QUIET_SECONDS * 2)
-    assert master.call_count["commit_nodes"] == 1
+    await begin_first_commit(file_system, master, b"first")
     master.go_away()
     await trio.sleep(2)
     await file_system.rename(b"first", b"second")
     if is_renamed_back_and_forth:
         await file_system.rename(b"second", b"third")
         await file_system.rename(b"third", b"second")
-    master.answer_latency_seconds = 0
-    master.come_back()
+    answer_at_once(master)
 
     await file_system.unlink(b"second")
 
@@ -292,17 +283,13 @@ async def test_file_replaced_after_a_commit_without_answer_does_not_stay_under_i
     client: FakeMasterClient,
     run: types.Run,
 ) -> None:
-    master.answer_latency_seconds = 1.0
-    await file_system.write_file(b"first", b"1")
-    await trio.sleep(QUIET_SECONDS * 2)
-    assert master.call_count["commit_nodes"] == 1
+    await begin_first_commit(file_system, master, b"first")
     master.go_away()
     await trio.sleep(2)
     await file_system.rename(b"first", b"last")
     await file_system.write_file(b"second", b"2")
     await file_system.rename(b"second", b"last")
-    master.answer_latency_seconds = 0
-    master.come_back()
+    answer_at_once(master)
 
     await trio.sleep(10)
     await file_system.make_all_durable()
@@ -318,9 +305,7 @@ async def test_write_during_a_commit_is_committed_next(
     client: FakeMasterClient,
     run: types.Run,
 ) -> None:
-    master.answer_latency_seconds = 1.0
-    await file_system.write_file(b"f", b"first")
-    await trio.sleep(QUIET_SECONDS * 2)
+    await begin_first_commit(file_system, master, b"f")
     handle = await file_system.open(b"f")
     await file_system.write(handle, 0, b"FIRST and more")
     file_system.close_handle(handle)

@@ -9,12 +9,14 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from support.master_process import MasterProcess
-from support.mount_process import MountProcess
+from support.mount_process import MakeMount, MountProcess
+from support.tree_snapshot import CheckElsewhere, assert_same_elsewhere
 
 USER = "user-123"
 
@@ -54,20 +56,7 @@ def shared_master(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MasterPr
 def shared_mount(
     shared_master: MasterProcess, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[MountProcess]:
-    mount = MountProcess(
-        tmp_path_factory.mktemp("shared-mount"), shared_master.address, shared_master.make_token(USER)
-    )
-    yield from _serve(mount)
-
-
-def _serve(mount: MountProcess) -> Iterator[MountProcess]:
-    try:
-        mount.start()
-        yield mount
-        mount.umount()
-        assert "Traceback" not in mount.log_text()
-    finally:
-        mount.kill()
+    yield from _serve(shared_master, tmp_path_factory.mktemp("shared-mount"))
 
 
 @pytest.fixture(scope="session")
@@ -75,10 +64,18 @@ def second_mount(
     shared_master: MasterProcess, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[MountProcess]:
     """Another mount of the same user, as on another machine."""
-    mount = MountProcess(
-        tmp_path_factory.mktemp("second-mount"), shared_master.address, shared_master.make_token(USER)
-    )
-    yield from _serve(mount)
+    yield from _serve(shared_master, tmp_path_factory.mktemp("second-mount"))
+
+
+def _serve(master: MasterProcess, directory: Path) -> Iterator[MountProcess]:
+    mount = MountProcess(directory, master.address, master.make_token(USER))
+    try:
+        mount.start()
+        yield mount
+        mount.umount()
+        assert "Traceback" not in mount.log_text()
+    finally:
+        mount.kill()
 
 
 def next_run_name() -> str:
@@ -90,6 +87,12 @@ def next_run_name() -> str:
 def run(shared_mount: MountProcess) -> Path:
     """An open run of its own for a test, in the shared mount."""
     return shared_mount.make_run(next_run_name())
+
+
+@pytest.fixture
+def check_elsewhere(run: Path, shared_mount: MountProcess, second_mount: MountProcess) -> CheckElsewhere:
+    """Call it at the end of a test: what the master has of the run is what is seen here."""
+    return lambda: assert_same_elsewhere(run, shared_mount, second_mount)
 
 
 @pytest.fixture
@@ -129,16 +132,28 @@ def master(tmp_path: Path) -> Iterator[MasterProcess]:
 
 
 @pytest.fixture
-def make_mount(master: MasterProcess, tmp_path: Path) -> Iterator[Callable[..., MountProcess]]:
-    """Mounts of that master, each with directories of its own, that a test may kill."""
+def mounts() -> Iterator[list[MountProcess]]:
+    """What a test mounts; killed afterwards."""
     made: list[MountProcess] = []
+    yield made
+    for mount in made:
+        mount.kill()
 
-    def make(name: str = "mount", **arguments: str) -> MountProcess:
+
+@pytest.fixture
+def mount_of(mounts: list[MountProcess], tmp_path: Path) -> MakeMount:
+    """Mounts of any master, `mount_of(master, name)`, each with directories of its own, that a test may kill."""
+
+    def make(master: MasterProcess, name: str = "mount", **arguments: str) -> MountProcess:
         mount = MountProcess(tmp_path / name, master.address, master.make_token(USER), **arguments)
-        made.append(mount)
+        mounts.append(mount)
         mount.start()
         return mount
 
-    yield make
-    for mount in made:
-        mount.kill()
+    return make
+
+
+@pytest.fixture
+def make_mount(master: MasterProcess, mount_of: MakeMount) -> MakeMount:
+    """The same of `master`."""
+    return partial(mount_of, master)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,17 +12,9 @@ import pytest
 from support.mount_process import MountProcess, wait_until
 from support.refusals import refused
 from support.tools import run_tool
-from support.tree_snapshot import assert_same_elsewhere, place_in
+from support.tree_snapshot import CheckElsewhere, place_in
 
 MIB = 1024 * 1024
-
-CheckElsewhere = Callable[[], None]
-
-
-@pytest.fixture
-def check_elsewhere(run: Path, shared_mount: MountProcess, second_mount: MountProcess) -> CheckElsewhere:
-    """Call it at the end of a test: what the master has of the run is what is seen here."""
-    return lambda: assert_same_elsewhere(run, shared_mount, second_mount)
 
 
 @pytest.fixture(params=["staged", "published"])

@@ -13,29 +13,17 @@ from pathlib import Path
 
 import pytest
 
+from support.files import write_synced
 from support.master_process import MasterProcess
-from support.mount_process import MountProcess, wait_until
+from support.mount_process import RUN, MakeMount, MountProcess, run_in, wait_until
 
-RUN = "2026-11-20_15-04-05"
 MIB = 1024 * 1024
 
-MakeMount = Callable[..., MountProcess]
 InSecondMount = Callable[[Path], Path]
-
-
-def run_in(mount: MountProcess) -> Path:
-    return mount.mount_point / "user-123" / "training" / RUN
 
 
 def has_content(path: Path, content: bytes) -> bool:
     return path.exists() and path.read_bytes() == content
-
-
-def write_synced(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def test_writing_the_same_content_again_after_somebody_elses_commit_wins(

@@ -5,17 +5,17 @@ from __future__ import annotations
 import errno
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
+from support.files import write_synced
 from support.master_process import MasterProcess
-from support.mount_process import MountProcess, wait_until
+from support.mount_process import RUN, MakeMount, wait_until
 
 MIB = 1024 * 1024
-RUN = "2026-11-20_15-04-05"
 
 
 @contextmanager
@@ -30,40 +30,15 @@ def small_disk(directory: Path, size_mib: int) -> Iterator[Path]:
         subprocess.run(["umount", "-l", directory], check=True)
 
 
-@pytest.fixture
-def make_mount(tmp_path: Path) -> Iterator[Callable[[str, MasterProcess], MountProcess]]:
-    made: list[MountProcess] = []
-
-    def make(name: str, master: MasterProcess) -> MountProcess:
-        mount = MountProcess(tmp_path / name, master.address, master.make_token("user-123"))
-        made.append(mount)
-        mount.start()
-        return mount
-
-    yield make
-    for mount in made:
-        mount.kill()
-
-
-MakeMount = Callable[[str, MasterProcess], MountProcess]
-
-
-def write_synced(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def test_full_disk_at_the_master_fails_fsync_and_keeps_what_was_acknowledged(
-    tmp_path: Path, make_mount: MakeMount
+    tmp_path: Path, mount_of: MakeMount
 ) -> None:
     with small_disk(tmp_path / "disk", 40) as disk:
         master = MasterProcess(disk / "data")
         master.log_path = tmp_path / "master.log"
         master.start()
         try:
-            mount = make_mount("mount", master)
+            mount = mount_of(master, "mount")
             run = mount.make_run(RUN)
             first = os.urandom(8 * MIB)
             write_synced(run / "first", first)
@@ -79,7 +54,7 @@ def test_full_disk_at_the_master_fails_fsync_and_keeps_what_was_acknowledged(
 
             filler.unlink()
             wait_until(lambda: mount.status()["pending_count"] == 0, "the upload when there is room again")
-            other = make_mount("other", master)
+            other = mount_of(master, "other")
             elsewhere = other.mount_point / run.relative_to(mount.mount_point)
             assert (elsewhere / "first").read_bytes() == first
             assert (elsewhere / "second").read_bytes() == second
@@ -88,10 +63,10 @@ def test_full_disk_at_the_master_fails_fsync_and_keeps_what_was_acknowledged(
 
 
 def test_full_staging_disk_fails_write_and_keeps_what_was_acknowledged(
-    tmp_path: Path, master: MasterProcess, make_mount: MakeMount
+    tmp_path: Path, master: MasterProcess, mount_of: MakeMount
 ) -> None:
     with small_disk(tmp_path / "mount" / "state", 24):
-        mount = make_mount("mount", master)
+        mount = mount_of(master, "mount")
         run = mount.make_run(RUN)
         kept = os.urandom(4 * MIB)
         (run / "kept").write_bytes(kept)
@@ -111,7 +86,7 @@ def test_full_staging_disk_fails_write_and_keeps_what_was_acknowledged(
 
         (run / "after").write_bytes(b"room again")
         mount.wait_durable()
-        other = make_mount("other", master)
+        other = mount_of(master, "other")
         elsewhere = other.mount_point / run.relative_to(mount.mount_point)
         assert (elsewhere / "kept").read_bytes() == kept
         assert (elsewhere / "big").read_bytes()[:acknowledged] == (block * 64)[:acknowledged]

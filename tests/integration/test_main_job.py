@@ -5,17 +5,14 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from safetensors.numpy import load_file
 
-from support.mount_process import MountProcess
+from support.mount_process import MakeMount
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "train_digits.py"
-
-MakeMount = Callable[..., MountProcess]
 
 
 def test_training_task_writes_to_output_and_people_read_it_elsewhere(make_mount: MakeMount) -> None:

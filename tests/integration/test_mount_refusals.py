@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import signal
 import socket
 import time
 from collections.abc import Callable
@@ -12,8 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from cloudai_daemon.mount_table import is_dead
+from cloudai_daemon.process_identity import ProcessIdentity
 from support.master_process import MasterProcess
-from support.mount_process import MountProcess, wait_until
+from support.mount_process import WAIT_SECONDS_MAX, MountProcess, wait_until
 
 USER = "user-123"
 MOUNT_FAILED = 32
@@ -182,6 +185,20 @@ def test_revoked_token_ends_the_reach_of_a_running_mount(
         wait_until(is_refused, "the refusal")
     finally:
         mount.kill()
+
+
+def test_dead_mount_is_known_as_one_while_the_kernel_still_remembers_its_attributes(
+    make_mount: NewMount,
+) -> None:
+    mount = make_mount()
+    mount.mount_point.stat()
+    daemon = ProcessIdentity.of(mount.pid)
+    assert not is_dead(mount.mount_point)
+
+    daemon.send_signal(signal.SIGKILL)
+    assert daemon.wait_gone(WAIT_SECONDS_MAX)
+
+    assert is_dead(mount.mount_point)
 
 
 def test_dead_mount_is_cleared_away_by_the_next(make_mount: NewMount) -> None:

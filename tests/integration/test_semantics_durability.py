@@ -14,12 +14,9 @@ from pathlib import Path
 import pytest
 
 from support.master_process import MasterProcess
-from support.mount_process import MountProcess, wait_until
+from support.mount_process import RUN, MakeMount, MountProcess, run_in, wait_until
 
 MIB = 1024 * 1024
-RUN = "2026-11-20_15-04-05"
-
-MakeMount = Callable[..., MountProcess]
 
 
 def random_bytes(size: int, seed: int = 0) -> bytes:
@@ -42,10 +39,6 @@ def write_all(descriptor: int, content: bytes) -> None:
     written = 0
     while written < len(content):
         written += os.write(descriptor, content[written:])
-
-
-def run_in(mount: MountProcess) -> Path:
-    return mount.mount_point / "user-123" / "training" / RUN
 
 
 def stored_bytes(master: MasterProcess) -> int:
@@ -100,6 +93,9 @@ def test_closed_file_survives_the_daemon_with_name_size_and_times(
     path.write_bytes(b"epoch,loss\n")
     os.utime(path, ns=(1_700_000_000_123_456_789, 1_700_000_000_987_654_321))
     path.chmod(0o640)
+    plain = run / "plain"
+    plain.write_bytes(b"as it is written")
+    plain_time_ns = plain.stat().st_mtime_ns
     mount.kill()
     master.start()
 
@@ -110,6 +106,8 @@ def test_closed_file_survives_the_daemon_with_name_size_and_times(
     assert again.read_bytes() == b"epoch,loss\n"
     assert again.stat().st_mtime_ns == 1_700_000_000_987_654_321
     assert again.stat().st_mode & 0o7777 == 0o640
+    assert (run_in(mount) / "plain").read_bytes() == b"as it is written"
+    assert (run_in(mount) / "plain").stat().st_mtime_ns == plain_time_ns
 
 
 def test_synced_file_survives_the_loss_of_the_workstation(make_mount: MakeMount) -> None:

@@ -12,13 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from support.mount_process import MountProcess, wait_until
+from support.mount_process import RUN, MountProcess, wait_until
 from support.refusals import refused
 from support.tree_snapshot import assert_same_elsewhere, place_in
 
 MountShared = Callable[..., MountProcess]
 
-RUN = "2026-11-20_15-04-05"
 
 RENAME_NOREPLACE = 1
 RENAME_EXCHANGE = 2

@@ -13,12 +13,10 @@ from pathlib import Path
 import pytest
 
 from support.master_process import MasterProcess
-from support.mount_process import MountProcess, wait_until
+from support.mount_process import RUN, MakeMount, MountProcess, run_in, wait_until
 
-RUN = "2026-11-20_15-04-05"
 MIB = 1024 * 1024
 
-MakeMount = Callable[..., MountProcess]
 InSecondMount = Callable[[Path], Path]
 
 
@@ -28,10 +26,6 @@ def has_text(path: Path, expected: str) -> bool:
 
 def has_count(directory: Path, count: int) -> bool:
     return len(list(directory.iterdir())) == count
-
-
-def run_in(mount: MountProcess) -> Path:
-    return mount.mount_point / "user-123" / "training" / RUN
 
 
 def test_closed_file_is_elsewhere_within_a_second(run: Path, in_second_mount: InSecondMount) -> None:

@@ -7,7 +7,7 @@ import shutil
 import sqlite3
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from queue import Empty, Queue
 from typing import IO
@@ -16,20 +16,12 @@ import pytest
 
 from support.mount_process import MountProcess
 from support.tools import run_shell, run_tool
-from support.tree_snapshot import assert_same_elsewhere, differences, place_in, snapshot_tree
+from support.tree_snapshot import CheckElsewhere, differences, place_in, snapshot_tree
 
 MIB = 1024 * 1024
 
 # -@-1: times are compared, and therefore set, to the nanosecond and not to the second.
 RSYNC = ("rsync", "-a", "-@-1")
-
-CheckElsewhere = Callable[[], None]
-
-
-@pytest.fixture
-def check_elsewhere(run: Path, shared_mount: MountProcess, second_mount: MountProcess) -> CheckElsewhere:
-    """Call it at the end of a test: what the master has of the run is what is seen here."""
-    return lambda: assert_same_elsewhere(run, shared_mount, second_mount)
 
 
 @pytest.fixture

@@ -15,13 +15,18 @@ from typing import NamedTuple, ParamSpec, TypeVar
 
 import trio
 
+from cloudai_fusefs.chunk_memory import ChunkMemory
 from cloudai_fusefs.chunk_reader import ChunkReader
 from cloudai_fusefs.disk_cache import DiskChunkCache
 from cloudai_fusefs.managed_tree import ManagedTree
 from cloudai_fusefs.master_client import MasterClient
+from cloudai_fusefs.mount_control import MountConfig
+from cloudai_fusefs.mount_measures import MountMeasures
 from cloudai_fusefs.namespace import AttributeChange, Namespace, Owner
 from cloudai_fusefs.node import SYMLINK, Node
 from cloudai_fusefs.open_files import OpenFiles
+from cloudai_fusefs.range_reader import RangeReader
+from cloudai_fusefs.request_counters import RequestCounters
 from cloudai_fusefs.retrying_master_client import RetryingMasterClient
 from cloudai_fusefs.run_tree import RunTree
 from cloudai_fusefs.running_mount import RunningMount
@@ -29,6 +34,8 @@ from cloudai_fusefs.sealed_cache import SealedCache
 from cloudai_fusefs.staging import Staging
 from cloudai_fusefs.tree_sync import TreeSync
 from cloudai_fusefs.uploader import Uploader
+from cloudai_fusefs.warmup import Warmup
+from cloudai_fusefs.write_behind import WriteBehind
 from cloudai_model.limits import MIB
 from cloudai_proto.storage.v1 import types_pb2 as types
 
@@ -61,6 +68,8 @@ class FileSystemHarness:
         nursery: trio.Nursery,
         *,
         timeo_seconds: float,
+        cache_bytes_max: int,
+        memory_bytes_max: int,
     ) -> None:
         self.state_dir = directory / "state"
         self.state_dir.mkdir(parents=True, exist_ok=True)
@@ -69,9 +78,12 @@ class FileSystemHarness:
         self._task_id = run.task_id
         self._timeo_seconds = timeo_seconds
         self.client = RetryingMasterClient(client, timeo_seconds=timeo_seconds)
-        disk_cache = DiskChunkCache(cache_dir, bytes_max=MEMORY_BYTES_MAX, nursery=nursery, free_bytes_min=0)
+        disk_cache = DiskChunkCache(cache_dir, bytes_max=cache_bytes_max, nursery=nursery, free_bytes_min=0)
         sealed_cache = SealedCache(cache_dir, scope="test")
-        self.reader = ChunkReader(self.client, disk_cache, memory_bytes_max=MEMORY_BYTES_MAX, nursery=nursery)
+        memory = ChunkMemory(memory_bytes_max)
+        write_behind = WriteBehind(disk_cache, nursery)
+        self.reader = ChunkReader(self.client, memory, disk_cache, write_behind, nursery)
+        range_reader = RangeReader(self.client, self.reader, memory, disk_cache, write_behind, nursery)
         self.uploader = Uploader(self.client, self.reader, nursery)
         self.staging = self.uploader.staging = Staging(self.state_dir, self.reader, self.uploader.note_change)
         self.managed = ManagedTree()
@@ -84,21 +96,36 @@ class FileSystemHarness:
         self.files = OpenFiles(
             self.client,
             self.reader,
+            range_reader,
             sealed_cache,
             self.staging,
             self.uploader,
             read_only=False,
             timeo_seconds=timeo_seconds,
         )
+        warmup = Warmup(
+            self.client, self.reader, disk_cache, self.managed, self.namespace, self.sync, self.files
+        )
+        measures = MountMeasures(
+            self.client,
+            self.reader.counters,
+            memory,
+            disk_cache,
+            self.files,
+            self.sync,
+            self.uploader,
+            RequestCounters(),
+        )
         self.control = RunningMount(
-            "test",
+            MountConfig(source="test", mount_point=directory, state_dir=self.state_dir, cache_dir=cache_dir),
             run.user,
             self.client,
             self.managed,
             self.namespace,
             self.sync,
             self.uploader,
-            self.reader.counters,
+            warmup,
+            measures,
         )
 
     async def start(self) -> None:
@@ -178,19 +205,24 @@ class FileSystemHarness:
             parts.append(bytes(part))
         return b"".join(parts)
 
+    async def read_at(self, handle: int, offset_bytes: int, length_bytes: int) -> bytes:
+        """One read, as the kernel asks for it."""
+        return bytes(await self._bounded(self.files.read, handle, offset_bytes, length_bytes))
+
     async def fsync(self, handle: int) -> None:
         await self._bounded(self.files.fsync, self.files.node_of(handle))
 
     def close_handle(self, handle: int) -> None:
         """close(2) of the only descriptor."""
-        self.files.flush(handle)
         self._forget(self.files.release(handle))
 
     async def write_file(self, path: bytes, data: bytes, mode: int = 0o644) -> None:
         """A new file with these bytes, closed."""
         handle = await self.create(path, mode)
-        await self.write(handle, 0, data)
-        self.close_handle(handle)
+        try:
+            await self.write(handle, 0, data)
+        finally:
+            self.close_handle(handle)
 
     async def read_file(self, path: bytes) -> bytes:
         handle = await self.open(path, os.O_RDONLY)
@@ -262,12 +294,26 @@ class FileSystemHarness:
 
 @asynccontextmanager
 async def open_file_system(
-    client: MasterClient, run: types.Run, directory: Path, *, timeo_seconds: float = 120.0
+    client: MasterClient,
+    run: types.Run,
+    directory: Path,
+    *,
+    timeo_seconds: float = 120.0,
+    cache_bytes_max: int = MEMORY_BYTES_MAX,
+    memory_bytes_max: int = MEMORY_BYTES_MAX,
 ) -> AsyncIterator[FileSystemHarness]:
     """A mount with its state and cache below the directory. It ends without a goodbye, as kill -9 would."""
     with ExitStack() as at_end:
         async with trio.open_nursery() as nursery:
-            file_system = FileSystemHarness(client, run, directory, nursery, timeo_seconds=timeo_seconds)
+            file_system = FileSystemHarness(
+                client,
+                run,
+                directory,
+                nursery,
+                timeo_seconds=timeo_seconds,
+                cache_bytes_max=cache_bytes_max,
+                memory_bytes_max=memory_bytes_max,
+            )
             at_end.callback(file_system.close)
             try:
                 await file_system.start()

@@ -15,6 +15,8 @@ from typing import Any
 PROGRAM = Path(sys.executable).with_name("cloudai")
 COMMAND_SECONDS_MAX = 60.0
 WAIT_SECONDS_MAX = 20.0
+RUN = "2026-11-20_15-04-05"
+"""Its name, where a test has the mounts to itself and needs one run."""
 
 
 def wait_until(condition: Callable[[], bool], what: str, *, seconds_max: float = WAIT_SECONDS_MAX) -> float:
@@ -113,3 +115,11 @@ class MountProcess:
             return Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
         except FileNotFoundError:
             return True
+
+
+MakeMount = Callable[..., MountProcess]
+
+
+def run_in(mount: MountProcess) -> Path:
+    """Where the run is that `make_run(RUN)` has made, in this mount or another."""
+    return mount.mount_point / "user-123" / "training" / RUN

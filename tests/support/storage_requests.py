@@ -201,3 +201,13 @@ async def read_file(client: MasterClient, run: types.Run, node: types.Node) -> b
     ]
     assert [digest_of(part) for part in parts] == [chunk.digest for chunk in manifest]
     return b"".join(parts)
+
+
+async def published(client: MasterClient, run: types.Run) -> dict[bytes, bytes]:
+    """The files at the master with their contents."""
+    tree = await tree_of(client, run)
+    return {
+        path: await read_file(client, run, node)
+        for path, node in tree.items()
+        if node.kind == types.NODE_KIND_FILE
+    }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -87,3 +88,7 @@ def assert_same_elsewhere(run: Path, mount: MountProcess, other: MountProcess) -
     wait_until(elsewhere.exists, "the run in the other mount")
     found = differences(snapshot_tree(run), snapshot_tree(elsewhere))
     assert found == {}, found
+
+
+CheckElsewhere = Callable[[], None]
+"""The fixture `check_elsewhere`: the same of the test's own run in the two shared mounts."""

@@ -1,0 +1,169 @@
+"""The files of the chunk cache: `<aa>/<digest>` holds a chunk, `<digest>.blocks` some blocks of one.
+
+Behind the bytes of a long chunk is the table of its blocks' digests, so that a few of them can be read alone.
+
+Blocking; callers run it in a thread. Raises OSError where the disk fails; what is not there, or not what its
+name says, is None.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from cloudai_fusefs.block_file import (
+    BlockSpan,
+    present_blocks,
+    read_blocks,
+    table_bytes,
+    table_of,
+    write_blocks,
+)
+from cloudai_fusefs.cache_file import RareWarning, make_private_directory, write_cache_file
+from cloudai_fusefs.cache_sweep import free_bytes, stored_bytes_of
+from cloudai_fusefs.chunk_memory import Data
+from cloudai_model.chunks import block_digests_of, digest_of
+from cloudai_model.limits import BLOCK_BYTES
+
+_log = logging.getLogger(__name__)
+
+TOUCH_INTERVAL_SECONDS: Final = 300.0
+"""A chunk's time of use is this coarse: a hot chunk is not worth an inode write per read."""
+
+BLOCKS_SUFFIX: Final = ".blocks"
+
+ALL_BLOCKS: Final = -1
+"""Every bit: the chunk is there as a whole."""
+
+
+class ChunkFiles:
+    """The files below one directory, which other processes write and delete as well."""
+
+    def __init__(self, cache_dir: Path) -> None:
+        self.directory = cache_dir / "chunks"
+        self._cache_dir = cache_dir
+        self._damaged = RareWarning(_log, "a damaged file was dropped from the chunk cache: %s")
+
+    def read_chunk(self, digest: bytes, length_bytes: int) -> bytes | None:
+        """The chunk, verified. A file that is not the chunk is deleted and logged."""
+        path = self._path_of(digest)
+        try:
+            with path.open("rb", buffering=0) as file:
+                data = file.read(length_bytes)
+                is_complete = os.fstat(file.fileno()).st_size == length_bytes + table_bytes(length_bytes)
+                if is_complete and len(data) == length_bytes and digest_of(data) == digest:
+                    _touch(file.fileno())
+                    return data
+        except FileNotFoundError:
+            return None
+        self._damaged.log(path)
+        path.unlink(missing_ok=True)
+        return None
+
+    def free_bytes(self) -> int:
+        """What is free on the cache's disk. Makes the directory."""
+        make_private_directory(self._cache_dir, self.directory)
+        return free_bytes(self.directory)
+
+    def note_wanted(self, digest: bytes, length_bytes: int) -> bool:
+        """Whether the chunk is there by its length, unread; if so it counts as used now."""
+        path = self._path_of(digest)
+        try:
+            if path.stat().st_size == length_bytes + table_bytes(length_bytes):
+                with path.open("rb", buffering=0) as file:
+                    _touch(file.fileno())
+                return True
+        except FileNotFoundError:
+            return False
+        self._damaged.log(path)
+        path.unlink(missing_ok=True)
+        return False
+
+    def read_blocks(
+        self, digest: bytes, chunk_bytes: int, first_block: int, length_bytes: int
+    ) -> tuple[tuple[Data, bytes] | None, int]:
+        """The bytes from the block on, verified, with the digests of all blocks; and, as bits, which may be there."""
+        path = self._path_of(digest)
+        with contextlib.suppress(FileNotFoundError):
+            found: tuple[Data, bytes] | None = read_blocks(
+                path, digest, chunk_bytes, first_block, length_bytes
+            )
+            if found is None:
+                # Damaged, or its table is: the digest of the whole decides.
+                data = self.read_chunk(digest, chunk_bytes)
+                if data is not None:
+                    start = first_block * BLOCK_BYTES
+                    found = memoryview(data)[start : start + length_bytes], block_digests_of(data)
+                    with contextlib.suppress(OSError):
+                        write_cache_file(path, data, table_of(digest, found[1]))
+            if found is not None:
+                _touch_path(path)
+                return found, ALL_BLOCKS
+        path = self._blocks_path_of(digest)
+        try:
+            found = read_blocks(path, digest, chunk_bytes, first_block, length_bytes)
+            if found is not None:
+                _touch_path(path)
+            return found, present_blocks(path, chunk_bytes)
+        except FileNotFoundError:
+            return None, 0
+
+    def write_chunk(self, digest: bytes, data: Data) -> int:
+        """Adds the chunk; returns by how many bytes the cache grew, 0 when it was there."""
+        path = self._path_of(digest)
+        if path.exists():
+            return 0
+        table = table_of(digest, block_digests_of(data)) if table_bytes(len(data)) else b""
+        try:
+            write_cache_file(path, data, table)
+        except FileNotFoundError:
+            make_private_directory(self._cache_dir, path.parent)
+            write_cache_file(path, data, table)
+        with contextlib.suppress(FileNotFoundError):
+            self._blocks_path_of(digest).unlink()
+        return _stored_bytes_at(path)
+
+    def write_blocks(self, spans: Sequence[BlockSpan]) -> int:
+        """Adds blocks of one chunk; returns as write_chunk."""
+        digest = spans[0].digest
+        if self._path_of(digest).exists():
+            return 0
+        path = self._blocks_path_of(digest)
+        make_private_directory(self._cache_dir, path.parent)
+        before_bytes = _stored_bytes_at(path)
+        write_blocks(path, spans)
+        return max(0, _stored_bytes_at(path) - before_bytes)
+
+    def _path_of(self, digest: bytes) -> Path:
+        name = digest.hex()
+        return self.directory / name[:2] / name
+
+    def _blocks_path_of(self, digest: bytes) -> Path:
+        path = self._path_of(digest)
+        return path.with_name(path.name + BLOCKS_SUFFIX)
+
+
+def _stored_bytes_at(path: Path) -> int:
+    """0 where a neighbour's sweep was faster."""
+    try:
+        return stored_bytes_of(path.stat())
+    except FileNotFoundError:
+        return 0
+
+
+def _touch_path(path: Path) -> None:
+    with path.open("rb", buffering=0) as file:
+        _touch(file.fileno())
+
+
+def _touch(handle: int) -> None:
+    now = time.time()
+    if abs(now - os.fstat(handle).st_mtime) < TOUCH_INTERVAL_SECONDS:
+        return
+    with contextlib.suppress(OSError):  # a cache that is only readable is a cache
+        os.utime(handle, (now, now))

@@ -1,0 +1,88 @@
+"""Writing past the page cache, for what this machine will not read again soon.
+
+A chunk of 4 MiB written through the page cache cost 5.5 ms of CPU (2 s a GiB, half of a cold read's whole), past
+it 0.2 ms: pages are neither found, filled nor thrown away, and those of programs stay where they are.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import mmap
+import os
+import queue
+from contextlib import suppress
+from typing import Final
+
+from cloudai_model.limits import CHUNK_BYTES_MAX, KIB
+
+DIRECT_BYTES_MIN: Final = 256 * KIB
+"""Below it a copy into the page cache is cheaper than a wait for the disk."""
+
+_ALIGNMENT_BYTES: Final = 4096
+"""Of the buffer, the place and the length: enough for every disk in use."""
+
+KEPT_BUFFERS_MAX: Final = 4
+"""As many as threads write at once."""
+
+_kept_buffers: queue.LifoQueue[mmap.mmap] = queue.LifoQueue(KEPT_BUFFERS_MAX)
+
+
+def write_file(handle: int, data: bytes | memoryview) -> None:
+    """Makes an empty file hold the data, past the page cache where that pays and the file system allows it.
+
+    Blocks for the disk, and meanwhile holds a buffer of 4 MiB. Raises OSError.
+    """
+    view = memoryview(data)
+    done_bytes = 0
+    if len(view) >= DIRECT_BYTES_MIN and _set_direct(handle, is_direct=True):
+        buffer = _take_buffer()
+        try:
+            while done_bytes < len(view):
+                part = view[done_bytes : done_bytes + len(buffer)]
+                buffer[: len(part)] = part
+                padded_bytes = -(-len(part) // _ALIGNMENT_BYTES) * _ALIGNMENT_BYTES
+                _write_all(handle, memoryview(buffer)[:padded_bytes], done_bytes)
+                done_bytes += len(part)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            # This file system only says so now, or after a short write.
+        finally:
+            _give_back(buffer)
+        _set_direct(handle, is_direct=False)
+        os.ftruncate(handle, done_bytes)
+    _write_all(handle, view[done_bytes:], done_bytes)
+
+
+def _write_all(handle: int, data: memoryview, offset_bytes: int) -> None:
+    while data:
+        written_bytes = os.pwrite(handle, data, offset_bytes)
+        data = data[written_bytes:]
+        offset_bytes += written_bytes
+
+
+def _set_direct(handle: int, *, is_direct: bool) -> bool:
+    """False: the file system does not offer it (tmpfs, some network file systems)."""
+    flags = fcntl.fcntl(handle, fcntl.F_GETFL)
+    flags = flags | os.O_DIRECT if is_direct else flags & ~os.O_DIRECT
+    try:
+        fcntl.fcntl(handle, fcntl.F_SETFL, flags)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return False
+    return True
+
+
+def _take_buffer() -> mmap.mmap:
+    """Memory that begins at a page."""
+    try:
+        return _kept_buffers.get_nowait()
+    except queue.Empty:
+        return mmap.mmap(-1, CHUNK_BYTES_MAX)
+
+
+def _give_back(buffer: mmap.mmap) -> None:
+    with suppress(queue.Full):
+        _kept_buffers.put_nowait(buffer)

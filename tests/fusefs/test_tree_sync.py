@@ -1,0 +1,179 @@
+"""A run that is looked into: listed in one call, followed by a watch, whose first answer is worth a moment."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from cloudai_fusefs import tree_sync
+from cloudai_fusefs.tree_sync import WATCH_PATIENCE_SECONDS
+from cloudai_model.errors import MasterUnavailable
+from cloudai_proto.storage.v1 import names_pb2 as names
+from cloudai_proto.storage.v1 import types_pb2 as types
+from fakes.fake_master import FakeMaster, FakeMasterClient
+from support.file_system_harness import FileSystemHarness
+from support.storage_requests import USER, commit_one, file_commit, make_run, seal
+
+Watch = Callable[[names.WatchRequest], AbstractAsyncContextManager[AsyncIterator[names.WatchResponse]]]
+
+
+def delay_watches(client: FakeMasterClient, monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """From now on each watch is so long on its way."""
+    watch: Watch = client.watch
+
+    @asynccontextmanager
+    async def late(request: names.WatchRequest) -> AsyncIterator[AsyncIterator[names.WatchResponse]]:
+        await trio.sleep(seconds)
+        async with watch(request) as messages:
+            yield messages
+
+    monkeypatch.setattr(client, "watch", late)
+
+
+def refuse_watches(client: FakeMasterClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(
+        request: names.WatchRequest,
+    ) -> AbstractAsyncContextManager[AsyncIterator[names.WatchResponse]]:
+        raise MasterUnavailable("no stream today")
+
+    monkeypatch.setattr(client, "watch", refused)
+
+
+async def load(file_system: FileSystemHarness) -> float:
+    """The seconds that it took."""
+    began = trio.current_time()
+    await file_system.sync.load_run(file_system.tree)
+    return trio.current_time() - began
+
+
+async def test_run_is_followed_from_the_first_look_on(
+    clock: MockClock, file_system: FileSystemHarness, master: FakeMaster
+) -> None:
+    await trio.sleep(1)  # its user's watch has begun
+    master.call_count.clear()
+    await load(file_system)
+    assert file_system.tree.watch_is_healthy
+    assert master.call_count == {"list_tree": 1, "watch": 1}
+
+
+async def test_watch_that_answers_soon_is_waited_for(
+    clock: MockClock,
+    file_system: FileSystemHarness,
+    client: FakeMasterClient,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    delay_watches(client, monkeypatch, WATCH_PATIENCE_SECONDS / 2)
+    assert await load(file_system) == pytest.approx(WATCH_PATIENCE_SECONDS / 2)
+    assert file_system.tree.watch_is_healthy
+
+
+async def test_watch_that_answers_late_keeps_nobody_waiting(
+    clock: MockClock,
+    file_system: FileSystemHarness,
+    client: FakeMasterClient,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    delay_watches(client, monkeypatch, 60)
+    assert await load(file_system) == pytest.approx(WATCH_PATIENCE_SECONDS)
+    assert not file_system.tree.watch_is_healthy
+    assert file_system.tree.is_loaded
+    await trio.sleep(61)
+    assert file_system.tree.watch_is_healthy
+
+
+async def test_watch_that_breaks_at_once_keeps_nobody_waiting(
+    clock: MockClock,
+    file_system: FileSystemHarness,
+    client: FakeMasterClient,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    refuse_watches(client, monkeypatch)
+    assert await load(file_system) == 0
+    assert not file_system.tree.watch_is_healthy
+
+
+async def test_all_who_look_into_a_run_wait_together(
+    clock: MockClock,
+    file_system: FileSystemHarness,
+    master: FakeMaster,
+    client: FakeMasterClient,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    delay_watches(client, monkeypatch, 60)
+    master.call_count.clear()
+    began = trio.current_time()
+    async with trio.open_nursery() as lookers:
+        for _ in range(10):
+            lookers.start_soon(file_system.sync.load_run, file_system.tree)
+    assert trio.current_time() - began == pytest.approx(WATCH_PATIENCE_SECONDS)
+    assert master.call_count["list_tree"] == 1
+
+
+async def test_look_that_is_cancelled_while_it_waits_leaves_the_run_loaded_and_followed(
+    clock: MockClock,
+    file_system: FileSystemHarness,
+    client: FakeMasterClient,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    delay_watches(client, monkeypatch, 1)
+    with trio.move_on_after(WATCH_PATIENCE_SECONDS / 2) as scope:
+        await load(file_system)
+    assert scope.cancelled_caught
+    assert await load(file_system) == 0
+    await trio.sleep(1)
+    assert file_system.tree.watch_is_healthy
+
+
+async def test_sealed_run_has_no_watch_to_wait_for(
+    clock: MockClock,
+    client: FakeMasterClient,
+    run: types.Run,
+    file_system: FileSystemHarness,
+    master: FakeMaster,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await seal(client, run)
+    await trio.sleep(1)
+    delay_watches(client, monkeypatch, 60)
+    master.call_count.clear()
+    assert await load(file_system) == 0
+    assert master.call_count == {"list_tree": 1}
+
+
+async def test_what_came_between_listing_and_watch_is_shown(
+    clock: MockClock,
+    file_system: FileSystemHarness,
+    client: FakeMasterClient,
+    run: types.Run,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    delay_watches(client, monkeypatch, WATCH_PATIENCE_SECONDS / 2)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(load, file_system)
+        await trio.sleep(WATCH_PATIENCE_SECONDS / 4)
+        await commit_one(client, run, file_commit(b"late", b"news"))
+    assert list(file_system.tree.root.children or {}) == [b"late"]
+
+
+async def test_run_that_is_listed_again_waits_for_its_new_watch(
+    clock: MockClock,
+    file_system: FileSystemHarness,
+    client: FakeMasterClient,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tree_sync, "RUN_WATCHES_MAX", 1)
+    other = await make_run(client, USER)
+    await trio.sleep(1)  # its user's watch has told
+    await load(file_system)
+    await file_system.sync.load_run(file_system.managed.runs[other.task_id])
+    await trio.sleep(tree_sync.UNWATCHED_SECONDS_MAX * 2)
+    assert not file_system.tree.watch_is_healthy
+    delay_watches(client, monkeypatch, WATCH_PATIENCE_SECONDS / 2)
+
+    assert await load(file_system) == pytest.approx(WATCH_PATIENCE_SECONDS / 2)
+
+    assert file_system.tree.watch_is_healthy

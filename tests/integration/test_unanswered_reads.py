@@ -1,0 +1,95 @@
+"""Readers of a master that does not answer: whom they hold up, and how they end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from support.master_process import MasterProcess
+from support.mount_process import RUN, MakeMount, MountProcess, run_in, wait_until
+
+MIB = 1024 * 1024
+READERS = 99
+
+
+@contextmanager
+def silent(master: MasterProcess) -> Iterator[None]:
+    """The master is there and says nothing."""
+    os.kill(master.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(master.pid, signal.SIGCONT)
+
+
+def start_reader(path: Path, offset: int) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        ["dd", f"if={path}", "of=/dev/null", "bs=4k", "count=1", f"skip={offset // 4096}"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def is_waiting_in_read(process: subprocess.Popen[bytes]) -> bool:
+    """Whether the process sleeps in the system call read(2), on this machine's numbers."""
+    try:
+        call = Path(f"/proc/{process.pid}/syscall").read_text().split()
+    except OSError:
+        return False
+    return call[0] == {"x86_64": "0", "aarch64": "63"}[os.uname().machine]
+
+
+def publish(mount: MountProcess, size: int) -> None:
+    run = mount.make_run(RUN)
+    (run / "big").write_bytes(os.urandom(size))
+    for number in range(5):
+        (run / f"small-{number}").write_bytes(b"x")
+    mount.wait_durable()
+
+
+def test_killed_reader_ends_at_once_while_the_master_says_nothing(
+    make_mount: MakeMount, master: MasterProcess
+) -> None:
+    """R7. A reader that is killed while it waits ends at once."""
+    publish(make_mount(), 8 * MIB)
+    path = run_in(make_mount("other", options="insecure,timeo=60")) / "big"
+    assert path.stat().st_size == 8 * MIB
+    with silent(master):
+        reader = start_reader(path, 4 * MIB)
+        wait_until(lambda: is_waiting_in_read(reader), "the reader waits for the master")
+        reader.kill()
+        assert reader.wait(10) == -signal.SIGKILL
+
+
+def test_many_waiting_readers_hold_up_nothing_that_is_known(
+    make_mount: MakeMount, master: MasterProcess
+) -> None:
+    """R8. Readers that wait for the master hold up nobody who asks for what is known here, however many they are."""
+    publish(make_mount(), READERS * MIB)
+    other = make_mount("other", options="insecure,timeo=60")
+    run = run_in(other)
+    assert (run / "small-0").read_bytes() == b"x"
+    readers: list[subprocess.Popen[bytes]] = []
+    with silent(master):
+        try:
+            readers += [start_reader(run / "big", number * MIB) for number in range(READERS)]
+            wait_until(lambda: all(map(is_waiting_in_read, readers)), "all readers wait")
+            before = time.monotonic()
+            assert (run / "big").stat().st_size == READERS * MIB
+            assert sorted(os.listdir(run)) == ["big", *(f"small-{number}" for number in range(5))]
+            assert (run / "small-0").read_bytes() == b"x"
+            assert not (run / "not-there").exists()
+            assert other.status()["fetched_bytes"] is not None
+            # None of them may wait for the readers, who wait for a minute.
+            assert time.monotonic() - before < 30
+        finally:
+            for reader in readers:
+                reader.kill()
+            for reader in readers:
+                assert reader.wait(10) == -signal.SIGKILL
+    assert (run / "big").read_bytes()[:1]
