@@ -140,7 +140,7 @@ class SealedCache:
 
     def _seal_of(self, path: Path, content: bytes) -> bytes:
         """A digest that binds the content to its name: after a power cut a file may hold another's."""
-        return digest_of(os.fsencode(path.relative_to(self._scope_dir)) + b"\0" + content)
+        return digest_of(os.fsencode(path.relative_to(self._cache_dir)) + b"\0" + content)
 
     def _remove_directory(self, directory: Path) -> None:
         shutil.rmtree(directory)

@@ -13,7 +13,7 @@ import trio
 from trio.testing import MockClock
 
 from cloudai_fusefs.master_client import MasterClient
-from cloudai_fusefs.retrying_master_client import RetryingMasterClient
+from cloudai_fusefs.retrying_master_client import LAST_CHANCE_SECONDS, RetryingMasterClient
 from cloudai_model.errors import MasterUnavailable, NotFound
 from cloudai_proto.storage.v1 import names_pb2 as names
 
@@ -98,6 +98,47 @@ async def test_call_that_hangs_ends_with_timeo(autojump_clock: MockClock) -> Non
         await client.list_users()
     assert trio.current_time() - master.call_times[0] == pytest.approx(30.0)
     assert not client.is_connected
+
+
+async def test_master_that_says_nothing_is_waited_for_once_by_all_who_ask(autojump_clock: MockClock) -> None:
+    master = ScriptedMaster(*[HANGS] * 10)
+    client = make_client(master, timeo_seconds=30.0)
+    with pytest.raises(MasterUnavailable):
+        await client.list_users()
+    # Those who wait for one page of a file come one after another.
+    for _ in range(100):
+        with pytest.raises(MasterUnavailable):
+            await client.list_users()
+    assert trio.current_time() - master.call_times[0] <= 30.0 + 2 * LAST_CHANCE_SECONDS
+
+
+async def test_master_that_answers_again_after_saying_nothing_is_asked_soon(
+    autojump_clock: MockClock,
+) -> None:
+    master = ScriptedMaster(HANGS)
+    client = make_client(master, timeo_seconds=30.0)
+    with pytest.raises(MasterUnavailable):
+        await client.list_users()
+    await trio.sleep(LAST_CHANCE_SECONDS)
+    assert await client.list_users() == ["user-123"]
+    assert client.is_connected
+
+
+async def test_one_call_that_hangs_while_others_are_answered_is_no_outage(autojump_clock: MockClock) -> None:
+    master = ScriptedMaster(HANGS)
+    client = make_client(master, timeo_seconds=30.0)
+    async with trio.open_nursery() as nursery:
+
+        async def hang() -> None:
+            with pytest.raises(MasterUnavailable):
+                await client.list_users()
+
+        nursery.start_soon(hang)
+        await trio.sleep(29)
+        assert await client.list_users() == ["user-123"]
+    master.script = [*away(1)]
+    assert await client.list_users() == ["user-123"]  # asked again: it is patient as before
+    assert len(master.call_times) == 4
 
 
 async def test_refusal_is_an_answer_and_passes_at_once(autojump_clock: MockClock) -> None:

@@ -63,6 +63,25 @@ async def test_same_task_id_at_another_master_is_another_run(cache: SealedCache,
     assert await other.load_tree("run-1") is None
 
 
+@pytest.mark.parametrize("victim", ["manifest-5-1", "manifest-6-2", "../run-2/tree"])
+async def test_another_files_content_under_this_name_is_dropped(
+    cache: SealedCache, tmp_path: Path, caplog: pytest.LogCaptureFixture, victim: str
+) -> None:
+    """As a power cut can leave it, or a hand."""
+    await cache.store_manifest("run-1", 5, 2, MANIFEST)
+    await cache.store_tree("run-1", PAGES)
+    await cache.store_tree("run-2", PAGES)
+    manifest, tree = (next(tmp_path.rglob(f"run-1/{name}")) for name in ("manifest-5-2", "tree"))
+    source = tree if victim.endswith("tree") else manifest
+    (manifest.parent / victim).write_bytes(source.read_bytes())
+
+    assert await cache.load_manifest("run-1", 5, 1) is None
+    assert await cache.load_manifest("run-1", 6, 2) is None
+    assert (await cache.load_tree("run-2") is None) is victim.endswith("tree")
+    assert await cache.load_manifest("run-1", 5, 2) == MANIFEST
+    assert len(caplog.records) == 1
+
+
 async def test_tree_of_an_open_run_is_refused(cache: SealedCache, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="sealed"):
         await cache.store_tree("run-1", [PAGES[0], names_pb2.ListTreeResponse(sealed=False)])
