@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from cloudai_fusefs import cache_sweep
+from cloudai_fusefs import cache_sweep, disk_cache
 from cloudai_fusefs.block_file import BlockSpan, block_count
 from cloudai_fusefs.chunk_files import ChunkFiles
 from cloudai_fusefs.disk_cache import DiskChunkCache
@@ -667,3 +667,29 @@ async def test_killed_writer_of_blocks_leaves_right_blocks_or_none(
                 assert found is not None
             # All blocks of such a chunk are alike: what was never written is none, whatever its neighbours are.
             assert found in (None, chunk[:BLOCK_BYTES] if was_written else None)
+
+
+async def test_disk_that_hangs_is_left_alone_for_a_while_and_holds_no_reader(
+    tmp_path: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    answers = threading.Event()
+    looks: list[bytes] = []
+
+    def hang(self: ChunkFiles, digest: bytes, length_bytes: int) -> bytes | None:
+        looks.append(digest)
+        answers.wait(60)
+        return None
+
+    monkeypatch.setattr(disk_cache, "DISK_PATIENCE_SECONDS", 0.01)
+    monkeypatch.setattr(ChunkFiles, "read_chunk", hang)
+    cache = make_cache(tmp_path, nursery)
+    digest, data = chunk_of(1)
+    try:
+        assert await cache.get(digest, len(data)) is None
+        assert await cache.get(digest, len(data)) is None
+        assert await cache.get_many([Chunk(len(data), digest)]) == {}
+        assert await cache.get_blocks(digest, len(data), 0, len(data)) is None
+        assert looks == [digest]
+        assert "timed out" in caplog.text
+    finally:
+        answers.set()
