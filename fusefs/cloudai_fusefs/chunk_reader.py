@@ -22,7 +22,7 @@ from cloudai_fusefs.chunk_memory import ChunkMemory, Data
 from cloudai_fusefs.disk_cache import DiskChunkCache
 from cloudai_fusefs.flights import Flight
 from cloudai_fusefs.master_client import MasterClient
-from cloudai_fusefs.write_behind import WriteBehind
+from cloudai_fusefs.write_behind import ROOM_SECONDS_MAX, WriteBehind
 from cloudai_model.chunks import ChunkRange, Manifest, digest_of
 from cloudai_model.errors import ChunkDamaged, CloudAIError, MasterUnavailable
 from cloudai_model.limits import CHUNK_BYTES_MAX
@@ -31,8 +31,6 @@ _log = logging.getLogger(__name__)
 
 FETCHES_IN_FLIGHT_MAX: Final = 8
 """32 MiB beside the memory budget. Four transfers moved 1.1 GB/s, more of them no more."""
-
-DISK_PATIENCE_SECONDS: Final = 5.0
 
 WRITES_WAITING_MAX: Final = 8
 """As much again on its way to the disk cache."""
@@ -242,7 +240,7 @@ class ChunkReader:
                 self._note_arrived(flight)
                 # Nothing more is fetched while too much waits for a disk that is slower than the wire: a chunk
                 # that was read once is cached. The readers have gone on by then. A disk that hangs is no cache.
-                with trio.move_on_after(DISK_PATIENCE_SECONDS) as patience:
+                with trio.move_on_after(ROOM_SECONDS_MAX) as patience:
                     await self._disk_slots.acquire()
             if patience.cancelled_caught:
                 return

@@ -96,8 +96,8 @@ class DiskChunkCache:
         self._files = ChunkFiles(cache_dir)
         self._limits = CacheLimits(bytes_max, free_bytes_min)
         self._nursery = nursery
-        # Of their own, so that writes that hang keep no read from finding out for itself.
         self._threads = trio.CapacityLimiter(DISK_THREADS_MAX)
+        # Of their own, so that writes that hang keep no read from finding out for itself.
         self._write_threads = trio.CapacityLimiter(DISK_THREADS_MAX)
         self._hung_until_seconds = -math.inf
         # By digest, which blocks may be there, and when that was looked at: what others add is seen a second later,

@@ -35,7 +35,6 @@ class Flight:
 
     async def wait(self) -> Data:
         """The bytes. Raises what they failed with. Cancelled: they still arrive for the others."""
-        self.is_awaited = True
         await self.has_landed.wait()
         if self.data is not None:
             return self.data

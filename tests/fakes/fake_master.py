@@ -234,7 +234,7 @@ class FakeMasterClient:
 
     async def _read(self, request: chunks.ReadChunkRequest) -> ChunkData:
         answer = await self._call("read_chunk", self._service.read_chunk, request)
-        return chunk_data_from_wire(answer if isinstance(answer, bytes) else answer.SerializeToString())
+        return chunk_data_from_wire(answer)
 
     async def read_files(self, task_id: str, files: Sequence[tuple[int, int]]) -> list[bytes | None]:
         request = chunks.ReadFilesRequest(task_id=task_id)
