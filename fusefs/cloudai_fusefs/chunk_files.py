@@ -102,13 +102,13 @@ class ChunkFiles:
                     with contextlib.suppress(OSError):
                         write_cache_file(path, data, table_of(digest, found[1]))
             if found is not None:
-                _touch_path(path)
+                _touch(path)
                 return found, ALL_BLOCKS
         path = self._blocks_path_of(digest)
         try:
             found = read_blocks(path, digest, chunk_bytes, first_block, length_bytes)
             if found is not None:
-                _touch_path(path)
+                _touch(path)
             return found, present_blocks(path, chunk_bytes)
         except FileNotFoundError:
             return None, 0
@@ -156,14 +156,9 @@ def _stored_bytes_at(path: Path) -> int:
         return 0
 
 
-def _touch_path(path: Path) -> None:
-    with path.open("rb", buffering=0) as file:
-        _touch(file.fileno())
-
-
-def _touch(handle: int) -> None:
+def _touch(file: int | Path) -> None:
+    """Counts the open file, or the one at the path, as used now."""
     now = time.time()
-    if abs(now - os.fstat(handle).st_mtime) < TOUCH_INTERVAL_SECONDS:
-        return
     with contextlib.suppress(OSError):  # a cache that is only readable is a cache
-        os.utime(handle, (now, now))
+        if abs(now - os.stat(file).st_mtime) >= TOUCH_INTERVAL_SECONDS:  # noqa: PTH116 - or a descriptor
+            os.utime(file, (now, now))
