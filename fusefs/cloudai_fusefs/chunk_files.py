@@ -113,12 +113,20 @@ class ChunkFiles:
         except FileNotFoundError:
             return None, 0
 
-    def write_chunk(self, digest: bytes, data: Data) -> int:
-        """Adds the chunk; returns by how many bytes the cache grew, 0 when it was there."""
+    def write_chunk(self, digest: bytes, data: Data, block_digests: bytes = b"") -> int:
+        """Adds the chunk; returns by how many bytes the cache grew, 0 when it was there.
+
+        The digests of its blocks are made here when they are not as many as the blocks; wrong ones do no harm,
+        see `read_blocks`.
+        """
         path = self._path_of(digest)
         if path.exists():
             return 0
-        table = table_of(digest, block_digests_of(data)) if table_bytes(len(data)) else b""
+        table = b""
+        if wanted_bytes := table_bytes(len(data)):
+            table = table_of(digest, block_digests)
+            if len(table) != wanted_bytes:
+                table = table_of(digest, block_digests_of(data))
         try:
             write_cache_file(path, data, table)
         except FileNotFoundError:

@@ -227,20 +227,27 @@ class DiskChunkCache:
             self._hung_until_seconds = trio.current_time() + HUNG_SECONDS
         raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
 
-    async def put(self, digest: bytes, data: bytes | memoryview) -> None:
+    async def put(self, digest: bytes, data: bytes | memoryview, block_digests: bytes = b"") -> None:
         """Keeps a chunk whose bytes the caller has verified.
+
+        The digests of its blocks need not be: wrong ones cost the reader of a block a look at the whole. Without
+        them they are made here.
 
         Raises nothing: when the disk is full or fails, the chunk is not cached. Cancelled: returns when the
         file is written, since a thread cannot be stopped.
         """
         if len(data) <= self._limits.bytes_max:
-            await self.put_many({digest: data})
+            await self._put_chunks({digest: (data, block_digests)})
 
     async def put_many(self, chunks: Mapping[bytes, Data]) -> None:
         """As `put`, of several in one turn of a thread."""
+        await self._put_chunks({digest: (data, b"") for digest, data in chunks.items()})
+
+    async def _put_chunks(self, chunks: Mapping[bytes, tuple[Data, bytes]]) -> None:
+        """The chunks with the digests of their blocks, or none."""
         await self._write(
-            (len(data), partial(self._files.write_chunk, digest, data))
-            for digest, data in chunks.items()
+            (len(data), partial(self._files.write_chunk, digest, data, block_digests))
+            for digest, (data, block_digests) in chunks.items()
             if len(data) <= self._limits.bytes_max
         )
         self._put_count += 1

@@ -19,7 +19,14 @@ import grpc
 import trio
 from google.rpc.status_pb2 import Status
 
-from cloudai_fusefs.wire_chunks import ChunkData, chunk_data_from_wire
+from cloudai_fusefs.wire_chunks import (
+    ChunkAnswer,
+    ChunkData,
+    chunk_data_from_wire,
+    range_request,
+    whole_chunk_from_wire,
+    whole_chunk_request,
+)
 from cloudai_fusefs.wire_errors import error_from_detail
 from cloudai_model.errors import (
     CloudAIError,
@@ -103,15 +110,19 @@ class GrpcMasterClient:
         # The generated stubs have no types: the methods below give them back.
         self._names: Any = names_pb2_grpc.NamesStub(self._channel)  # type: ignore[no-untyped-call]
         self._chunks: Any = chunks_pb2_grpc.ChunksStub(self._channel)  # type: ignore[no-untyped-call]
-        # Not the stub's: it would copy the chunk out of the message.
-        self._read_chunk: Any = self._channel.unary_unary(
-            f"/{chunks.DESCRIPTOR.services_by_name['Chunks'].full_name}/ReadChunk",
-            request_serializer=chunks.ReadChunkRequest.SerializeToString,
-            response_deserializer=chunk_data_from_wire,
-        )
+        self._read_chunk = self._read_chunk_method(whole_chunk_from_wire)
+        self._read_range = self._read_chunk_method(chunk_data_from_wire)
         self._read_token = token_provider
         self._token: str | None = None
         self._deadline_seconds = call_deadline_seconds
+
+    def _read_chunk_method(self, deserializer: Callable[[bytes], Any]) -> Any:
+        """Not the stub's: that would copy the chunk out of the message."""
+        return self._channel.unary_unary(
+            f"/{chunks.DESCRIPTOR.services_by_name['Chunks'].full_name}/ReadChunk",
+            request_serializer=chunks.ReadChunkRequest.SerializeToString,
+            response_deserializer=deserializer,
+        )
 
     async def __aenter__(self) -> GrpcMasterClient:
         return self
@@ -232,12 +243,10 @@ class GrpcMasterClient:
 
     async def read_chunk(
         self, task_id: str, node_id: int, generation: int, chunk_index: int, *, verify: bool = False
-    ) -> memoryview:
-        request = chunks.ReadChunkRequest(
-            task_id=task_id, node_id=node_id, generation=generation, chunk_index=chunk_index, verify=verify
-        )
-        response: ChunkData = await self._call(self._read_chunk, request)
-        return response.data
+    ) -> ChunkAnswer:
+        request = whole_chunk_request(task_id, node_id, generation, chunk_index, verify=verify)
+        response: ChunkAnswer = await self._call(self._read_chunk, request)
+        return response
 
     async def read_range(
         self,
@@ -250,16 +259,16 @@ class GrpcMasterClient:
         *,
         with_block_digests: bool,
     ) -> ChunkData:
-        request = chunks.ReadChunkRequest(
-            task_id=task_id,
-            node_id=node_id,
-            generation=generation,
-            chunk_index=chunk_index,
-            offset_bytes=offset_bytes,
-            length_bytes=length_bytes,
+        request = range_request(
+            task_id,
+            node_id,
+            generation,
+            chunk_index,
+            offset_bytes,
+            length_bytes,
             with_block_digests=with_block_digests,
         )
-        response: ChunkData = await self._call(self._read_chunk, request)
+        response: ChunkData = await self._call(self._read_range, request)
         return response
 
     async def read_files(self, task_id: str, files: Sequence[tuple[int, int]]) -> list[bytes | None]:

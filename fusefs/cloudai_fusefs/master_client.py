@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
-from cloudai_fusefs.wire_chunks import ChunkData
+from cloudai_fusefs.wire_chunks import ChunkAnswer, ChunkData
 from cloudai_proto.storage.v1 import names_pb2 as names
 from cloudai_proto.storage.v1 import types_pb2 as types
 
@@ -78,8 +78,8 @@ class MasterClient(Protocol):
 
     async def read_chunk(
         self, task_id: str, node_id: int, generation: int, chunk_index: int, *, verify: bool = False
-    ) -> memoryview:
-        """The bytes of one whole chunk as the master sent them: not yet verified here.
+    ) -> ChunkAnswer:
+        """One whole chunk as the master sent it, with the digests of its blocks: not yet verified here.
 
         `verify`: the master compares them with the digest first, and raises ChunkDamaged.
         """

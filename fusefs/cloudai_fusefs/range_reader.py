@@ -88,10 +88,11 @@ class RangeReader:
             self._reader.counters.memory_bytes += part.length_bytes
             return _cut(blocks, part.offset_bytes - first_block * BLOCK_BYTES, part.length_bytes)
         fetched_ranges = self._fetched_ranges.get(digest, 0)
-        if fetched_ranges >= WHOLE_AFTER_RANGES:
-            # From now on it is in the disk cache, and read in parts from there.
+        if fetched_ranges >= WHOLE_AFTER_RANGES and self._reader.prefetch(content, part.chunk_index):
+            # From now on it is in the disk cache, and read in parts from there. This read waits for one block more,
+            # not for all of them: a chunk takes ten times as long.
             del self._fetched_ranges[digest]
-            return await self._reader.read_part(content, part)
+            fetched_ranges = 0
         # Aligned to its own length, so that ranges meet and do not overlap.
         window_blocks = 1 << max(0, fetched_ranges + 1 - SINGLE_BLOCK_RANGES)
         first_block -= first_block % window_blocks

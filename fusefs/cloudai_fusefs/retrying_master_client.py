@@ -16,7 +16,7 @@ import trio
 from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
 
 from cloudai_fusefs.master_client import MasterClient
-from cloudai_fusefs.wire_chunks import ChunkData
+from cloudai_fusefs.wire_chunks import ChunkAnswer, ChunkData
 from cloudai_model.errors import CloudAIError, MasterUnavailable
 from cloudai_proto.storage.v1 import names_pb2 as names
 from cloudai_proto.storage.v1 import types_pb2 as types
@@ -122,7 +122,7 @@ class RetryingMasterClient:
 
     async def read_chunk(
         self, task_id: str, node_id: int, generation: int, chunk_index: int, *, verify: bool = False
-    ) -> memoryview:
+    ) -> ChunkAnswer:
         return await self._repeat(
             self._client.read_chunk, task_id, node_id, generation, chunk_index, verify=verify
         )

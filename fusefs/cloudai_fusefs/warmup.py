@@ -270,13 +270,13 @@ class _FileSet:
                 # The file has changed: the next round knows what it is now, and who else has the chunk.
                 self._asked.discard(chunk)
                 return
-            data = await self._warmup.reader.fetch_verified(content, place.chunk_index)
+            answer = await self._warmup.reader.fetch_verified(content, place.chunk_index)
         except MasterUnavailable as error:
             self._master_failure = error
         except CloudAIError as error:
             self._failures[chunk] = str(error)
         else:
-            await self._warmup.disk_cache.put(chunk.digest, data)
+            await self._warmup.disk_cache.put(chunk.digest, answer.data, answer.block_digests)
             self._note_brought(chunk, place)
 
     # --- how far it is -----------------------------------------------------------------------------------

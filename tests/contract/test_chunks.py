@@ -30,13 +30,13 @@ async def test_full_chunk_is_read_back(client: MasterClient, run: types.Run) -> 
     chunk = secrets.token_bytes(CHUNK_BYTES_MAX)
     await client.put_chunk(run.task_id, digest_of(chunk), memoryview(chunk))
     node = await commit_one(client, run, manifest_commit(b"f", [chunk]))
-    assert await client.read_chunk(run.task_id, node.node_id, 1, 0) == chunk
+    assert (await client.read_chunk(run.task_id, node.node_id, 1, 0)).data == chunk
 
 
 async def test_chunk_put_twice_is_one_chunk(client: MasterClient, run: types.Run) -> None:
     await put(client, run, b"same", b"same")
     node = await commit_one(client, run, manifest_commit(b"f", [b"same"]))
-    assert bytes(await client.read_chunk(run.task_id, node.node_id, 1, 0)) == b"same"
+    assert bytes((await client.read_chunk(run.task_id, node.node_id, 1, 0)).data) == b"same"
 
 
 async def test_chunk_with_another_digest_is_refused(client: MasterClient, run: types.Run) -> None:

@@ -7,6 +7,7 @@ import secrets
 import pytest
 
 from cloudai_fusefs.master_client import MasterClient
+from cloudai_fusefs.wire_chunks import ChunkAnswer
 from cloudai_model import errors
 from cloudai_model.chunks import block_digests_of, blocks_match, digest_of
 from cloudai_model.limits import BLOCK_BYTES, CHUNK_BYTES_MAX, READ_FILES_BYTES_MAX, READ_FILES_MAX
@@ -91,7 +92,8 @@ async def test_range_outside_the_chunk_is_refused(
 async def test_whole_chunk_is_verified_on_request(client: MasterClient, run: types.Run) -> None:
     data = secrets.token_bytes(CHUNK_BYTES_MAX)
     node = await file_of(client, run, data)
-    assert bytes(await client.read_chunk(run.task_id, node.node_id, 1, 0, verify=True)) == data
+    answer = await client.read_chunk(run.task_id, node.node_id, 1, 0, verify=True)
+    assert answer == ChunkAnswer(memoryview(data), digest_of(data), block_digests_of(data))
 
 
 async def test_damage_is_sent_until_verify_is_asked_for_and_healed_by_the_next_writer(
@@ -101,13 +103,13 @@ async def test_damage_is_sent_until_verify_is_asked_for_and_healed_by_the_next_w
     node = await file_of(client, run, data)
     master.damage_chunk(USER, digest_of(data))
     sent = await client.read_chunk(run.task_id, node.node_id, 1, 0)
-    assert len(sent) == len(data)
-    assert digest_of(sent) != digest_of(data)
+    assert len(sent.data) == len(data)
+    assert sent.digest == digest_of(sent.data) != digest_of(data)
     with pytest.raises(errors.ChunkDamaged):
         await client.read_chunk(run.task_id, node.node_id, 1, 0, verify=True)
     assert await client.find_missing_chunks(run.task_id, [digest_of(data)]) == {digest_of(data)}
     await put(client, run, data)
-    assert bytes(await client.read_chunk(run.task_id, node.node_id, 1, 0, verify=True)) == data
+    assert (await client.read_chunk(run.task_id, node.node_id, 1, 0, verify=True)).data == data
     found = await client.read_range(run.task_id, node.node_id, 1, 0, 0, 1, with_block_digests=True)
     assert (bytes(found.data), found.block_digests) == (data[:1], block_digests_of(data))
 
@@ -118,7 +120,7 @@ async def test_each_generation_is_read_as_it_was(client: MasterClient, run: type
     await commit_one(client, run, file_commit(b"f", b"three", node=first.node_id, place=False))
     for _ in range(2):
         for generation, index, data in ((1, 0, b"one"), (2, 0, b"one"), (2, 1, b"two"), (3, 0, b"three")):
-            assert bytes(await client.read_chunk(run.task_id, first.node_id, generation, index)) == data
+            assert (await client.read_chunk(run.task_id, first.node_id, generation, index)).data == data
         with pytest.raises(errors.NotFound):
             await client.read_chunk(run.task_id, second.node_id, 1, 1)
 
@@ -128,7 +130,7 @@ async def test_what_is_remembered_is_not_for_others(
 ) -> None:
     node = await commit_one(client, run, file_commit(b"f", b"mine"))
     for _ in range(2):
-        assert bytes(await client.read_chunk(run.task_id, node.node_id, 1, 0)) == b"mine"
+        assert bytes((await client.read_chunk(run.task_id, node.node_id, 1, 0)).data) == b"mine"
         for attempt in (
             lambda: other.read_chunk(run.task_id, node.node_id, 1, 0),
             lambda: other.read_range(run.task_id, node.node_id, 1, 0, 0, 1, with_block_digests=True),
@@ -145,7 +147,7 @@ async def test_removed_run_is_not_read(client: MasterClient, run: types.Run) -> 
     node = await commit_one(client, run, file_commit(b"f", b"x"))
     await client.read_chunk(run.task_id, node.node_id, 1, 0)
     await remove(client, run, run.root_node_id, b"f", node.node_id)
-    assert bytes(await client.read_chunk(run.task_id, node.node_id, 1, 0)) == b"x"
+    assert bytes((await client.read_chunk(run.task_id, node.node_id, 1, 0)).data) == b"x"
     await client.remove_run(names.RemoveRunRequest(request_id=request_id(), task_id=run.task_id))
     with pytest.raises(errors.NotFound):
         await client.read_chunk(run.task_id, node.node_id, 1, 0)

@@ -17,7 +17,14 @@ import trio
 from google.protobuf.message import Message
 from sqlalchemy import delete, insert
 
-from cloudai_fusefs.wire_chunks import ChunkData, chunk_data_from_wire
+from cloudai_fusefs.wire_chunks import (
+    ChunkAnswer,
+    ChunkData,
+    chunk_data_from_wire,
+    range_request,
+    whole_chunk_from_wire,
+    whole_chunk_request,
+)
 from cloudai_fusefs.wire_errors import error_from_detail
 from cloudai_master.authorization import Caller
 from cloudai_master.database import Database, Transaction, open_sqlite
@@ -204,11 +211,9 @@ class FakeMasterClient:
 
     async def read_chunk(
         self, task_id: str, node_id: int, generation: int, chunk_index: int, *, verify: bool = False
-    ) -> memoryview:
-        request = chunks.ReadChunkRequest(
-            task_id=task_id, node_id=node_id, generation=generation, chunk_index=chunk_index, verify=verify
-        )
-        return (await self._read(request)).data
+    ) -> ChunkAnswer:
+        request = whole_chunk_request(task_id, node_id, generation, chunk_index, verify=verify)
+        return whole_chunk_from_wire(await self._read(request))
 
     async def read_range(
         self,
@@ -221,20 +226,19 @@ class FakeMasterClient:
         *,
         with_block_digests: bool,
     ) -> ChunkData:
-        request = chunks.ReadChunkRequest(
-            task_id=task_id,
-            node_id=node_id,
-            generation=generation,
-            chunk_index=chunk_index,
-            offset_bytes=offset_bytes,
-            length_bytes=length_bytes,
+        request = range_request(
+            task_id,
+            node_id,
+            generation,
+            chunk_index,
+            offset_bytes,
+            length_bytes,
             with_block_digests=with_block_digests,
         )
-        return await self._read(request)
+        return chunk_data_from_wire(await self._read(request))
 
-    async def _read(self, request: chunks.ReadChunkRequest) -> ChunkData:
-        answer = await self._call("read_chunk", self._service.read_chunk, request)
-        return chunk_data_from_wire(answer)
+    async def _read(self, request: chunks.ReadChunkRequest) -> bytes:
+        return await self._call("read_chunk", self._service.read_chunk, request)
 
     async def read_files(self, task_id: str, files: Sequence[tuple[int, int]]) -> list[bytes | None]:
         request = chunks.ReadFilesRequest(task_id=task_id)

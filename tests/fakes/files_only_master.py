@@ -10,7 +10,7 @@ import trio
 
 from cloudai_fusefs.chunk_reader import FileContent
 from cloudai_fusefs.master_client import MasterClient
-from cloudai_fusefs.wire_chunks import ChunkData
+from cloudai_fusefs.wire_chunks import ChunkAnswer, ChunkData
 from cloudai_model.chunks import Chunk, Manifest, block_digests_of, digest_of
 from cloudai_model.errors import NotFound
 from cloudai_model.limits import READ_FILES_BYTES_MAX
@@ -70,7 +70,7 @@ class FilesOnlyMaster:
 
     async def read_chunk(
         self, task_id: str, node_id: int, generation: int, chunk_index: int, *, verify: bool = False
-    ) -> memoryview:
+    ) -> ChunkAnswer:
         self.calls[task_id, node_id, chunk_index] += 1
         self.verified.append(verify)
         await self._arrive(task_id, [])
@@ -79,8 +79,8 @@ class FilesOnlyMaster:
         data = self.files[node_id][chunk_index]
         if self.damage_count:
             self.damage_count -= 1
-            return memoryview(b"X" + data[1:])
-        return memoryview(data)
+            data = b"X" + data[1:]
+        return ChunkAnswer(memoryview(data), digest_of(data), block_digests_of(data))
 
     async def read_range(
         self,

@@ -81,6 +81,23 @@ def test_of_a_whole_chunk_no_more_than_the_range_and_the_digests_is_read(
     assert sorted(read) == [(10 * DIGEST_BYTES, len(CHUNK)), (BLOCK_BYTES, BLOCK_BYTES)]
 
 
+def test_digests_of_blocks_that_came_with_a_chunk_are_kept(
+    files: ChunkFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "cloudai_fusefs.chunk_files.block_digests_of", lambda _: pytest.fail("they were made again")
+    )
+    files.write_chunk(DIGEST, CHUNK, BLOCK_DIGESTS)
+    assert read_range(files, 1, 3) == (CHUNK[BLOCK_BYTES : 3 * BLOCK_BYTES], ALL_BLOCKS)
+
+
+@pytest.mark.parametrize("digests", [bytes(9 * DIGEST_BYTES), bytes(8 * DIGEST_BYTES), b"short"])
+def test_wrong_digests_of_blocks_make_no_byte_wrong_and_are_mended(files: ChunkFiles, digests: bytes) -> None:
+    files.write_chunk(DIGEST, CHUNK, digests)
+    assert read_range(files, 1, 3) == (CHUNK[BLOCK_BYTES : 3 * BLOCK_BYTES], ALL_BLOCKS)
+    assert path_of(files).read_bytes().startswith(CHUNK + BLOCK_DIGESTS)
+
+
 def test_chunk_too_short_for_ranges_is_kept_without_digests(files: ChunkFiles) -> None:
     short = CHUNK[: RANGED_CHUNK_BYTES_MIN - 1]
     files.write_chunk(digest_of(short), short)

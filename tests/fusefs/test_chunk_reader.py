@@ -387,7 +387,9 @@ async def test_disk_that_hangs_does_not_hold_back_what_has_arrived(
     content = master.add_file(PARTS)
     disk_hangs = trio.Event()
 
-    async def put_when_the_disk_answers(self: DiskChunkCache, digest: bytes, data: bytes) -> None:
+    async def put_when_the_disk_answers(
+        self: DiskChunkCache, digest: bytes, data: bytes, block_digests: bytes
+    ) -> None:
         await disk_hangs.wait()
 
     monkeypatch.setattr(DiskChunkCache, "put", put_when_the_disk_answers)
@@ -514,7 +516,7 @@ async def test_writer_does_not_fill_memory_with_what_a_disk_that_hangs_does_not_
 async def test_chunk_that_cannot_be_kept_for_a_reason_nobody_foresaw_ends_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def fail(self: DiskChunkCache, digest: bytes, data: bytes) -> None:
+    async def fail(self: DiskChunkCache, digest: bytes, data: bytes, block_digests: bytes) -> None:
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(DiskChunkCache, "put", fail)

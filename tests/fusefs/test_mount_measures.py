@@ -9,6 +9,8 @@ import trio
 
 from cloudai_fusefs import mount_measures
 from cloudai_fusefs.mount_control import MountCounters
+from cloudai_fusefs.wire_chunks import ChunkAnswer
+from cloudai_model.chunks import digest_of
 from cloudai_model.errors import NoSpace
 from cloudai_model.limits import KIB
 from cloudai_proto.storage.v1 import names_pb2 as names
@@ -163,9 +165,10 @@ async def test_damaged_answers_are_counted(
 ) -> None:
     read_chunk = client.read_chunk
 
-    async def damage_once(*args: int | str, **kwargs: bool) -> memoryview:
+    async def damage_once(*args: int | str, **kwargs: bool) -> ChunkAnswer:
         monkeypatch.setattr(client, "read_chunk", read_chunk)
-        return memoryview(b"X" * len(LARGE))
+        damaged = memoryview(b"X" * len(LARGE))
+        return ChunkAnswer(damaged, digest_of(damaged))
 
     monkeypatch.setattr(client, "read_chunk", damage_once)
     await read_once(file_system, b"large")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -16,7 +17,7 @@ from cloudai_fusefs.chunk_memory import ENTRY_BYTES, Key
 from cloudai_fusefs.chunk_reader import FileContent
 from cloudai_fusefs.disk_cache import DiskChunkCache
 from cloudai_fusefs.range_reader import RANGES_IN_FLIGHT_MAX, WHOLE_AFTER_RANGES
-from cloudai_fusefs.wire_chunks import ChunkData
+from cloudai_fusefs.wire_chunks import ChunkAnswer, ChunkData
 from cloudai_model.chunks import digest_of
 from cloudai_model.errors import ChunkDamaged, MasterUnavailable, NotFound
 from cloudai_model.limits import BLOCK_BYTES, CHUNK_BYTES_MAX, DIGEST_BYTES, KIB, MIB
@@ -119,9 +120,33 @@ async def test_ranges_grow_and_then_the_chunk_comes_whole(clock: MockClock, tmp_
     blocks = [
         (call.offset_bytes // BLOCK_BYTES, call.length_bytes // BLOCK_BYTES) for call in master.range_calls
     ]
-    assert blocks == [(3, 1), (60, 1), (20, 1), (31, 1), (40, 2), (44, 4), (56, 8)]
-    assert len(blocks) == WHOLE_AFTER_RANGES
+    assert blocks == [(3, 1), (60, 1), (20, 1), (31, 1), (40, 2), (44, 4), (56, 8), (9, 1)]
+    assert len(blocks) == WHOLE_AFTER_RANGES + 1
     assert master.calls == {("run-1", 1, 0): 1}
+
+
+async def test_who_reads_a_block_more_does_not_wait_for_the_whole_chunk(
+    clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    master = FilesOnlyMaster()
+    content = master.add_file([chunk_of(3, CHUNK_BYTES_MAX)])
+    gate = trio.Event()
+    read_chunk = master.read_chunk
+
+    async def read_at_the_gate(*place: Any, **options: bool) -> ChunkAnswer:
+        await gate.wait()
+        return await read_chunk(*place, **options)
+
+    monkeypatch.setattr(master, "read_chunk", read_at_the_gate)
+    async with open_readers(master.client, tmp_path) as readers:
+        for block in (3, 60, 20, 31, 41, 47, 57):
+            await readers.ranges.read(content, block * BLOCK_BYTES, 100)
+        assert not readers.chunks.is_near(content, 0)
+        with trio.fail_after(1):
+            found = await readers.ranges.read(content, 9 * BLOCK_BYTES, 100)
+        assert found == master.files[1][0][9 * BLOCK_BYTES :][:100]
+        assert readers.chunks.is_near(content, 0)
+        gate.set()
 
 
 async def test_ranges_of_a_chunk_move_no_more_than_it_twice(clock: MockClock, tmp_path: Path) -> None:

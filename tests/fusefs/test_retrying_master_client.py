@@ -14,6 +14,7 @@ from trio.testing import MockClock
 
 from cloudai_fusefs.master_client import MasterClient
 from cloudai_fusefs.retrying_master_client import LAST_CHANCE_SECONDS, RetryingMasterClient
+from cloudai_fusefs.wire_chunks import ChunkAnswer
 from cloudai_model.errors import MasterUnavailable, NotFound
 from cloudai_proto.storage.v1 import names_pb2 as names
 
@@ -46,9 +47,9 @@ class ScriptedMaster:
 
     async def read_chunk(
         self, task_id: str, node_id: int, generation: int, chunk_index: int, *, verify: bool = False
-    ) -> memoryview:
+    ) -> ChunkAnswer:
         await self._play()
-        return memoryview(f"{task_id} {node_id} {generation} {chunk_index}".encode())
+        return ChunkAnswer(memoryview(f"{task_id} {node_id} {generation} {chunk_index}".encode()), b"")
 
     @asynccontextmanager
     async def watch(self, request: names.WatchRequest) -> AsyncIterator[AsyncIterator[names.WatchResponse]]:
@@ -70,7 +71,7 @@ def away(count: int) -> list[Exception]:
 
 async def test_call_is_repeated_until_the_master_answers(autojump_clock: MockClock) -> None:
     master = ScriptedMaster(*away(5))
-    assert await make_client(master).read_chunk("run-1", 2, 3, 4) == memoryview(b"run-1 2 3 4")
+    assert bytes((await make_client(master).read_chunk("run-1", 2, 3, 4)).data) == b"run-1 2 3 4"
     assert len(master.call_times) == 6
 
 

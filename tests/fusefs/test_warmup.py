@@ -14,6 +14,7 @@ from trio.testing import wait_all_tasks_blocked
 from cloudai_fusefs.disk_cache import DISK_THREADS_MAX, DiskChunkCache
 from cloudai_fusefs.mount_control import WarmupProgress, WarmupReport
 from cloudai_fusefs.warmup import FETCHES_IN_FLIGHT_MAX, ITEMS_AT_ONCE
+from cloudai_fusefs.wire_chunks import ChunkAnswer
 from cloudai_model.errors import CloudAIError, MasterUnavailable, NoSpace, NotFound
 from cloudai_model.limits import KIB, MIB, READ_FILES_MAX
 from cloudai_proto.storage.v1 import types_pb2 as types
@@ -289,7 +290,7 @@ async def test_master_that_goes_away_ends_it_within_timeo_and_the_next_goes_on(
     await commit_large(client, run, b"model.bin", chunks)
     read_chunk = client.read_chunk
 
-    async def read_until_it_goes(*args: int | str, **kwargs: bool) -> memoryview:
+    async def read_until_it_goes(*args: int | str, **kwargs: bool) -> ChunkAnswer:
         if master.call_count["read_chunk"] >= 5:
             master.go_away()
         return await read_chunk(*args, **kwargs)  # type: ignore[arg-type]
@@ -331,7 +332,7 @@ async def test_file_that_changes_meanwhile_is_fetched_as_it_is_then(
     read_chunk = client.read_chunk
     async with open_file_system(client, run, tmp_path) as file_system:
 
-        async def read_while_it_changes(*args: int | str, **kwargs: bool) -> memoryview:
+        async def read_while_it_changes(*args: int | str, **kwargs: bool) -> ChunkAnswer:
             monkeypatch.setattr(client, "read_chunk", read_chunk)
             await put(client, run, *new_chunks)
             await commit_one(client, run, manifest_commit(b"log", new_chunks, node=node.node_id, place=False))
@@ -358,7 +359,7 @@ async def test_file_that_goes_meanwhile_is_no_failure(
     read_chunk = client.read_chunk
     async with open_file_system(client, run, tmp_path) as file_system:
 
-        async def remove_first(*args: int | str, **kwargs: bool) -> memoryview:
+        async def remove_first(*args: int | str, **kwargs: bool) -> ChunkAnswer:
             monkeypatch.setattr(client, "read_chunk", read_chunk)
             await file_system.unlink(b"model.bin")
             raise NotFound
@@ -381,7 +382,7 @@ async def test_file_that_is_being_written_here_is_left_out_and_counted(
 async def test_disk_that_keeps_nothing_is_reported(
     client: FakeMasterClient, run: types.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def lose(self: DiskChunkCache, digest: bytes, data: bytes) -> None:
+    async def lose(self: DiskChunkCache, digest: bytes, data: bytes, block_digests: bytes) -> None:
         await trio.lowlevel.checkpoint()
 
     monkeypatch.setattr(DiskChunkCache, "put", lose)
@@ -408,7 +409,7 @@ async def test_few_are_in_flight_and_readers_pass_them(
     waiting = 0
     read_chunk = client.read_chunk
 
-    async def read_at_the_gate(task_id: str, node_id: int, *args: int, **kwargs: bool) -> memoryview:
+    async def read_at_the_gate(task_id: str, node_id: int, *args: int, **kwargs: bool) -> ChunkAnswer:
         nonlocal waiting
         if node_id != wanted.node_id:
             waiting += 1

@@ -66,7 +66,7 @@ async def read_all_the_time(
     for step in range(me, 10 * READS):
         index = step % len(data)
         if step % 2:
-            found = await client.read_chunk(run.task_id, node.node_id, 1, index)
+            found = (await client.read_chunk(run.task_id, node.node_id, 1, index)).data
             assert found == data[index]
         else:
             offset_bytes = step * 4096 % (len(data[index]) - 4096)
@@ -106,7 +106,7 @@ async def test_sixteen_clients_that_want_full_chunks_share_the_memory(master: Ma
         memory = ResidentMemory(master.pid)
 
         async def read(client: GrpcMasterClient, index: int) -> None:
-            assert await client.read_chunk(run.task_id, node.node_id, 1, index) == data[index]
+            assert (await client.read_chunk(run.task_id, node.node_id, 1, index)).data == data[index]
 
         with trio.fail_after(SECONDS_MAX):
             async with trio.open_nursery() as nursery:
@@ -134,7 +134,7 @@ async def test_clients_that_take_nothing_leave_room_for_others(master: MasterPro
                     # Their connections are ended after half a minute: not what is waited for here.
                     with trio.fail_after(10):
                         for _ in range(10):
-                            assert await client.read_chunk(run.task_id, node.node_id, 1, 0) == data[0]
+                            assert (await client.read_chunk(run.task_id, node.node_id, 1, 0)).data == data[0]
     # gRPC holds what it sends a second time.
     assert memory.grown_bytes() < 2 * ANSWERS_BYTES_MAX + UNSHARED_BYTES_MAX
 
@@ -162,6 +162,6 @@ async def test_short_answers_that_nobody_takes_are_no_burden(master: MasterProce
                 for _ in range(50):
                     silent.ask(request)
             for _ in range(10):
-                assert await client.read_chunk(run.task_id, node.node_id, 1, 0) == data[0]
+                assert (await client.read_chunk(run.task_id, node.node_id, 1, 0)).data == data[0]
             # 800 answers, which gRPC holds a second time: 103 MiB; of twice the length they were 210 MiB.
             assert memory.grown_bytes() < 160 * MIB

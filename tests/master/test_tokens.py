@@ -148,7 +148,7 @@ async def test_reader_whose_token_is_revoked_is_refused_within_a_second(master: 
         node = await commit_one(client, run, file_commit(b"f", b"data"))
         # Once it is remembered, a read asks the database nothing.
         for _ in range(3):
-            assert bytes(await client.read_chunk(run.task_id, node.node_id, 1, 0)) == b"data"
+            assert bytes((await client.read_chunk(run.task_id, node.node_id, 1, 0)).data) == b"data"
         await trio.to_thread.run_sync(lambda: master.run("token", "revoke", record["id"]))
         revoked_at = trio.current_time()
         with trio.fail_after(10), pytest.raises(Unauthenticated, match="revoked"):

@@ -196,7 +196,7 @@ async def read_file(client: MasterClient, run: types.Run, node: types.Node) -> b
     """The content at the node's generation, by way of its manifest."""
     manifest = await client.get_manifest(run.task_id, node.node_id, node.generation)
     parts = [
-        await client.read_chunk(run.task_id, node.node_id, node.generation, index)
+        (await client.read_chunk(run.task_id, node.node_id, node.generation, index)).data
         for index in range(len(manifest))
     ]
     assert [digest_of(part) for part in parts] == [chunk.digest for chunk in manifest]
