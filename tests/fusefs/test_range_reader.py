@@ -133,7 +133,7 @@ async def test_who_reads_a_block_more_does_not_wait_for_the_whole_chunk(
     gate = trio.Event()
     read_chunk = master.read_chunk
 
-    async def read_at_the_gate(*place: Any, **options: bool) -> ChunkAnswer:
+    async def read_at_the_gate(*place: Any, **options: Any) -> ChunkAnswer:
         await gate.wait()
         return await read_chunk(*place, **options)
 
