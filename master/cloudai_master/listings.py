@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Final
 
 from sqlalchemy import ColumnElement, Connection, and_, func, select
@@ -54,37 +55,35 @@ def list_tree(
     run = find_run(connection, caller, request.task_id)
     position = _Position.decode(request.page_token) if request.page_token else None
     response = names.ListTreeResponse(revision=run.revision, sealed=run.sealed_at_ns is not None)
-    directories = _directories_by_depth(connection, run)
+    levels = _directories_by_level(connection, run)
     if position is None:
         response.root.CopyFrom(_find_node(connection, run, run.root_node_id).to_wire())
     else:
-        if run.layout_revision > position.revision or position.directory_id not in directories:
+        if run.layout_revision > position.revision:
             raise GenerationChanged("directories were moved, list again", task_id=run.task_id)
         response.revision = position.revision
-        directories = directories[directories.index(position.directory_id) :]
+        levels = _from_directory(levels, position.directory_id)
+        if not levels:
+            raise GenerationChanged("directories were removed, list again", task_id=run.task_id)
     page_bytes = 0
-    for slab in in_slabs(directories):
+    # A slab is of one level, in the order of its ids, as the rows are: a limit cuts off the end and nothing before it.
+    for slab in chain.from_iterable(in_slabs(level) for level in levels):
         of_slab: ColumnElement[bool] = edges.c.parent_node_id.in_(slab)
         if position is not None and slab[0] == position.directory_id:
             sent = and_(edges.c.parent_node_id == position.directory_id, edges.c.name <= position.name)
             of_slab = and_(of_slab, ~sent)
-        by_parent: dict[int, list[_EdgeRow]] = defaultdict(list)
         row: _EdgeRow
         for row in connection.execute(
             _EDGE_QUERY.where(edges.c.run_key == run.run_key, of_slab)
             .order_by(edges.c.parent_node_id, edges.c.name)
-            .limit(TREE_PAGE_EDGES_MAX * 2)
+            .limit(TREE_PAGE_EDGES_MAX - len(response.edges))
         ):
-            by_parent[row[0]].append(row)
-        for directory_id in slab:
-            for edge_row in by_parent[directory_id]:
-                _add_edge(response, edge_row)
-                name, symlink_target = edge_row[1], edge_row[-1]
-                page_bytes += EDGE_BYTES + len(name) + len(symlink_target)
-                if len(response.edges) >= TREE_PAGE_EDGES_MAX or page_bytes >= TREE_PAGE_BYTES_MAX:
-                    last = _Position(response.revision, directory_id, name)
-                    response.next_page_token = last.encode()
-                    return response
+            _add_edge(response, row)
+            directory_id, name, symlink_target = row[0], row[1], row[-1]
+            page_bytes += EDGE_BYTES + len(name) + len(symlink_target)
+            if len(response.edges) >= TREE_PAGE_EDGES_MAX or page_bytes >= TREE_PAGE_BYTES_MAX:
+                response.next_page_token = _Position(response.revision, directory_id, name).encode()
+                return response
     return response
 
 
@@ -182,8 +181,8 @@ def _find_node(connection: Connection, run: Run, node_id: int) -> Node:
     return Node(*row)
 
 
-def _directories_by_depth(connection: Connection, run: Run) -> list[int]:
-    """The ids of all directories, parents first, in an order that depends on depth and id alone."""
+def _directories_by_level(connection: Connection, run: Run) -> list[list[int]]:
+    """The ids of all directories, those of each depth in their own order."""
     below: dict[int, list[int]] = defaultdict(list)
     for parent_id, node_id in connection.execute(
         select(edges.c.parent_node_id, edges.c.node_id)
@@ -191,12 +190,20 @@ def _directories_by_depth(connection: Connection, run: Run) -> list[int]:
         .where(edges.c.run_key == run.run_key, nodes.c.kind == types.NODE_KIND_DIRECTORY)
     ):
         below[parent_id].append(node_id)
-    found: list[int] = []
+    levels: list[list[int]] = []
     level = [run.root_node_id]
     while level:
-        found.extend(level)
+        levels.append(level)
         level = sorted(child for directory_id in level for child in below[directory_id])
-    return found
+    return levels
+
+
+def _from_directory(levels: Sequence[list[int]], directory_id: int) -> list[list[int]]:
+    """The levels from this directory on; none when it is in none of them."""
+    for number, level in enumerate(levels):
+        if directory_id in level:
+            return [level[level.index(directory_id) :], *levels[number + 1 :]]
+    return []
 
 
 def chunks_of_generation(
