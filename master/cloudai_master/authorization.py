@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Connection, Select, select
+from sqlalchemy import Connection, Select, bindparam, select
 
 from cloudai_master.schema import runs, tasks, users
 from cloudai_model.errors import NotFound, PermissionRefused, RunSealed
@@ -95,6 +95,9 @@ RUN_QUERY: Final[Select[Any]] = select(
 """The columns of Run, in its order: `Run(*row)`."""
 
 
+_FIND_RUN: Final = RUN_QUERY.where(runs.c.task_id == bindparam("task_id"), runs.c.removed_at_ns.is_(None))
+
+
 def find_user(connection: Connection, caller: Caller, user: str) -> User:
     """The user of this name; raises NotFound, also for one that the caller may not see."""
     if caller.sees_user(user):
@@ -110,9 +113,7 @@ def find_user(connection: Connection, caller: Caller, user: str) -> User:
 
 def find_run(connection: Connection, caller: Caller, task_id: str) -> Run:
     """The run of this task id, sealed or open; raises NotFound, also for one that the caller may not see."""
-    row = connection.execute(
-        RUN_QUERY.where(runs.c.task_id == task_id, runs.c.removed_at_ns.is_(None))
-    ).first()
+    row = connection.execute(_FIND_RUN, {"task_id": task_id}).first()
     if row is not None:
         run = Run(*row)
         if caller.sees_run(run.user, run.task_id):

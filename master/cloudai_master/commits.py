@@ -15,9 +15,10 @@ from cloudai_master.attributes import check_attributes, complete_attributes
 from cloudai_master.authorization import Caller, Run, find_open_run
 from cloudai_master.chunk_ownership import require_stored, stored_lengths
 from cloudai_master.database import Transaction
-from cloudai_master.run_tree import DIRECTORY_MODE, FILE_MODE, SYMLINK_MODE, Node, RunTree
+from cloudai_master.run_tree import DIRECTORY_MODE, FILE_MODE, SYMLINK_MODE, RunTree
 from cloudai_master.schema import manifest_chunks
 from cloudai_master.statuses import to_detail
+from cloudai_master.stored_node import Node
 from cloudai_model.chunks import Chunk, Manifest, digest_of
 from cloudai_model.errors import (
     CloudAIError,

@@ -11,8 +11,9 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, Connection, and_, func, select
 
 from cloudai_master.authorization import Caller, Run, find_run
-from cloudai_master.run_tree import NODE_COLUMNS, Node, in_slabs
+from cloudai_master.run_tree import in_slabs
 from cloudai_master.schema import edges, manifest_chunks, nodes, superseded_contents
+from cloudai_master.stored_node import NODE_COLUMNS, Node
 from cloudai_model.errors import GenerationChanged, InvalidRequest, IsADirectory, NotFound
 from cloudai_model.limits import MANIFEST_PAGE_CHUNKS_MAX, TREE_PAGE_BYTES_MAX, TREE_PAGE_EDGES_MAX
 from cloudai_proto.storage.v1 import names_pb2 as names
@@ -59,12 +60,10 @@ def list_tree(
     if position is None:
         response.root.CopyFrom(_find_node(connection, run, run.root_node_id).to_wire())
     else:
-        if run.layout_revision > position.revision:
+        levels = _from_directory(levels, position.directory_id)
+        if not levels or not run.layout_revision <= position.revision <= run.revision:
             raise GenerationChanged("directories were moved, list again", task_id=run.task_id)
         response.revision = position.revision
-        levels = _from_directory(levels, position.directory_id)
-        if not levels:
-            raise GenerationChanged("directories were removed, list again", task_id=run.task_id)
     page_bytes = 0
     # A slab is of one level, in the order of its ids, as the rows are: a limit cuts off the end and nothing before it.
     for slab in chain.from_iterable(in_slabs(level) for level in levels):

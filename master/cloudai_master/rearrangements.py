@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from cloudai_master.authorization import Caller, find_open_run
 from cloudai_master.database import Transaction
-from cloudai_master.run_tree import Node, RunTree
+from cloudai_master.run_tree import RunTree
+from cloudai_master.stored_node import Node
 from cloudai_model.errors import (
     AlreadyExists,
     DirectoryNotEmpty,

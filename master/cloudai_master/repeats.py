@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Final, Protocol, TypeVar
 
 from google.protobuf.message import Message
-from sqlalchemy import delete, insert, select
+from sqlalchemy import bindparam, delete, insert, select
 
 from cloudai_master.authorization import Caller
 from cloudai_master.database import Transaction
@@ -16,6 +16,12 @@ from cloudai_model.errors import InvalidRequest
 from cloudai_model.limits import REQUEST_ID_BYTES
 
 KEPT_SECONDS: Final = 24 * 3600
+
+
+_FIND_ANSWER: Final = select(requests.c.fingerprint, requests.c.response).where(
+    requests.c.user_name == bindparam("user_name"), requests.c.request_id == bindparam("request_id")
+)
+_ADD_ANSWER: Final = insert(requests)
 
 
 class MutatingRequest(Protocol):
@@ -47,9 +53,7 @@ def answer_once(
         raise InvalidRequest("a request id is 16 bytes", size_bytes=len(request.request_id))
     fingerprint = digest_of(type(request).__name__.encode() + b"\0" + request.SerializeToString())
     known = transaction.connection.execute(
-        select(requests.c.fingerprint, requests.c.response).where(
-            requests.c.user_name == caller.user, requests.c.request_id == request.request_id
-        )
+        _FIND_ANSWER, {"user_name": caller.user, "request_id": request.request_id}
     ).first()
     if known is not None:
         if known.fingerprint != fingerprint:
@@ -59,13 +63,14 @@ def answer_once(
     response = carry_out()
     if is_final(response):
         transaction.connection.execute(
-            insert(requests).values(
-                user_name=caller.user,
-                request_id=request.request_id,
-                fingerprint=fingerprint,
-                response=response.SerializeToString(),
-                answered_at_ns=transaction.now_ns,
-            )
+            _ADD_ANSWER,
+            {
+                "user_name": caller.user,
+                "request_id": request.request_id,
+                "fingerprint": fingerprint,
+                "response": response.SerializeToString(),
+                "answered_at_ns": transaction.now_ns,
+            },
         )
     return response
 

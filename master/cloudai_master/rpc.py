@@ -61,6 +61,9 @@ CALLS_MAX: Final = 1024
 HEARTBEAT_SECONDS: Final = 5.0
 """The .proto promises a message every ten seconds; half of it leaves room for a slow network."""
 
+WATCH_REST_SECONDS: Final = 0.05
+"""After a message of changes, what comes meanwhile is one message: `rm -r` of 2,000 files is not so many."""
+
 TOKEN_CHECK_SECONDS: Final = 1.0
 """How often an open stream looks whether its token was revoked."""
 
@@ -226,6 +229,7 @@ class RpcServer:
                     yield response
                     next_message_at = loop.time() + HEARTBEAT_SECONDS
                 if is_news:
+                    await asyncio.sleep(WATCH_REST_SECONDS)
                     continue
                 try:
                     await asyncio.wait_for(changed.wait(), TOKEN_CHECK_SECONDS)

@@ -11,22 +11,13 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import and_, bindparam, delete, insert, select, update
-
+from cloudai_master import run_tree_statements as statements
 from cloudai_master.authorization import Run
 from cloudai_master.database import Transaction
-from cloudai_master.schema import (
-    changes,
-    edges,
-    manifest_chunks,
-    nodes,
-    runs,
-    superseded_contents,
-)
+from cloudai_master.stored_node import Node
 from cloudai_model.chunks import Chunk
 from cloudai_model.errors import NotADirectory, NotFound
 from cloudai_model.limits import NODE_ID_MAX, NODE_ID_MIN
@@ -55,67 +46,6 @@ def random_node_id() -> int:
     return NODE_ID_MIN + secrets.randbelow(NODE_ID_MAX - NODE_ID_MIN + 1)
 
 
-@dataclass(slots=True)
-class Node:
-    """A row of nodes, without the run's key; the schema's comments say what the fields mean."""
-
-    node_id: int
-    kind: types.NodeKind
-    mode: int
-    uid: int
-    gid: int
-    mtime_ns: int
-    ctime_ns: int
-    atime_ns: int
-    size_bytes: int = 0
-    generation: int = 0
-    content_generation: int = 0
-    chunk_count: int = 0
-    digest: bytes = b""
-    symlink_target: bytes = b""
-    link_count: int = 0
-    revision: int = 0
-
-    @property
-    def is_directory(self) -> bool:
-        return self.kind == types.NODE_KIND_DIRECTORY
-
-    def take(self, attributes: types.Attributes) -> None:
-        self.mode = attributes.mode
-        self.uid = attributes.uid
-        self.gid = attributes.gid
-        self.mtime_ns = attributes.mtime_ns
-        self.ctime_ns = attributes.ctime_ns
-        self.atime_ns = attributes.atime_ns
-
-    def attributes(self) -> types.Attributes:
-        return types.Attributes(
-            mode=self.mode,
-            uid=self.uid,
-            gid=self.gid,
-            mtime_ns=self.mtime_ns,
-            ctime_ns=self.ctime_ns,
-            atime_ns=self.atime_ns,
-        )
-
-    def to_wire(self) -> types.Node:
-        return types.Node(
-            node_id=self.node_id,
-            kind=self.kind,
-            attributes=self.attributes(),
-            size_bytes=self.size_bytes,
-            generation=self.generation,
-            link_count=self.link_count,
-            symlink_target=self.symlink_target,
-            digest=self.digest,
-            revision=self.revision,
-        )
-
-
-NODE_COLUMNS: Final = tuple(nodes.c[name] for name in Node.__slots__)
-"""The columns of Node, in its order: `Node(*row)`."""
-
-
 class RunTree:
     """The working set. Nothing is in the database before `flush`: what raises before leaves no trace."""
 
@@ -142,9 +72,7 @@ class RunTree:
         unknown = {node_id for node_id in node_ids if node_id not in self._nodes}
         connection = self._transaction.connection
         for slab in in_slabs(unknown):
-            rows = connection.execute(
-                select(*NODE_COLUMNS).where(nodes.c.run_key == self.run.run_key, nodes.c.node_id.in_(slab))
-            )
+            rows = connection.execute(statements.FIND_NODES, {"run_key": self.run.run_key, "node_ids": slab})
             found = {row.node_id: Node(*row) for row in rows}
             for node_id in slab:
                 self._nodes[node_id] = found.get(node_id)
@@ -152,9 +80,7 @@ class RunTree:
             if not found:
                 continue
             named = connection.execute(
-                select(edges.c.parent_node_id, edges.c.name, edges.c.node_id).where(
-                    edges.c.run_key == self.run.run_key, edges.c.node_id.in_(found)
-                )
+                statements.FIND_NAMES, {"run_key": self.run.run_key, "node_ids": list(found)}
             )
             for parent_id, name, node_id in named:
                 place = (parent_id, name)
@@ -178,11 +104,8 @@ class RunTree:
             # A directory made in this transaction has no stored edges.
             if parent_id not in self._new_nodes:
                 found = self._transaction.connection.execute(
-                    select(edges.c.node_id).where(
-                        edges.c.run_key == self.run.run_key,
-                        edges.c.parent_node_id == parent_id,
-                        edges.c.name == name,
-                    )
+                    statements.FIND_CHILD,
+                    {"run_key": self.run.run_key, "parent_node_id": parent_id, "name": name},
                 ).scalar()
             self._edges[place] = self._stored_edges[place] = found
         child_id = self._edges[place]
@@ -210,9 +133,7 @@ class RunTree:
         if directory_id in self._new_nodes:
             return True
         stored = self._transaction.connection.execute(
-            select(edges.c.name).where(
-                edges.c.run_key == self.run.run_key, edges.c.parent_node_id == directory_id
-            )
+            statements.LIST_DIRECTORY, {"run_key": self.run.run_key, "parent_node_id": directory_id}
         ).scalars()
         # Every edge in the working set was looked at above: one that is stored and not there is a name.
         return all((directory_id, name) in self._edges for name in stored)
@@ -321,10 +242,12 @@ class RunTree:
         if not self._log:
             return
         if self._new_nodes:
-            connection.execute(insert(nodes), [_row(run_key, node) for node in self._new_nodes.values()])
+            connection.execute(
+                statements.ADD_NODES, [_row(run_key, node) for node in self._new_nodes.values()]
+            )
         if self._changed_nodes:
             connection.execute(
-                _UPDATE_NODE,
+                statements.CHANGE_NODES,
                 [
                     {"at_run_key": run_key, "at_node_id": node.node_id, **_changing_columns(node)}
                     for node in self._changed_nodes.values()
@@ -332,11 +255,11 @@ class RunTree:
             )
         self._flush_edges()
         if self._superseded:
-            connection.execute(insert(superseded_contents), self._superseded)
+            connection.execute(statements.ADD_SUPERSEDED, self._superseded)
         if self._new_chunks:
-            connection.execute(insert(manifest_chunks), self._new_chunks)
+            connection.execute(statements.ADD_CHUNKS, self._new_chunks)
         connection.execute(
-            insert(changes),
+            statements.ADD_CHANGES,
             [
                 {
                     "run_key": run_key,
@@ -348,9 +271,12 @@ class RunTree:
             ],
         )
         connection.execute(
-            update(runs)
-            .where(runs.c.run_key == run_key)
-            .values(revision=self.revision, layout_revision=self._layout_revision)
+            statements.CHANGE_RUN,
+            {
+                "at_run_key": run_key,
+                "revision": self.revision,
+                "layout_revision": self._layout_revision,
+            },
         )
         self._transaction.touched_runs.add(run_key)
 
@@ -370,9 +296,9 @@ class RunTree:
                     {"run_key": run_key, "parent_node_id": parent_id, "name": name, "node_id": node_id}
                 )
         if gone:
-            self._transaction.connection.execute(_DELETE_EDGE, gone)
+            self._transaction.connection.execute(statements.REMOVE_EDGES, gone)
         if there:
-            self._transaction.connection.execute(insert(edges), there)
+            self._transaction.connection.execute(statements.ADD_EDGES, there)
 
     def _drop_name(self, place: tuple[int, bytes], node: Node) -> None:
         self._edges[place] = None
@@ -418,25 +344,8 @@ class RunTree:
             self._changed_nodes[node.node_id] = node
 
 
-_CHANGING_COLUMNS: Final = tuple(
-    name for name in Node.__slots__ if name not in ("node_id", "kind", "symlink_target")
-)
-_UPDATE_NODE: Final = (
-    update(nodes)
-    .where(and_(nodes.c.run_key == bindparam("at_run_key"), nodes.c.node_id == bindparam("at_node_id")))
-    .values({name: bindparam(name) for name in _CHANGING_COLUMNS})
-)
-_DELETE_EDGE: Final = delete(edges).where(
-    and_(
-        edges.c.run_key == bindparam("at_run_key"),
-        edges.c.parent_node_id == bindparam("at_parent"),
-        edges.c.name == bindparam("at_name"),
-    )
-)
-
-
 def _changing_columns(node: Node) -> dict[str, Any]:
-    return {name: getattr(node, name) for name in _CHANGING_COLUMNS}
+    return {name: getattr(node, name) for name in statements.CHANGING_COLUMNS}
 
 
 def _row(run_key: int, node: Node) -> dict[str, Any]:
