@@ -19,6 +19,7 @@ import grpc
 import trio
 from google.rpc.status_pb2 import Status
 
+from cloudai_fusefs.token_source import TokenSource
 from cloudai_fusefs.wire_chunks import (
     ChunkAnswer,
     ChunkData,
@@ -98,9 +99,9 @@ class GrpcMasterClient:
     ) -> None:
         """Connects with the first call, not here.
 
-        `token_provider` may block: it is called in a worker thread, at first and whenever the master refuses
-        the token. `insecure` sends the token in the clear, for a master on the loopback. `root_certificates`
-        are PEM; None is those that gRPC comes with.
+        `token_provider` may block and raise OSError: it is called in a worker thread, at first and whenever the
+        master refuses the token. `insecure` sends the token in the clear, for a master on the loopback.
+        `root_certificates` are PEM; None is those that gRPC comes with.
         """
         if insecure:
             self._channel = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
@@ -112,8 +113,7 @@ class GrpcMasterClient:
         self._chunks: Any = chunks_pb2_grpc.ChunksStub(self._channel)  # type: ignore[no-untyped-call]
         self._read_chunk = self._read_chunk_method(whole_chunk_from_wire)
         self._read_range = self._read_chunk_method(chunk_data_from_wire)
-        self._read_token = token_provider
-        self._token: str | None = None
+        self._tokens = TokenSource(token_provider)
         self._deadline_seconds = call_deadline_seconds
 
     def _read_chunk_method(self, deserializer: Callable[[bytes], Any]) -> Any:
@@ -283,13 +283,16 @@ class GrpcMasterClient:
     @asynccontextmanager
     async def watch(self, request: names.WatchRequest) -> AsyncIterator[AsyncIterator[names.WatchResponse]]:
         """As MasterClient.watch; the first message, or the refusal, has come when the context is entered."""
-        stream = _WatchStream(self._names.Watch(request, metadata=await self._metadata()))
+        token = await self._tokens.current()
+        stream = _WatchStream(self._names.Watch(request, metadata=_metadata_of(token)))
         try:
             first = await stream.receive()
-            if isinstance(first, Unauthenticated) and await self._has_new_token():
-                await stream.aclose()
-                stream = _WatchStream(self._names.Watch(request, metadata=await self._metadata()))
-                first = await stream.receive()
+            if isinstance(first, Unauthenticated):
+                new_token = await self._tokens.another_than(token)
+                if new_token is not None:
+                    await stream.aclose()
+                    stream = _WatchStream(self._names.Watch(request, metadata=_metadata_of(new_token)))
+                    first = await stream.receive()
             async with aclosing(_messages(first, stream)) as messages:
                 yield messages
         finally:
@@ -299,15 +302,16 @@ class GrpcMasterClient:
 
     async def _call(self, method: Any, request: Any) -> Any:
         """The response. A refused token is read again, once. Cancelled: so is the call."""
+        token = await self._tokens.current()
         try:
-            return await self._call_once(method, request)
+            return await self._call_once(method, request, token)
         except Unauthenticated:
-            if not await self._has_new_token():
+            new_token = await self._tokens.another_than(token)
+            if new_token is None:
                 raise
-        return await self._call_once(method, request)
+        return await self._call_once(method, request, new_token)
 
-    async def _call_once(self, method: Any, request: Any) -> Any:
-        metadata = await self._metadata()
+    async def _call_once(self, method: Any, request: Any, token: str) -> Any:
         loop = trio.lowlevel.current_trio_token()
         answered = trio.Event()
 
@@ -318,7 +322,10 @@ class GrpcMasterClient:
 
         try:
             call = method.future(
-                request, timeout=self._deadline_seconds, metadata=metadata, wait_for_ready=False
+                request,
+                timeout=self._deadline_seconds,
+                metadata=_metadata_of(token),
+                wait_for_ready=False,
             )
         except ValueError as error:
             raise MasterUnavailable("the client is closed") from error
@@ -334,15 +341,9 @@ class GrpcMasterClient:
         except grpc.FutureCancelledError:
             raise MasterUnavailable("the client was closed") from None
 
-    async def _metadata(self) -> tuple[tuple[str, str], ...]:
-        if self._token is None:
-            self._token = await trio.to_thread.run_sync(self._read_token)
-        return (("authorization", f"Bearer {self._token}"),)
 
-    async def _has_new_token(self) -> bool:
-        refused = self._token
-        self._token = await trio.to_thread.run_sync(self._read_token)
-        return self._token != refused
+def _metadata_of(token: str) -> tuple[tuple[str, str], ...]:
+    return (("authorization", f"Bearer {token}"),)
 
 
 class _WatchStream:

@@ -144,8 +144,6 @@ class RunningMount:
                 answer = await self._client.get_capabilities()
         except CloudAIError as error:
             failure, reason = str(error), error.reason
-        except OSError as error:  # of the token's file
-            failure = str(error)
         except trio.TooSlowError:
             failure, reason = f"no answer within {INSPECTION_SECONDS_MAX:.0f} s", MasterUnavailable.reason
         return MountInspection(

@@ -202,13 +202,3 @@ async def test_inspection_waits_for_a_silent_master_for_seconds_only(
     monkeypatch.setattr("cloudai_fusefs.running_mount.INSPECTION_SECONDS_MAX", 0.05)
     inspection = await file_system.control.inspect()
     assert inspection.failure_reason == "MASTER_UNAVAILABLE"
-
-
-async def test_token_file_that_is_gone_is_said(
-    client: FakeMasterClient, file_system: FileSystemHarness, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    async def miss_the_file() -> names.GetCapabilitiesResponse:
-        raise FileNotFoundError(2, "No such file or directory", "/etc/token")
-
-    monkeypatch.setattr(client, "get_capabilities", miss_the_file)
-    assert "/etc/token" in (await file_system.control.inspect()).master_failure
