@@ -87,19 +87,42 @@ class RangeReader:
             self._reader.counters.memory_hits += 1
             self._reader.counters.memory_bytes += part.length_bytes
             return _cut(blocks, part.offset_bytes - first_block * BLOCK_BYTES, part.length_bytes)
+        self._reader.counters.memory_misses += 1
+        data = await self._find_on_disk(content, part.chunk_index, first_block, after_block)
+        if data is None:
+            first_block, after_block = self._widen(content, part.chunk_index, first_block, after_block)
+            data = await self._ask(content, part.chunk_index, first_block, after_block).wait()
+        return _cut([data], part.offset_bytes - first_block * BLOCK_BYTES, part.length_bytes)
+
+    async def _find_on_disk(
+        self, content: FileContent, index: int, first_block: int, after_block: int
+    ) -> Data | None:
+        """These blocks and no more, of which some may not be there: what is here is not asked for again."""
+        chunk_bytes, digest = content.manifest.chunks[index]
+        length_bytes = _blocks_bytes(chunk_bytes, first_block, after_block)
+        found = await self._disk_cache.get_blocks(digest, chunk_bytes, first_block, length_bytes)
+        if found is None:
+            self._reader.counters.disk_misses += 1
+            return None
+        self._reader.counters.disk_hits += 1
+        self._reader.counters.disk_bytes += length_bytes
+        data, self._block_digests[digest] = found
+        self._keep(digest, first_block, after_block, data)
+        return data
+
+    def _widen(self, content: FileContent, index: int, first_block: int, after_block: int) -> tuple[int, int]:
+        """The blocks to ask the master for; asks for the whole chunk as well once that has come to be cheaper."""
+        length_bytes, digest = content.manifest.chunks[index]
         fetched_ranges = self._fetched_ranges.get(digest, 0)
-        if fetched_ranges >= WHOLE_AFTER_RANGES and self._reader.prefetch(content, part.chunk_index):
+        if fetched_ranges >= WHOLE_AFTER_RANGES and self._reader.prefetch(content, index):
             # From now on it is in the disk cache, and read in parts from there. This read waits for one block more,
             # not for all of them: a chunk takes ten times as long.
             del self._fetched_ranges[digest]
             fetched_ranges = 0
         # Aligned to its own length, so that ranges meet and do not overlap.
-        window_blocks = 1 << max(0, fetched_ranges + 1 - SINGLE_BLOCK_RANGES)
+        window_blocks = 1 << max(0, min(fetched_ranges, WHOLE_AFTER_RANGES - 1) + 1 - SINGLE_BLOCK_RANGES)
         first_block -= first_block % window_blocks
-        after_block = min(after_block + -after_block % window_blocks, block_count(length_bytes))
-        self._reader.counters.memory_misses += 1
-        data = await self._ask(content, part.chunk_index, first_block, after_block).wait()
-        return _cut([data], part.offset_bytes - first_block * BLOCK_BYTES, part.length_bytes)
+        return first_block, min(after_block + -after_block % window_blocks, block_count(length_bytes))
 
     def _ask(self, content: FileContent, index: int, first_block: int, after_block: int) -> Flight:
         digest = content.manifest.chunks[index].digest
@@ -117,12 +140,8 @@ class RangeReader:
         _, digest, first_block, after_block = key
         try:
             async with self._slots:
-                data = await self._find(content, index, first_block, after_block)
-                view = memoryview(data)
-                for block in range(first_block, after_block):
-                    start = (block - first_block) * BLOCK_BYTES
-                    # A copy: a view would keep all that came with it, at the price of one block.
-                    self._memory.put((digest, block), bytes(view[start : start + BLOCK_BYTES]))
+                data = await self._fetch(content, index, first_block, after_block)
+                self._keep(digest, first_block, after_block, data)
                 flight.land(data)
                 await self._write_behind.wait_for_room()
         except Exception as error:  # not swallowed: each waiter raises it
@@ -133,19 +152,19 @@ class RangeReader:
             del self._flights[key]
             flight.end()
 
-    async def _find(self, content: FileContent, index: int, first_block: int, after_block: int) -> Data:
-        """The bytes of the blocks, verified, from the disk cache or the master."""
+    def _keep(self, digest: bytes, first_block: int, after_block: int, data: Data) -> None:
+        view = memoryview(data)
+        for block in range(first_block, after_block):
+            start = (block - first_block) * BLOCK_BYTES
+            # A copy: a view would keep all that came with it, at the price of one block.
+            self._memory.put((digest, block), bytes(view[start : start + BLOCK_BYTES]))
+
+    async def _fetch(self, content: FileContent, index: int, first_block: int, after_block: int) -> Data:
+        """The bytes of the blocks from the master, verified."""
         chunk_bytes, digest = content.manifest.chunks[index]
         offset_bytes = first_block * BLOCK_BYTES
-        length_bytes = min(after_block * BLOCK_BYTES, chunk_bytes) - offset_bytes
+        length_bytes = _blocks_bytes(chunk_bytes, first_block, after_block)
         block_digests = self._block_digests.get(digest, b"")
-        found = await self._disk_cache.get_blocks(digest, chunk_bytes, first_block, length_bytes)
-        if found is not None:
-            self._reader.counters.disk_hits += 1
-            self._reader.counters.disk_bytes += length_bytes
-            data, self._block_digests[digest] = found
-            return data
-        self._reader.counters.disk_misses += 1
         try:
             answer = await self._client.read_range(
                 content.task_id,
@@ -167,14 +186,21 @@ class RangeReader:
         )
         if is_complete and blocks_match(answer.data, first_block, block_digests):
             self._block_digests[digest] = block_digests
-            self._write_behind.add_blocks(
-                BlockSpan(digest, chunk_bytes, block_digests, first_block, answer.data)
-            )
+            # A disk that hangs is no cache: what is too much for it is fetched again.
+            if self._write_behind.has_room:
+                self._write_behind.add_blocks(
+                    BlockSpan(digest, chunk_bytes, block_digests, first_block, answer.data)
+                )
             return answer.data
         # Whoever is wrong, the whole chunk and its digest decide.
         self._reader.counters.damaged_chunks += 1
         self._block_digests.pop(digest, None)
         return await self._reader.read_part(content, ChunkRange(index, offset_bytes, length_bytes))
+
+
+def _blocks_bytes(chunk_bytes: int, first_block: int, after_block: int) -> int:
+    """How many bytes the blocks of a chunk of that length are."""
+    return min(after_block * BLOCK_BYTES, chunk_bytes) - first_block * BLOCK_BYTES
 
 
 def _cut(blocks: list[Data], offset_bytes: int, length_bytes: int) -> Data:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from cloudai_fusefs import write_behind
-from cloudai_fusefs.block_file import RANGED_CHUNK_BYTES_MIN
+from cloudai_fusefs.block_file import RANGED_CHUNK_BYTES_MIN, BlockSpan, block_count
 from cloudai_fusefs.chunk_memory import ENTRY_BYTES, Key
 from cloudai_fusefs.chunk_reader import FileContent
 from cloudai_fusefs.disk_cache import DiskChunkCache
 from cloudai_fusefs.range_reader import RANGES_IN_FLIGHT_MAX, WHOLE_AFTER_RANGES
 from cloudai_fusefs.wire_chunks import ChunkAnswer, ChunkData
+from cloudai_fusefs.write_behind import WriteBehind
 from cloudai_model.chunks import digest_of
 from cloudai_model.errors import ChunkDamaged, MasterUnavailable, NotFound
 from cloudai_model.limits import BLOCK_BYTES, CHUNK_BYTES_MAX, DIGEST_BYTES, KIB, MIB
@@ -149,6 +151,55 @@ async def test_who_reads_a_block_more_does_not_wait_for_the_whole_chunk(
         gate.set()
 
 
+async def test_block_on_the_disk_is_not_asked_for_again_however_wide_ranges_have_become(
+    clock: MockClock, tmp_path: Path
+) -> None:
+    master = FilesOnlyMaster()
+    content = master.add_file([chunk_of(3, CHUNK_BYTES_MAX)])
+    blocks = (3, 60, 20, 31, 41)
+    async with open_readers(master.client, tmp_path) as readers:
+        for block in blocks:
+            await readers.ranges.read(content, block * BLOCK_BYTES, 100)
+        await trio.sleep(5)  # until what was fetched is on the disk
+        for block in range(block_count(CHUNK_BYTES_MAX)):
+            readers.memory.drop((content.manifest.chunks[0].digest, block))
+        asked = len(master.range_calls)
+        for block in blocks:
+            found = await readers.ranges.read(content, block * BLOCK_BYTES, 100)
+            assert found == master.files[1][0][block * BLOCK_BYTES :][:100]
+    assert len(master.range_calls) == asked
+    assert readers.chunks.counters.disk_hits == len(blocks)
+
+
+async def test_disk_that_hangs_for_ever_bounds_what_waits_for_it(
+    clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    master = FilesOnlyMaster()
+    content = master.add_file([chunk_of(seed, RANGED_CHUNK_BYTES_MIN) for seed in range(40)])
+    disk_answers = trio.Event()
+    waiting_bytes = 0
+
+    async def hang(self: DiskChunkCache, spans: Sequence[BlockSpan]) -> None:
+        await disk_answers.wait()
+
+    def note_added(self: WriteBehind, span: BlockSpan) -> None:
+        nonlocal waiting_bytes
+        waiting_bytes += len(span.data)
+        add_blocks(self, span)
+
+    add_blocks = WriteBehind.add_blocks
+    monkeypatch.setattr(write_behind, "WAITING_BYTES_MAX", MIB)
+    monkeypatch.setattr(DiskChunkCache, "put_blocks", hang)
+    monkeypatch.setattr(WriteBehind, "add_blocks", note_added)
+    async with open_readers(master.client, tmp_path) as readers:
+        for index in range(40):
+            await readers.ranges.read(content, content.manifest.start_of(index), 10)
+            await trio.sleep(10)  # longer than anybody waits for the disk
+        assert MIB <= waiting_bytes <= MIB + BLOCK_BYTES
+        disk_answers.set()
+    assert len(master.range_calls) == 40
+
+
 async def test_ranges_of_a_chunk_move_no_more_than_it_twice(clock: MockClock, tmp_path: Path) -> None:
     master = FilesOnlyMaster()
     content = master.add_file([chunk_of(3, CHUNK_BYTES_MAX)])
@@ -278,11 +329,14 @@ async def test_range_whose_readers_are_all_gone_still_arrives_in_the_cache(
 ) -> None:
     master = FilesOnlyMaster()
     content = master.add_file(CHUNKS)
+    master.gate = trio.Event()
     async with open_readers(master.client, tmp_path) as readers:
-        with trio.CancelScope() as scope:
-            scope.cancel()
-            await readers.ranges.read(content, 0, 10)
-    assert scope.cancelled_caught
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(readers.ranges.read, content, 0, 10)
+            await wait_all_tasks_blocked()
+            assert master.range_calls
+            nursery.cancel_scope.cancel()
+        master.gate.set()
     async with open_readers(FilesOnlyMaster().client, tmp_path) as readers:
         assert await readers.ranges.read(content, 0, 10) == WHOLE[:10]
 
