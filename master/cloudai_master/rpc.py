@@ -58,6 +58,11 @@ assert WORKER_THREADS < CONNECTIONS_MAX
 CALLS_MAX: Final = 1024
 """Open calls, watch streams among them. What comes beyond is refused as unavailable, not queued."""
 
+CALLS_PER_CONNECTION_MAX: Final = 256
+"""A mount needs 99 for its handlers, 64 for open runs and some dozens more; the next one waits at its own end."""
+
+assert 2 * CALLS_PER_CONNECTION_MAX < CALLS_MAX
+
 HEARTBEAT_SECONDS: Final = 5.0
 """The .proto promises a message every ten seconds; half of it leaves room for a slow network."""
 
@@ -84,6 +89,8 @@ SERVER_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
     ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
     ("grpc.max_metadata_size", METADATA_BYTES_MAX),
+    # One client cannot take all there are.
+    ("grpc.max_concurrent_streams", CALLS_PER_CONNECTION_MAX),
     # Two masters on one port would each get some of the calls.
     ("grpc.so_reuseport", 0),
     # Mounts ping every ten seconds to notice a dead network; gRPC's default ends such connections.

@@ -16,6 +16,7 @@ import trustme
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from cloudai_fusefs.grpc_master_client import GrpcMasterClient
+from cloudai_master.rpc import CALLS_MAX
 from cloudai_model.chunks import digest_of
 from cloudai_model.errors import ChunkDamaged, MasterUnavailable, NoSpace
 from cloudai_proto.storage.v1 import names_pb2 as names
@@ -277,6 +278,23 @@ def test_garbage_in_a_message_is_refused(master: MasterProcess) -> None:
         with pytest.raises(grpc.RpcError) as caught:
             missing(b"", timeout=5)
         assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_client_with_too_many_calls_keeps_nobody_out(master: MasterProcess) -> None:
+    token = master.make_token("user-123")
+    async with master.connect(token) as client:
+        run = await make_run(client, "user-123")
+        request = names.WatchRequest(task_id=run.task_id)
+        with grpc.insecure_channel(master.address) as channel:
+            watch = channel.unary_stream(
+                "/cloudai.storage.v1.Names/Watch", names.WatchRequest.SerializeToString, lambda data: data
+            )
+            metadata = (("authorization", f"Bearer {token}"),)
+            greedy = [watch(request, metadata=metadata) for _ in range(CALLS_MAX + 10)]
+            await trio.to_thread.run_sync(next, greedy[0])
+            assert (await client.get_capabilities()).user == "user-123"
+            for call in greedy:
+                call.cancel()
 
 
 def test_health_says_serving(master: MasterProcess) -> None:
