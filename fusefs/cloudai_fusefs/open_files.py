@@ -17,6 +17,7 @@ from cloudai_fusefs.master_client import MasterClient
 from cloudai_fusefs.node import DIRECTORY, Node
 from cloudai_fusefs.range_reader import RANGE_BYTES_MAX, RangeReader
 from cloudai_fusefs.read_ahead import ReadAhead
+from cloudai_fusefs.reading_streams import ReadingStreams
 from cloudai_fusefs.sealed_cache import SealedCache
 from cloudai_fusefs.small_files import SmallFileReadAhead, is_small_file
 from cloudai_fusefs.staged_file import StagedFile
@@ -69,6 +70,7 @@ class OpenFiles:
         self._reader = reader
         self._range_reader = range_reader
         self._small_files = SmallFileReadAhead()
+        self._streams = ReadingStreams()
         self._sealed_cache = sealed_cache
         self._staging = staging
         self._uploader = uploader
@@ -152,7 +154,10 @@ class OpenFiles:
                     contents = [self._known_content(node) for node in group]
                     self._reader.fetch_together([content for content in contents if content is not None])
             return
-        for index in file.read_ahead.note_read(content.manifest, offset_bytes, length_bytes):
+        stream_count = self._streams.note_read(file, trio.current_time())
+        for index in file.read_ahead.note_read(
+            content.manifest, offset_bytes, length_bytes, stream_count=stream_count
+        ):
             if not self._reader.prefetch(content, index):
                 file.read_ahead.note_declined(content.manifest, index)
                 break
@@ -219,6 +224,7 @@ class OpenFiles:
     def release(self, handle: int) -> Node:
         """The last descriptor of the handle is closed; returns its node, which may now be unused."""
         file = self._handles.pop(handle)
+        self._streams.forget(file)
         node = file.node
         node.open_count -= 1
         if file.can_write:

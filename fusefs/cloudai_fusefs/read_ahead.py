@@ -45,9 +45,12 @@ class ReadAhead:
         """Whether the last read did not go on from the one before: it may be the only one around there."""
         return self._window_chunks == 0
 
-    def note_read(self, manifest: Manifest, offset_bytes: int, length_bytes: int) -> range:
+    def note_read(
+        self, manifest: Manifest, offset_bytes: int, length_bytes: int, *, stream_count: int = 1
+    ) -> range:
         """The indices of the chunks to prefetch now, in the order of need, each named once per sequence.
 
+        The window is shared with the other streams that are being read, down to a chunk for each.
         The manifest is the one that the read is answered from; it may be another with each read: a file grows,
         and when it is finished its short chunks are merged.
         """
@@ -72,15 +75,16 @@ class ReadAhead:
         self._chunk_index = chunk_index
         if chunk_index > 1 and self._window_chunks:
             self.passed_chunk = chunk_index - 2
-        return self._ask(manifest)
+        return self._ask(manifest, stream_count)
 
     def note_declined(self, manifest: Manifest, index: int) -> None:
         """The chunk was not asked for after all, nor what follows it: to be named again."""
         self._asked_bytes = min(self._asked_bytes, manifest.start_of(index))
 
-    def _ask(self, manifest: Manifest) -> range:
+    def _ask(self, manifest: Manifest, stream_count: int) -> range:
         first = self._chunk_index + 1
-        after = min(first + self._window_chunks, len(manifest.chunks))
+        share_chunks = max(1, self._window_chunks_max // stream_count)
+        after = min(first + min(self._window_chunks, share_chunks), len(manifest.chunks))
         while first < after and manifest.start_of(first) < self._asked_bytes:
             first += 1
         if first >= after:

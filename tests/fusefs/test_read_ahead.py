@@ -181,3 +181,18 @@ def test_whatever_becomes_of_the_file_only_its_chunks_are_named(
             last_chunk = next(manifest.cover(end - 1, 1)).chunk_index
             assert all(last_chunk < index < len(manifest.chunks) for index in asked)
             assert not (asked and ahead.is_random)
+
+
+def test_window_is_shared_with_other_streams_down_to_a_chunk() -> None:
+    manifest = Manifest(Chunk(CHUNK_BYTES_MAX, b"%032d" % index) for index in range(40))
+
+    def asked_ahead(stream_count: int) -> int:
+        """How many chunks beyond the one being read have been asked for, at most."""
+        ahead, most, asked = ReadAhead(), 0, 0
+        for place in range(0, 20 * CHUNK_BYTES_MAX, MIB):
+            for index in ahead.note_read(manifest, place, MIB, stream_count=stream_count):
+                asked = max(asked, index)
+            most = max(most, asked - place // CHUNK_BYTES_MAX)
+        return most
+
+    assert [asked_ahead(count) for count in (1, 2, 4, 8, 100)] == [4, 2, 1, 1, 1]
