@@ -31,13 +31,7 @@ from cloudai_model.limits import CHUNK_BYTES_MAX
 _log = logging.getLogger(__name__)
 
 FETCHES_IN_FLIGHT_MAX: Final = 8
-"""32 MiB beside the memory budget. Four transfers moved 1.1 GB/s, more of them no more."""
-
-WRITES_WAITING_MAX: Final = 8
-"""As much again on its way to the disk cache."""
-
-PREFETCHES_IN_FLIGHT_MAX: Final = FETCHES_IN_FLIGHT_MAX // 2
-"""So that half the slots are left to those who wait."""
+"""Four transfers moved 1.1 GB/s, more of them no more."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,10 +78,13 @@ class ChunkReader:
         disk_cache: DiskChunkCache,
         write_behind: WriteBehind,
         nursery: trio.Nursery,
+        *,
+        fetches_max: int = FETCHES_IN_FLIGHT_MAX,
     ) -> None:
         """The client is one that has its own patience: nothing is repeated here but damaged answers.
 
-        A memory of 0 bytes: chunks are not kept in memory, and nothing is prefetched.
+        A memory of 0 bytes: chunks are not kept in memory, and nothing is prefetched. At most `fetches_max`
+        answers are in flight, each of a chunk's size, and half as many chunks wait for the disk.
         """
         self.counters = ReadCounters()
         self._client = client
@@ -97,11 +94,11 @@ class ChunkReader:
         self._nursery = nursery
         # By run as well: what one run's reader is refused must not be the answer to another's.
         self._flights: dict[tuple[str, bytes], Flight] = {}
-        self._fetch_slots = trio.Semaphore(FETCHES_IN_FLIGHT_MAX)
-        self._disk_slots = trio.Semaphore(WRITES_WAITING_MAX)
-        # At most a quarter of the memory is on its way unasked, else prefetched chunks push each other out
-        # before they are read.
-        self._prefetches_max = min(PREFETCHES_IN_FLIGHT_MAX, memory.bytes_max // (4 * CHUNK_BYTES_MAX))
+        self._fetch_slots = trio.Semaphore(fetches_max)
+        self._disk_slots = trio.Semaphore(fetches_max // 2)
+        # Half the slots are left to those who wait. And at most a quarter of the memory is on its way unasked,
+        # else prefetched chunks push each other out before they are read.
+        self._prefetches_max = min(fetches_max // 2, memory.bytes_max // (4 * CHUNK_BYTES_MAX))
         self._prefetch_count = 0
 
     @property

@@ -50,13 +50,16 @@ SPACE_SWEEP_INTERVAL_SECONDS: Final = 10.0
 """Between sweeps for free space: when others filled the disk, deleting our last chunks may not help."""
 
 DISK_THREADS_MAX: Final = 4
-"""Enough to keep a local disk busy; separate from other threads, so that neither starves the other."""
+"""Enough to keep a local disk busy; separate from other threads, so that neither starves the other. Each that
+reads holds a chunk."""
 
 DISK_PATIENCE_SECONDS: Final = 2.0
 HUNG_SECONDS: Final = 30.0
 """A disk that does not answer within the first is left alone for the second: the master has what is asked for."""
 
-KNOWN_CHUNKS_MAX: Final = 65_536
+KNOWN_CHUNKS_MAX: Final = 16_384
+KNOWN_CHUNK_BYTES: Final = 384
+"""What one of them costs in memory, at most: the entry, the digest, the bits and the time."""
 
 ABSENCE_SECONDS_MAX: Final = 1.0
 """How long blocks that were not there are taken to be absent: a look costs a random read a thread's turn."""
@@ -88,6 +91,7 @@ class DiskChunkCache:
         bytes_max: int,
         nursery: trio.Nursery,
         free_bytes_min: int = FREE_BYTES_MIN_DEFAULT,
+        threads_max: int = DISK_THREADS_MAX,
     ) -> None:
         """Sweeps run in the nursery, the first one from now on; reads and writes do not wait for it.
 
@@ -96,7 +100,7 @@ class DiskChunkCache:
         self._files = ChunkFiles(cache_dir)
         self._limits = CacheLimits(bytes_max, free_bytes_min)
         self._nursery = nursery
-        self._threads = trio.CapacityLimiter(DISK_THREADS_MAX)
+        self._threads = trio.CapacityLimiter(threads_max)
         # Of their own, so that writes that hang keep no read from finding out for itself.
         self._write_threads = trio.CapacityLimiter(DISK_THREADS_MAX)
         self._hung_until_seconds = -math.inf
