@@ -151,7 +151,7 @@ async def _serve(
         namespace,
         sync,
         uploader,
-        Warmup(client, reader, disk_cache, managed, namespace, sync, files),
+        Warmup(reader.fetcher, disk_cache, managed, namespace, sync, files),
         MountMeasures(
             client, reader.counters, memory, disk_cache, files, sync, uploader, operations.counters
         ),

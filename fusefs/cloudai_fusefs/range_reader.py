@@ -15,8 +15,9 @@ from cachetools import LRUCache
 
 from cloudai_fusefs.block_file import RANGED_CHUNK_BYTES_MIN, BlockSpan, block_count
 from cloudai_fusefs.chunk_memory import ChunkMemory, Data
-from cloudai_fusefs.chunk_reader import ChunkReader, FileContent
+from cloudai_fusefs.chunk_reader import ChunkReader
 from cloudai_fusefs.disk_cache import DiskChunkCache
+from cloudai_fusefs.file_content import FileContent
 from cloudai_fusefs.flights import Flight
 from cloudai_fusefs.master_client import MasterClient
 from cloudai_fusefs.wire_chunks import ChunkData
