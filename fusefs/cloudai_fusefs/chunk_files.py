@@ -18,6 +18,7 @@ from typing import Final
 
 from cloudai_fusefs.block_file import (
     BlockSpan,
+    blocks_mask,
     present_blocks,
     read_blocks,
     table_bytes,
@@ -85,9 +86,12 @@ class ChunkFiles:
         return False
 
     def read_blocks(
-        self, digest: bytes, chunk_bytes: int, first_block: int, length_bytes: int
+        self, digest: bytes, chunk_bytes: int, first_block: int, length_bytes: int, known_blocks: int = 0
     ) -> tuple[tuple[Data, bytes] | None, int]:
-        """The bytes from the block on, verified, with the digests of all blocks; and, as bits, which may be there."""
+        """The bytes from the block on, verified, with the digests of all blocks; and, as bits, which may be there.
+
+        Those are `known_blocks`, without a search of the file, where it holds what they say.
+        """
         path = self._path_of(digest)
         with contextlib.suppress(FileNotFoundError):
             found: tuple[Data, bytes] | None = read_blocks(
@@ -107,8 +111,11 @@ class ChunkFiles:
         path = self._blocks_path_of(digest)
         try:
             found = read_blocks(path, digest, chunk_bytes, first_block, length_bytes)
+            wanted = blocks_mask(first_block, length_bytes)
             if found is not None:
                 _touch(path)
+                if known_blocks & wanted == wanted:
+                    return found, known_blocks
             return found, present_blocks(path, chunk_bytes)
         except FileNotFoundError:
             return None, 0

@@ -210,11 +210,18 @@ class DiskChunkCache:
         put_count = self._put_count
         try:
             found, blocks = await self._read(
-                self._files.read_blocks, digest, chunk_bytes, first_block, length_bytes
+                self._files.read_blocks,
+                digest,
+                chunk_bytes,
+                first_block,
+                length_bytes,
+                known.blocks if known is not None else 0,
             )
         except OSError as error:
             self._failed.log(self._files.directory, error)
             return None
+        if known is not None and blocks == known.blocks and found is not None:
+            return found  # that was no look at the others
         if put_count == self._put_count:  # else what was put meanwhile may not have been seen
             self._known_blocks[digest] = _Look(blocks, trio.current_time())
         return found
