@@ -67,6 +67,9 @@ ABSENCE_SECONDS_MAX: Final = 1.0
 LOOKS_TOGETHER_MAX: Final = 1000
 """Files looked at in one turn of a thread: some 10 ms."""
 
+READS_TOGETHER_MAX: Final = 8
+"""Files read in one: as much, if they are full chunks and the disk is fast."""
+
 
 class _Written(NamedTuple):
     """What a turn of a thread came to."""
@@ -145,19 +148,31 @@ class DiskChunkCache:
 
         Raises nothing: what cannot be looked at is missing.
         """
+        return await self._find_lacking(chunks, self._files.note_wanted, LOOKS_TOGETHER_MAX)
 
+    async def find_missing_or_damaged(self, chunks: Iterable[Chunk]) -> list[Chunk]:
+        """As `find_missing`, but each is read: one that is damaged is dropped, and missing."""
+
+        def is_intact(digest: bytes, length_bytes: int) -> bool:
+            return self._files.read_chunk(digest, length_bytes) is not None
+
+        return await self._find_lacking(chunks, is_intact, READS_TOGETHER_MAX)
+
+    async def _find_lacking(
+        self, chunks: Iterable[Chunk], is_there: Callable[[bytes, int], bool], together_max: int
+    ) -> list[Chunk]:
         def look(some: Sequence[Chunk]) -> list[Chunk]:
-            return [chunk for chunk in some if not self._files.note_wanted(chunk.digest, chunk.length_bytes)]
+            return [chunk for chunk in some if not is_there(chunk.digest, chunk.length_bytes)]
 
-        missing: list[Chunk] = []
+        lacking: list[Chunk] = []
         remaining = iter(chunks)
-        while some := list(islice(remaining, LOOKS_TOGETHER_MAX)):
+        while some := list(islice(remaining, together_max)):
             try:
-                missing += await trio.to_thread.run_sync(look, some, limiter=self._threads)
+                lacking += await trio.to_thread.run_sync(look, some, limiter=self._threads)
             except OSError as error:
                 self._failed.log(self._files.directory, error)
-                missing += some
-        return missing
+                lacking += some
+        return lacking
 
     async def get(self, digest: bytes, length_bytes: int) -> bytes | None:
         """The chunk, verified, or None when it is not cached.

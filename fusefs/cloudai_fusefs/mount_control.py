@@ -58,6 +58,15 @@ class MountConfig:
         return f"MountConfig(source={self.source!r}, mount_point={str(self.mount_point)!r})"
 
 
+class CachedIf(StrEnum):
+    """When a warm-up takes a chunk to be in the disk cache."""
+
+    LENGTH_MATCHES = "length"
+    """Its file is as long as it is to be: damage is found by who reads it, and fetched again then."""
+    DIGEST_MATCHES = "digest"
+    """Its file was read and compared."""
+
+
 class FileState(StrEnum):
     STAGED = "staged"
     UPLOADING = "uploading"
@@ -256,7 +265,10 @@ class MountControl(Protocol):
         ...
 
     async def warmup(
-        self, paths: Sequence[str], note_progress: Callable[[WarmupProgress], None]
+        self,
+        paths: Sequence[str],
+        note_progress: Callable[[WarmupProgress], None],
+        cached_if: CachedIf = CachedIf.LENGTH_MATCHES,
     ) -> WarmupReport:
         """Brings the content of all files at and below the paths into the disk cache.
 

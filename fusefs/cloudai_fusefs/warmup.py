@@ -18,7 +18,7 @@ import trio
 from cloudai_fusefs.cache_sweep import KEPT_SHARE
 from cloudai_fusefs.disk_cache import DISK_THREADS_MAX, DiskChunkCache
 from cloudai_fusefs.managed_tree import LatestLink, ManagedTree
-from cloudai_fusefs.mount_control import UncachedFile, WarmupProgress, WarmupReport
+from cloudai_fusefs.mount_control import CachedIf, UncachedFile, WarmupProgress, WarmupReport
 from cloudai_fusefs.namespace import Inode, Namespace
 from cloudai_fusefs.node import Node
 from cloudai_fusefs.open_files import OpenFiles
@@ -91,12 +91,14 @@ class Warmup:
         self._namespace = namespace
         self._sync = sync
 
-    async def run(self, paths: Sequence[str], note_progress: NoteProgress) -> WarmupReport:
+    async def run(
+        self, paths: Sequence[str], note_progress: NoteProgress, cached_if: CachedIf
+    ) -> WarmupReport:
         """See MountControl.warmup."""
         nodes: dict[Node, None] = {}
         for path in paths:
             await self._collect(await self._find(path), nodes)
-        return await _FileSet(self, nodes, note_progress).bring()
+        return await _FileSet(self, nodes, note_progress).bring(cached_if)
 
     async def _find(self, path: str) -> Inode:
         """Raises NotFound with the whole path."""
@@ -138,12 +140,15 @@ class _FileSet:
         self._done_bytes = 0
         self._fetched_bytes = 0
 
-    async def bring(self) -> WarmupReport:
+    async def bring(self, cached_if: CachedIf) -> WarmupReport:
         """Raises NoSpace, MasterUnavailable as long as nothing is known; what fails later is reported."""
         listing = await self._list()
         if self._master_failure is not None:
             raise self._master_failure
-        missing = await self._warmup.disk_cache.find_missing(listing.places)
+        if cached_if is CachedIf.DIGEST_MATCHES:
+            missing = await self._warmup.disk_cache.find_missing_or_damaged(listing.places)
+        else:
+            missing = await self._warmup.disk_cache.find_missing(listing.places)
         await self._begin_progress(listing, missing)
         for _ in range(ROUNDS_MAX):
             wanted = [chunk for chunk in missing if chunk not in self._asked]
