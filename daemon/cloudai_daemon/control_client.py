@@ -19,6 +19,7 @@ from cloudai_daemon.control_protocol import (
 )
 from cloudai_daemon.registry import RegistryEntry
 from cloudai_fusefs.mount_control import (
+    CachedIf,
     MountInspection,
     RunPlace,
     RunStatus,
@@ -86,10 +87,17 @@ class ControlClient:
     def inspect(self, timeout_seconds: float) -> MountInspection:
         return MountInspection(**self.call("inspect", {}, timeout_seconds))
 
-    def warmup(self, paths: Sequence[str], note_progress: Callable[[WarmupProgress], None]) -> WarmupReport:
+    def warmup(
+        self,
+        paths: Sequence[str],
+        note_progress: Callable[[WarmupProgress], None],
+        cached_if: CachedIf = CachedIf.LENGTH_MATCHES,
+    ) -> WarmupReport:
         """Takes as long as it takes; interrupted, closing the connection ends it at the mount."""
         fields = self.follow(
-            "warmup", {"paths": list(paths)}, lambda progress: note_progress(WarmupProgress(**progress))
+            "warmup",
+            {"paths": list(paths), "cached_if": str(cached_if)},
+            lambda progress: note_progress(WarmupProgress(**progress)),
         )
         return WarmupReport(**{**fields, "failed": [UncachedFile(**file) for file in fields["failed"]]})
 

@@ -33,6 +33,7 @@ from cloudai_daemon.control_protocol import (
 )
 from cloudai_daemon.unix_sockets import SOCKET_PATH_BYTES_MAX, listen_in_own_directory, remove_socket
 from cloudai_fusefs.mount_control import (
+    CachedIf,
     FileState,
     FileStatus,
     MountControl,
@@ -252,7 +253,11 @@ async def _inspect(control: MountControl, params: _Params) -> Json:
 
 
 async def _warmup(control: MountControl, params: _Params, progress: _Progress) -> Json:
-    return asdict(await control.warmup(params.texts("paths"), progress.note))
+    try:
+        cached_if = CachedIf(params.text("cached_if") or CachedIf.LENGTH_MATCHES)
+    except ValueError as error:
+        raise InvalidRequest("unknown value of a parameter", parameter="cached_if") from error
+    return asdict(await control.warmup(params.texts("paths"), progress.note, cached_if))
 
 
 _METHODS: Final[Mapping[str, Callable[[MountControl, _Params], Awaitable[Json]]]] = {

@@ -15,7 +15,12 @@ from typing import Final, TypedDict, cast
 
 from cloudai_daemon.exit_codes import CommandFailed, ExitCode
 from cloudai_daemon.unix_sockets import SOCKET_PATH_BYTES_MAX
-from cloudai_fusefs.mount_control import CACHE_BYTES_DEFAULT, TIMEO_SECONDS_DEFAULT
+from cloudai_fusefs.mount_control import (
+    CACHE_BYTES_DEFAULT,
+    MEMORY_BYTES_DEFAULT,
+    MEMORY_BYTES_MIN,
+    TIMEO_SECONDS_DEFAULT,
+)
 
 MASTER_PORT_DEFAULT: Final = 7443
 
@@ -35,6 +40,7 @@ class MountOptions(TypedDict, total=False):
     state_dir: Path
     cache_dir: Path
     cache_bytes_max: int
+    memory_bytes_max: int
     timeo_seconds: float
     uid: int
     gid: int
@@ -66,6 +72,13 @@ def _parse_cache_size(text: str) -> int:
     size_bytes = parse_size(text)
     if size_bytes == 0:
         raise ValueError("must be more than nothing")
+    return size_bytes
+
+
+def _parse_memory(text: str) -> int:
+    size_bytes = parse_size(text)
+    if size_bytes < MEMORY_BYTES_MIN:
+        raise ValueError(f"must be at least {MEMORY_BYTES_MIN // 1024**2}M")
     return size_bytes
 
 
@@ -150,6 +163,16 @@ OPTION_SPECS: Final = (
         parse=_parse_cache_size,
         default=f"{CACHE_BYTES_DEFAULT // 1024**3}G",
         help="limit of the cache, in bytes or with K, M, G, T",
+    ),
+    OptionSpec(
+        name="memory",
+        field="memory_bytes_max",
+        parse=_parse_memory,
+        default=f"{MEMORY_BYTES_DEFAULT // 1024**2}M",
+        help=(
+            "limit of file contents in the daemon's memory, in bytes or with K, M, G;"
+            f" at least {MEMORY_BYTES_MIN // 1024**2}M"
+        ),
     ),
     OptionSpec(
         name="timeo",

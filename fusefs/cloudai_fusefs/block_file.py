@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from cloudai_fusefs.chunk_memory import Data
+from cloudai_fusefs.regular_file import open_regular
 from cloudai_model.chunks import blocks_match, digest_of
 from cloudai_model.limits import BLOCK_BYTES, DIGEST_BYTES, KIB
 
@@ -48,12 +49,12 @@ def read_blocks(
 ) -> tuple[bytes, bytes] | None:
     """The bytes from the block's beginning on and the digests of all blocks; None: they are not there, or damaged.
 
-    Raises OSError, FileNotFoundError where there is no file.
+    Raises OSError, FileNotFoundError where there is no file, NotRegular where something else is.
     """
     digests_bytes = block_count(chunk_bytes) * DIGEST_BYTES
-    with path.open("rb", buffering=0) as file:
-        table = os.pread(file.fileno(), digests_bytes + DIGEST_BYTES, chunk_bytes)
-        data = os.pread(file.fileno(), length_bytes, first_block * BLOCK_BYTES)
+    with open_regular(path) as descriptor:
+        table = os.pread(descriptor, digests_bytes + DIGEST_BYTES, chunk_bytes)
+        data = os.pread(descriptor, length_bytes, first_block * BLOCK_BYTES)
     block_digests = table[:digests_bytes]
     if table != table_of(digest, block_digests) or len(data) != length_bytes:
         return None
@@ -63,28 +64,25 @@ def read_blocks(
 def present_blocks(path: Path, chunk_bytes: int) -> int:
     """The blocks that may be there, as bits: those without a hole in them. Raises OSError."""
     found = 0
-    with path.open("rb", buffering=0) as file:
+    with open_regular(path) as descriptor:
         end = 0
         while end < chunk_bytes:
             try:
-                start = os.lseek(file.fileno(), end, os.SEEK_DATA)
+                start = os.lseek(descriptor, end, os.SEEK_DATA)
             except OSError:
                 break  # ENXIO: no data from here on
-            end = os.lseek(file.fileno(), start, os.SEEK_HOLE)
+            end = os.lseek(descriptor, start, os.SEEK_HOLE)
             for block in range(-(-start // BLOCK_BYTES), block_count(min(end, chunk_bytes))):
                 found |= 1 << block
     return found
 
 
 def write_blocks(path: Path, spans: Iterable[BlockSpan]) -> None:
-    """Adds the spans, all of one chunk, to a file that is made when it is missing. Raises OSError."""
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
+    """Adds the spans, all of one chunk, to a file that is made when it is missing. Raises as read_blocks."""
+    with open_regular(path, os.O_WRONLY | os.O_CREAT) as descriptor:
         for span in spans:
-            os.pwrite(handle, table_of(span.digest, span.block_digests), span.chunk_bytes)
-            os.pwrite(handle, span.data, span.first_block * BLOCK_BYTES)
-    finally:
-        os.close(handle)
+            os.pwrite(descriptor, table_of(span.digest, span.block_digests), span.chunk_bytes)
+            os.pwrite(descriptor, span.data, span.first_block * BLOCK_BYTES)
 
 
 def table_bytes(chunk_bytes: int) -> int:

@@ -79,7 +79,7 @@ def evict_oldest(chunks_dir: Path, limits: CacheLimits) -> int:
 
 
 def _walk_chunks(chunks_dir: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """Every file with its status, without those that vanish meanwhile.
+    """Every file with its status, without those that vanish meanwhile. A directory is none of ours.
 
     Looks for a cancellation before each of the 256 directories.
     """
@@ -89,6 +89,8 @@ def _walk_chunks(chunks_dir: Path) -> Iterator[tuple[Path, os.stat_result]]:
         trio.from_thread.check_cancelled()
         with contextlib.suppress(FileNotFoundError), os.scandir(shard_path) as entries:
             for entry in entries:
+                if entry.is_dir(follow_symlinks=False):
+                    continue
                 with contextlib.suppress(FileNotFoundError):
                     yield Path(entry.path), entry.stat(follow_symlinks=False)
 

@@ -18,6 +18,7 @@ from typing import Final
 
 from cloudai_fusefs.block_file import (
     BlockSpan,
+    blocks_mask,
     present_blocks,
     read_blocks,
     table_bytes,
@@ -27,6 +28,7 @@ from cloudai_fusefs.block_file import (
 from cloudai_fusefs.cache_file import RareWarning, make_private_directory, write_cache_file
 from cloudai_fusefs.cache_sweep import free_bytes, stored_bytes_of
 from cloudai_fusefs.chunk_memory import Data
+from cloudai_fusefs.regular_file import NotRegular, is_regular, open_regular
 from cloudai_model.chunks import block_digests_of, digest_of
 from cloudai_model.limits import BLOCK_BYTES
 
@@ -53,16 +55,17 @@ class ChunkFiles:
         """The chunk, verified. A file that is not the chunk is deleted and logged."""
         path = self._path_of(digest)
         try:
-            with path.open("rb", buffering=0) as file:
-                data = file.read(length_bytes)
-                is_complete = os.fstat(file.fileno()).st_size == length_bytes + table_bytes(length_bytes)
+            with open_regular(path) as descriptor:
+                data = os.read(descriptor, length_bytes)
+                is_complete = _has_length(descriptor, length_bytes)
                 if is_complete and len(data) == length_bytes and digest_of(data) == digest:
-                    _touch(file.fileno())
+                    _touch(descriptor)
                     return data
         except FileNotFoundError:
             return None
-        self._damaged.log(path)
-        path.unlink(missing_ok=True)
+        except NotRegular:
+            pass  # whatever it is, it is not the chunk
+        self._drop(path)
         return None
 
     def free_bytes(self) -> int:
@@ -74,25 +77,31 @@ class ChunkFiles:
         """Whether the chunk is there by its length, unread; if so it counts as used now."""
         path = self._path_of(digest)
         try:
-            if path.stat().st_size == length_bytes + table_bytes(length_bytes):
-                with path.open("rb", buffering=0) as file:
-                    _touch(file.fileno())
-                return True
+            with open_regular(path) as descriptor:
+                if _has_length(descriptor, length_bytes):
+                    _touch(descriptor)
+                    return True
         except FileNotFoundError:
             return False
-        self._damaged.log(path)
-        path.unlink(missing_ok=True)
+        except NotRegular:
+            pass
+        self._drop(path)
         return False
 
     def read_blocks(
-        self, digest: bytes, chunk_bytes: int, first_block: int, length_bytes: int
+        self, digest: bytes, chunk_bytes: int, first_block: int, length_bytes: int, known_blocks: int = 0
     ) -> tuple[tuple[Data, bytes] | None, int]:
-        """The bytes from the block on, verified, with the digests of all blocks; and, as bits, which may be there."""
+        """The bytes from the block on, verified, with the digests of all blocks; and, as bits, which may be there.
+
+        Those are `known_blocks`, without a search of the file, where it holds what they say.
+        """
         path = self._path_of(digest)
+        found: tuple[Data, bytes] | None
         with contextlib.suppress(FileNotFoundError):
-            found: tuple[Data, bytes] | None = read_blocks(
-                path, digest, chunk_bytes, first_block, length_bytes
-            )
+            try:
+                found = read_blocks(path, digest, chunk_bytes, first_block, length_bytes)
+            except NotRegular:
+                found = None
             if found is None:
                 # Damaged, or its table is: the digest of the whole decides.
                 data = self.read_chunk(digest, chunk_bytes)
@@ -107,10 +116,16 @@ class ChunkFiles:
         path = self._blocks_path_of(digest)
         try:
             found = read_blocks(path, digest, chunk_bytes, first_block, length_bytes)
+            wanted = blocks_mask(first_block, length_bytes)
             if found is not None:
                 _touch(path)
+                if known_blocks & wanted == wanted:
+                    return found, known_blocks
             return found, present_blocks(path, chunk_bytes)
         except FileNotFoundError:
+            return None, 0
+        except NotRegular:
+            self._drop(path)
             return None, 0
 
     def write_chunk(self, digest: bytes, data: Data, block_digests: bytes = b"") -> int:
@@ -120,7 +135,7 @@ class ChunkFiles:
         see `read_blocks`.
         """
         path = self._path_of(digest)
-        if path.exists():
+        if is_regular(path):
             return 0
         table = b""
         if wanted_bytes := table_bytes(len(data)):
@@ -139,13 +154,22 @@ class ChunkFiles:
     def write_blocks(self, spans: Sequence[BlockSpan]) -> int:
         """Adds blocks of one chunk; returns as write_chunk."""
         digest = spans[0].digest
-        if self._path_of(digest).exists():
+        if is_regular(self._path_of(digest)):
             return 0
         path = self._blocks_path_of(digest)
         make_private_directory(self._cache_dir, path.parent)
         before_bytes = _stored_bytes_at(path)
-        write_blocks(path, spans)
+        try:
+            write_blocks(path, spans)
+        except NotRegular:
+            self._drop(path)
+            write_blocks(path, spans)
         return max(0, _stored_bytes_at(path) - before_bytes)
+
+    def _drop(self, path: Path) -> None:
+        """Takes away what is not what its name says. Raises IsADirectoryError: a directory is somebody's."""
+        path.unlink(missing_ok=True)
+        self._damaged.log(path)
 
     def _path_of(self, digest: bytes) -> Path:
         name = digest.hex()
@@ -156,10 +180,15 @@ class ChunkFiles:
         return path.with_name(path.name + BLOCKS_SUFFIX)
 
 
+def _has_length(descriptor: int, length_bytes: int) -> bool:
+    """Whether the file is as long as that of a chunk of this length."""
+    return os.fstat(descriptor).st_size == length_bytes + table_bytes(length_bytes)
+
+
 def _stored_bytes_at(path: Path) -> int:
     """0 where a neighbour's sweep was faster."""
     try:
-        return stored_bytes_of(path.stat())
+        return stored_bytes_of(path.lstat())
     except FileNotFoundError:
         return 0
 

@@ -4,74 +4,28 @@ One per mount: one memory budget, and one request in flight for a chunk however 
 chunk that comes from disk or wire is verified against its digest before a byte of it is answered.
 Prefetching only asks for more; it never answers.
 
-Fetches are tasks of the nursery that was passed in, not of the reader: a reader that is cancelled leaves
-the fetch to the others, or to the cache.
+What is on its way is not the reader's: one that is cancelled leaves it to the others, or to the cache
+(chunk_flights).
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import islice
-from typing import Final
 
 import trio
 
+from cloudai_fusefs.chunk_flights import FETCHES_IN_FLIGHT_MAX, ChunkFlights
 from cloudai_fusefs.chunk_memory import ChunkMemory, Data
 from cloudai_fusefs.disk_cache import DiskChunkCache
+from cloudai_fusefs.file_content import FileContent
 from cloudai_fusefs.flights import Flight
 from cloudai_fusefs.master_client import MasterClient
-from cloudai_fusefs.wire_chunks import ChunkAnswer
-from cloudai_fusefs.write_behind import ROOM_SECONDS_MAX, WriteBehind
-from cloudai_model.chunks import ChunkRange, Manifest, digest_of
-from cloudai_model.errors import ChunkDamaged, CloudAIError, MasterUnavailable
+from cloudai_fusefs.read_counters import ReadCounters
+from cloudai_fusefs.verifying_fetcher import VerifyingFetcher
+from cloudai_fusefs.write_behind import WriteBehind
+from cloudai_model.chunks import ChunkRange
 from cloudai_model.limits import CHUNK_BYTES_MAX
-
-_log = logging.getLogger(__name__)
-
-FETCHES_IN_FLIGHT_MAX: Final = 8
-"""32 MiB beside the memory budget. Four transfers moved 1.1 GB/s, more of them no more."""
-
-WRITES_WAITING_MAX: Final = 8
-"""As much again on its way to the disk cache."""
-
-PREFETCHES_IN_FLIGHT_MAX: Final = FETCHES_IN_FLIGHT_MAX // 2
-"""So that half the slots are left to those who wait."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class FileContent:
-    """One generation of a file: what to read, and by which right to ask for it."""
-
-    task_id: str
-    node_id: int
-    generation: int
-    manifest: Manifest
-    label: str
-    """The file's path as it stands in logs and errors."""
-
-
-@dataclass(kw_only=True, slots=True)
-class ReadCounters:
-    """Where the bytes came from, since the mount began. A chunk counts once per read that touches it."""
-
-    memory_hits: int = 0
-    memory_misses: int = 0
-    memory_bytes: int = 0
-    """Answered from memory."""
-    disk_hits: int = 0
-    disk_misses: int = 0
-    disk_bytes: int = 0
-    """Read from the disk cache."""
-    fetched_chunks: int = 0
-    """Answers of the master, damaged ones included."""
-    fetched_ranges: int = 0
-    fetched_batches: int = 0
-    """Calls that brought several small files."""
-    fetched_bytes: int = 0
-    damaged_chunks: int = 0
-    """Answers of the master that were not the chunk."""
 
 
 class ChunkReader:
@@ -84,25 +38,23 @@ class ChunkReader:
         disk_cache: DiskChunkCache,
         write_behind: WriteBehind,
         nursery: trio.Nursery,
+        *,
+        fetches_max: int = FETCHES_IN_FLIGHT_MAX,
     ) -> None:
         """The client is one that has its own patience: nothing is repeated here but damaged answers.
 
-        A memory of 0 bytes: chunks are not kept in memory, and nothing is prefetched.
+        A memory of 0 bytes: chunks are not kept in memory, and nothing is prefetched. `fetches_max`: see ChunkFlights.
         """
         self.counters = ReadCounters()
-        self._client = client
+        self.fetcher = VerifyingFetcher(client, self.counters)
         self._memory = memory
-        self._disk_cache = disk_cache
         self._write_behind = write_behind
-        self._nursery = nursery
-        # By run as well: what one run's reader is refused must not be the answer to another's.
-        self._flights: dict[tuple[str, bytes], Flight] = {}
-        self._fetch_slots = trio.Semaphore(FETCHES_IN_FLIGHT_MAX)
-        self._disk_slots = trio.Semaphore(WRITES_WAITING_MAX)
-        # At most a quarter of the memory is on its way unasked, else prefetched chunks push each other out
-        # before they are read.
-        self._prefetches_max = min(PREFETCHES_IN_FLIGHT_MAX, memory.bytes_max // (4 * CHUNK_BYTES_MAX))
-        self._prefetch_count = 0
+        self._flights = ChunkFlights(
+            self.fetcher, memory, disk_cache, write_behind, self.counters, nursery, fetches_max=fetches_max
+        )
+        # Half the slots are left to those who wait. And at most a quarter of the memory is on its way unasked,
+        # else prefetched chunks push each other out before they are read.
+        self._prefetches_max = min(fetches_max // 2, memory.bytes_max // (4 * CHUNK_BYTES_MAX))
 
     @property
     def memory_bytes(self) -> int:
@@ -124,8 +76,9 @@ class ChunkReader:
 
     def is_near(self, content: FileContent, index: int) -> bool:
         """Whether the chunk is in memory or on its way."""
-        digest = content.manifest.chunks[index].digest
-        return digest in self._memory or (content.task_id, digest) in self._flights
+        if content.manifest.chunks[index].digest in self._memory:
+            return True
+        return self._flights.find(content, index) is not None
 
     async def read(self, content: FileContent, offset_bytes: int, length_bytes: int) -> Data:
         """The bytes [offset_bytes, offset_bytes + length_bytes), shorter only at the end of the file.
@@ -156,9 +109,9 @@ class ChunkReader:
         """
         if self.is_near(content, index):
             return True
-        if self._prefetch_count >= self._prefetches_max:
+        if self._flights.prefetch_count >= self._prefetches_max:
             return False
-        self._take_off(content, index, is_prefetch=True)
+        self._flights.begin(content, index, is_prefetch=True)
         return True
 
     def note_passed(self, content: FileContent, index: int) -> None:
@@ -172,14 +125,7 @@ class ChunkReader:
 
     def fetch_together(self, contents: Sequence[FileContent]) -> None:
         """Asks for files of one chunk each, all of one run, in one call. Never raises and never waits."""
-        flights: dict[bytes, tuple[Flight, FileContent]] = {}
-        for content in contents:
-            ((_, digest),) = content.manifest.chunks
-            if not self.is_near(content, 0):
-                flight = self._flights[content.task_id, digest] = Flight()
-                flights[digest] = flight, content
-        if flights:
-            self._nursery.start_soon(self._fly_together, flights)
+        self._flights.begin_together(content for content in contents if not self.is_near(content, 0))
 
     def keep_written(self, digest: bytes, data: bytes) -> None:
         """Keeps a chunk that was made on this mount, so that reading it back needs no master. Never waits.
@@ -212,132 +158,7 @@ class ChunkReader:
             self.counters.memory_bytes += part.length_bytes
             return data
         self.counters.memory_misses += 1
-        flight = self._flights.get((content.task_id, digest))
-        flight = flight or self._take_off(content, part.chunk_index, is_prefetch=False)
+        flight = self._flights.find(content, part.chunk_index)
+        flight = flight or self._flights.begin(content, part.chunk_index, is_prefetch=False)
         flight.is_awaited = True  # from now on: its reader may first wait for another
         return flight
-
-    def _take_off(self, content: FileContent, index: int, *, is_prefetch: bool) -> Flight:
-        flight = Flight(is_prefetch)
-        self._flights[content.task_id, content.manifest.chunks[index].digest] = flight
-        self._prefetch_count += is_prefetch
-        self._nursery.start_soon(self._fly, flight, content, index)
-        return flight
-
-    async def _fly(self, flight: Flight, content: FileContent, index: int) -> None:
-        """Lands the flight: with data, with the error for those who wait, or with neither when cancelled."""
-        length_bytes, digest = content.manifest.chunks[index]
-        try:
-            data = await self._disk_cache.get(digest, length_bytes)
-            if data is not None:
-                self.counters.disk_hits += 1
-                self.counters.disk_bytes += length_bytes
-                self._land(flight, digest, data)
-                return
-            self.counters.disk_misses += 1
-            async with self._fetch_slots:
-                fetched = await self.fetch_verified(content, index)
-                self._land(flight, digest, fetched.data)
-                self._note_arrived(flight)
-                # Nothing more is fetched while too much waits for a disk that is slower than the wire: a chunk
-                # that was read once is cached. The readers have gone on by then. A disk that hangs is no cache.
-                with trio.move_on_after(ROOM_SECONDS_MAX) as patience:
-                    await self._disk_slots.acquire()
-            if patience.cancelled_caught:
-                return
-            try:
-                await self._disk_cache.put(digest, fetched.data, fetched.block_digests)
-            except Exception:  # noqa: BLE001 - logged, and not worth the mount's end
-                _log.exception("chunk %d of %s is not kept", index, content.label)
-            finally:
-                self._disk_slots.release()
-        except Exception as error:  # not swallowed: each waiter raises it
-            if flight.has_landed.is_set():
-                raise
-            flight.end(error)
-        finally:
-            del self._flights[content.task_id, digest]
-            self._note_arrived(flight)
-            flight.end()
-
-    def _note_arrived(self, flight: Flight) -> None:
-        """Makes room for the next prefetch, once."""
-        self._prefetch_count -= flight.is_prefetch
-        flight.is_prefetch = False
-
-    async def _fly_together(self, flights: dict[bytes, tuple[Flight, FileContent]]) -> None:
-        """Lands what one look at the disk and one call to the master bring; the others fly alone."""
-        waiting = dict(flights)
-        outage: MasterUnavailable | None = None
-        try:
-            chunks = [content.manifest.chunks[0] for _, content in flights.values()]
-            for digest, data in (await self._disk_cache.get_many(chunks)).items():
-                flight, content = waiting.pop(digest)
-                self.counters.disk_hits += 1
-                self.counters.disk_bytes += len(data)
-                self._land(flight, digest, data)
-                del self._flights[content.task_id, digest]
-            self.counters.disk_misses += len(waiting)
-            if waiting:
-                async with self._fetch_slots:
-                    await self._fetch_together(waiting)
-                    await self._write_behind.wait_for_room()
-        except MasterUnavailable as error:
-            outage = error  # waited out once, and not once for each file
-        except CloudAIError as error:
-            _log.debug("files are fetched one by one: %s", error)
-        except Exception:  # noqa: BLE001 - logged, and not worth the mount's end
-            _log.exception("files are fetched one by one")
-        finally:
-            for digest, (flight, content) in waiting.items():
-                if flight.is_awaited and outage is None:
-                    # Whatever was wrong, a fetch of its own says it, or brings the bytes.
-                    self._nursery.start_soon(self._fly, flight, content, 0)
-                else:
-                    del self._flights[content.task_id, digest]
-                    flight.end(outage)
-
-    async def _fetch_together(self, waiting: dict[bytes, tuple[Flight, FileContent]]) -> None:
-        """Takes what has arrived whole out of `waiting`. Raises the client's errors."""
-        asked = list(waiting.items())
-        task_id = asked[0][1][1].task_id
-        answers = await self._client.read_files(
-            task_id, [(content.node_id, content.generation) for _, (_, content) in asked]
-        )
-        self.counters.fetched_batches += 1
-        for (digest, (flight, content)), data in zip(asked, answers, strict=False):
-            if data is None or digest_of(data) != digest:
-                continue
-            self.counters.fetched_chunks += 1
-            self.counters.fetched_bytes += len(data)
-            self._land(flight, digest, data)
-            if self._write_behind.has_room:
-                self._write_behind.add_chunk(digest, data)
-            del waiting[digest], self._flights[content.task_id, digest]
-
-    def _land(self, flight: Flight, digest: bytes, data: Data) -> None:
-        self._memory.put(digest, data)
-        flight.land(data)
-
-    async def fetch_verified(self, content: FileContent, index: int) -> ChunkAnswer:
-        """The chunk from the master, past memory and disk cache; its blocks' digests are what the master says.
-
-        Raises as `read`.
-        """
-        length_bytes, digest = content.manifest.chunks[index]
-        # Asked for once more when it arrives damaged: the wire may have done it, and if it was the disk, the
-        # master finds that out and says so in its log.
-        for verify in (False, True):
-            try:
-                answer = await self._client.read_chunk(
-                    content.task_id, content.node_id, content.generation, index, verify=verify
-                )
-            except ChunkDamaged:
-                answer = ChunkAnswer(memoryview(b""), b"")
-            self.counters.fetched_chunks += 1
-            self.counters.fetched_bytes += len(answer.data)
-            if len(answer.data) == length_bytes and answer.digest == digest:
-                return answer
-            self.counters.damaged_chunks += 1
-        _log.error("chunk %d of %s is damaged at the master", index, content.label)
-        raise ChunkDamaged(file=content.label, chunk_index=index, generation=content.generation)

@@ -20,8 +20,11 @@ from cloudai_model.errors import CloudAIError, InternalError
 
 logger = logging.getLogger(__name__)
 
-# 4 in flight fill the wire (FACTS: 0.5-0.85 GB/s); each holds up to three copies of a chunk.
+# 4 in flight fill the wire (FACTS: 0.5-0.85 GB/s).
 CHUNKS_IN_FLIGHT_MAX: Final = 4
+
+COPIES_IN_FLIGHT: Final = 3
+"""Of each: the bytes, the message, and what gRPC sends."""
 
 HASH_THREADS_MAX: Final = 2
 """One thread hashes 6.8 GB/s; two keep a slow read of the staging disk from stopping the other."""

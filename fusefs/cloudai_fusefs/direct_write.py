@@ -11,7 +11,6 @@ import fcntl
 import mmap
 import os
 import queue
-from contextlib import suppress
 from typing import Final
 
 from cloudai_model.limits import CHUNK_BYTES_MAX, KIB
@@ -22,22 +21,27 @@ DIRECT_BYTES_MIN: Final = 256 * KIB
 _ALIGNMENT_BYTES: Final = 4096
 """Of the buffer, the place and the length: enough for every disk in use."""
 
-KEPT_BUFFERS_MAX: Final = 4
-"""As many as threads write at once."""
+BUFFERS_MAX: Final = 2
+"""Of the process: so many files are written at once, the others wait. One more makes no disk faster."""
 
-_kept_buffers: queue.LifoQueue[mmap.mmap] = queue.LifoQueue(KEPT_BUFFERS_MAX)
+# None stands for a buffer that has not been made yet.
+_buffers: queue.LifoQueue[mmap.mmap | None] = queue.LifoQueue()
+for _ in range(BUFFERS_MAX):
+    _buffers.put(None)
 
 
 def write_file(handle: int, data: bytes | memoryview) -> None:
     """Makes an empty file hold the data, past the page cache where that pays and the file system allows it.
 
-    Blocks for the disk, and meanwhile holds a buffer of 4 MiB. Raises OSError.
+    Blocks for the disk, and meanwhile holds one of the buffers of 4 MiB. Raises OSError.
     """
     view = memoryview(data)
     done_bytes = 0
     if len(view) >= DIRECT_BYTES_MIN and _set_direct(handle, is_direct=True):
-        buffer = _take_buffer()
+        buffer = _buffers.get()
         try:
+            if buffer is None:
+                buffer = mmap.mmap(-1, CHUNK_BYTES_MAX)  # memory that begins at a page
             while done_bytes < len(view):
                 part = view[done_bytes : done_bytes + len(buffer)]
                 buffer[: len(part)] = part
@@ -49,7 +53,7 @@ def write_file(handle: int, data: bytes | memoryview) -> None:
                 raise
             # This file system only says so now, or after a short write.
         finally:
-            _give_back(buffer)
+            _buffers.put(buffer)
         _set_direct(handle, is_direct=False)
         os.ftruncate(handle, done_bytes)
     _write_all(handle, view[done_bytes:], done_bytes)
@@ -73,16 +77,3 @@ def _set_direct(handle: int, *, is_direct: bool) -> bool:
             raise
         return False
     return True
-
-
-def _take_buffer() -> mmap.mmap:
-    """Memory that begins at a page."""
-    try:
-        return _kept_buffers.get_nowait()
-    except queue.Empty:
-        return mmap.mmap(-1, CHUNK_BYTES_MAX)
-
-
-def _give_back(buffer: mmap.mmap) -> None:
-    with suppress(queue.Full):
-        _kept_buffers.put_nowait(buffer)

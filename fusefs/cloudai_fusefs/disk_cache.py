@@ -50,19 +50,25 @@ SPACE_SWEEP_INTERVAL_SECONDS: Final = 10.0
 """Between sweeps for free space: when others filled the disk, deleting our last chunks may not help."""
 
 DISK_THREADS_MAX: Final = 4
-"""Enough to keep a local disk busy; separate from other threads, so that neither starves the other."""
+"""Enough to keep a local disk busy; separate from other threads, so that neither starves the other. Each that
+reads holds a chunk."""
 
 DISK_PATIENCE_SECONDS: Final = 2.0
 HUNG_SECONDS: Final = 30.0
 """A disk that does not answer within the first is left alone for the second: the master has what is asked for."""
 
-KNOWN_CHUNKS_MAX: Final = 65_536
+KNOWN_CHUNKS_MAX: Final = 16_384
+KNOWN_CHUNK_BYTES: Final = 384
+"""What one of them costs in memory, at most: the entry, the digest, the bits and the time."""
 
 ABSENCE_SECONDS_MAX: Final = 1.0
 """How long blocks that were not there are taken to be absent: a look costs a random read a thread's turn."""
 
 LOOKS_TOGETHER_MAX: Final = 1000
 """Files looked at in one turn of a thread: some 10 ms."""
+
+READS_TOGETHER_MAX: Final = 8
+"""Files read in one: as much, if they are full chunks and the disk is fast."""
 
 
 class _Written(NamedTuple):
@@ -88,6 +94,7 @@ class DiskChunkCache:
         bytes_max: int,
         nursery: trio.Nursery,
         free_bytes_min: int = FREE_BYTES_MIN_DEFAULT,
+        threads_max: int = DISK_THREADS_MAX,
     ) -> None:
         """Sweeps run in the nursery, the first one from now on; reads and writes do not wait for it.
 
@@ -96,7 +103,7 @@ class DiskChunkCache:
         self._files = ChunkFiles(cache_dir)
         self._limits = CacheLimits(bytes_max, free_bytes_min)
         self._nursery = nursery
-        self._threads = trio.CapacityLimiter(DISK_THREADS_MAX)
+        self._threads = trio.CapacityLimiter(threads_max)
         # Of their own, so that writes that hang keep no read from finding out for itself.
         self._write_threads = trio.CapacityLimiter(DISK_THREADS_MAX)
         self._hung_until_seconds = -math.inf
@@ -141,19 +148,31 @@ class DiskChunkCache:
 
         Raises nothing: what cannot be looked at is missing.
         """
+        return await self._find_lacking(chunks, self._files.note_wanted, LOOKS_TOGETHER_MAX)
 
+    async def find_missing_or_damaged(self, chunks: Iterable[Chunk]) -> list[Chunk]:
+        """As `find_missing`, but each is read: one that is damaged is dropped, and missing."""
+
+        def is_intact(digest: bytes, length_bytes: int) -> bool:
+            return self._files.read_chunk(digest, length_bytes) is not None
+
+        return await self._find_lacking(chunks, is_intact, READS_TOGETHER_MAX)
+
+    async def _find_lacking(
+        self, chunks: Iterable[Chunk], is_there: Callable[[bytes, int], bool], together_max: int
+    ) -> list[Chunk]:
         def look(some: Sequence[Chunk]) -> list[Chunk]:
-            return [chunk for chunk in some if not self._files.note_wanted(chunk.digest, chunk.length_bytes)]
+            return [chunk for chunk in some if not is_there(chunk.digest, chunk.length_bytes)]
 
-        missing: list[Chunk] = []
+        lacking: list[Chunk] = []
         remaining = iter(chunks)
-        while some := list(islice(remaining, LOOKS_TOGETHER_MAX)):
+        while some := list(islice(remaining, together_max)):
             try:
-                missing += await trio.to_thread.run_sync(look, some, limiter=self._threads)
+                lacking += await trio.to_thread.run_sync(look, some, limiter=self._threads)
             except OSError as error:
                 self._failed.log(self._files.directory, error)
-                missing += some
-        return missing
+                lacking += some
+        return lacking
 
     async def get(self, digest: bytes, length_bytes: int) -> bytes | None:
         """The chunk, verified, or None when it is not cached.
@@ -206,11 +225,18 @@ class DiskChunkCache:
         put_count = self._put_count
         try:
             found, blocks = await self._read(
-                self._files.read_blocks, digest, chunk_bytes, first_block, length_bytes
+                self._files.read_blocks,
+                digest,
+                chunk_bytes,
+                first_block,
+                length_bytes,
+                known.blocks if known is not None else 0,
             )
         except OSError as error:
             self._failed.log(self._files.directory, error)
             return None
+        if known is not None and blocks == known.blocks and found is not None:
+            return found  # that was no look at the others
         if put_count == self._put_count:  # else what was put meanwhile may not have been seen
             self._known_blocks[digest] = _Look(blocks, trio.current_time())
         return found

@@ -23,6 +23,7 @@ from cloudai_fusefs.grpc_master_client import GrpcMasterClient
 from cloudai_fusefs.kernel_knobs import turn_up_knobs
 from cloudai_fusefs.kernel_notifier import KernelNotifier
 from cloudai_fusefs.managed_tree import ManagedTree
+from cloudai_fusefs.memory_shares import divide_memory
 from cloudai_fusefs.mount_control import MountConfig, MountControl
 from cloudai_fusefs.mount_measures import MountMeasures
 from cloudai_fusefs.namespace import Namespace
@@ -38,14 +39,10 @@ from cloudai_fusefs.uploader import Uploader
 from cloudai_fusefs.warmup import Warmup
 from cloudai_fusefs.write_behind import WriteBehind
 from cloudai_model.errors import CloudAIError, MasterUnavailable
-from cloudai_model.limits import MIB
 from cloudai_model.memory import keep_freed_memory
 from cloudai_proto.storage.v1 import names_pb2 as names
 
 logger = logging.getLogger(__name__)
-
-MEMORY_BYTES_MAX: Final = 256 * MIB
-"""Chunks in memory, whatever the number of open files."""
 
 CONNECT_SECONDS_MAX: Final = 5.0
 """A master that is not there is said to be so within seconds."""
@@ -106,11 +103,17 @@ async def _serve(
     on_ready: Callable[[MountControl], None],
 ) -> None:
     notifier = KernelNotifier()
-    disk_cache = DiskChunkCache(config.cache_dir, bytes_max=config.cache_bytes_max, nursery=nursery)
+    shares = divide_memory(config.memory_bytes_max)
+    disk_cache = DiskChunkCache(
+        config.cache_dir,
+        bytes_max=config.cache_bytes_max,
+        nursery=nursery,
+        threads_max=shares.disk_threads_max,
+    )
     sealed_cache = SealedCache(config.cache_dir, scope=config.source)
-    memory = ChunkMemory(MEMORY_BYTES_MAX)
-    write_behind = WriteBehind(disk_cache, nursery)
-    reader = ChunkReader(client, memory, disk_cache, write_behind, nursery)
+    memory = ChunkMemory(shares.kept_bytes)
+    write_behind = WriteBehind(disk_cache, nursery, waiting_bytes_max=shares.write_behind_bytes)
+    reader = ChunkReader(client, memory, disk_cache, write_behind, nursery, fetches_max=shares.fetches_max)
     range_reader = RangeReader(client, reader, memory, disk_cache, write_behind, nursery)
     uploader = Uploader(client, reader, nursery)
     staging = uploader.staging = Staging(config.state_dir, reader, uploader.note_change)
@@ -148,7 +151,7 @@ async def _serve(
         namespace,
         sync,
         uploader,
-        Warmup(client, reader, disk_cache, managed, namespace, sync, files),
+        Warmup(reader.fetcher, disk_cache, managed, namespace, sync, files),
         MountMeasures(
             client, reader.counters, memory, disk_cache, files, sync, uploader, operations.counters
         ),

@@ -11,10 +11,16 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Final, Protocol
 
+from cloudai_model.limits import MIB
+
 TIMEO_SECONDS_DEFAULT: Final = 120.0
 """The longest wait of one kernel request: a minute without a master costs a task nothing but time."""
 
 CACHE_BYTES_DEFAULT: Final = 20 * 1024**3
+
+MEMORY_BYTES_DEFAULT: Final = 256 * MIB
+MEMORY_BYTES_MIN: Final = 32 * MIB
+"""With less a sequential reader would lose what is fetched ahead of it before it is read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +35,8 @@ class MountConfig:
     cache_dir: Path
     """Chunks and sealed trees, 0700. Several mounts may share it."""
     cache_bytes_max: int = CACHE_BYTES_DEFAULT
+    memory_bytes_max: int = MEMORY_BYTES_DEFAULT
+    """Of contents in memory, whatever the number of open files; at least MEMORY_BYTES_MIN."""
     timeo_seconds: float = TIMEO_SECONDS_DEFAULT
     uid: int | None = None
     """Set: everything is shown as this owner's, and chown is refused. None: numeric owners as stored."""
@@ -48,6 +56,15 @@ class MountConfig:
 
     def __repr__(self) -> str:  # a dataclass's own would print the token
         return f"MountConfig(source={self.source!r}, mount_point={str(self.mount_point)!r})"
+
+
+class CachedIf(StrEnum):
+    """When a warm-up takes a chunk to be in the disk cache."""
+
+    LENGTH_MATCHES = "length"
+    """Its file is as long as it is to be: damage is found by who reads it, and fetched again then."""
+    DIGEST_MATCHES = "digest"
+    """Its file was read and compared."""
 
 
 class FileState(StrEnum):
@@ -248,7 +265,10 @@ class MountControl(Protocol):
         ...
 
     async def warmup(
-        self, paths: Sequence[str], note_progress: Callable[[WarmupProgress], None]
+        self,
+        paths: Sequence[str],
+        note_progress: Callable[[WarmupProgress], None],
+        cached_if: CachedIf = CachedIf.LENGTH_MATCHES,
     ) -> WarmupReport:
         """Brings the content of all files at and below the paths into the disk cache.
 

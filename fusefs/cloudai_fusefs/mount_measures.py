@@ -7,11 +7,11 @@ from typing import Final
 import trio
 
 from cloudai_fusefs.chunk_memory import ChunkMemory
-from cloudai_fusefs.chunk_reader import ReadCounters
 from cloudai_fusefs.disk_cache import DiskChunkCache
 from cloudai_fusefs.mount_control import MountCounters
 from cloudai_fusefs.node import Node
 from cloudai_fusefs.open_files import OpenFiles
+from cloudai_fusefs.read_counters import ReadCounters
 from cloudai_fusefs.request_counters import RequestCounters
 from cloudai_fusefs.retrying_master_client import RetryingMasterClient
 from cloudai_fusefs.tree_sync import TreeSync

@@ -17,7 +17,7 @@ from cloudai_model.limits import NODE_ID_MAX, NODE_ID_MIN
 from cloudai_proto.storage.v1 import types_pb2 as types
 
 if TYPE_CHECKING:
-    from cloudai_fusefs.chunk_reader import FileContent
+    from cloudai_fusefs.file_content import FileContent
     from cloudai_fusefs.run_tree import RunTree
     from cloudai_fusefs.staged_file import StagedFile
 

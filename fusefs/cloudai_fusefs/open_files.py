@@ -12,7 +12,8 @@ from typing import Final
 
 import trio
 
-from cloudai_fusefs.chunk_reader import ChunkReader, FileContent
+from cloudai_fusefs.chunk_reader import ChunkReader
+from cloudai_fusefs.file_content import FileContent
 from cloudai_fusefs.master_client import MasterClient
 from cloudai_fusefs.node import DIRECTORY, Node
 from cloudai_fusefs.range_reader import RANGE_BYTES_MAX, RangeReader

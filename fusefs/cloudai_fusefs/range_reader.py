@@ -15,15 +15,16 @@ from cachetools import LRUCache
 
 from cloudai_fusefs.block_file import RANGED_CHUNK_BYTES_MIN, BlockSpan, block_count
 from cloudai_fusefs.chunk_memory import ChunkMemory, Data
-from cloudai_fusefs.chunk_reader import ChunkReader, FileContent
+from cloudai_fusefs.chunk_reader import ChunkReader
 from cloudai_fusefs.disk_cache import DiskChunkCache
+from cloudai_fusefs.file_content import FileContent
 from cloudai_fusefs.flights import Flight
 from cloudai_fusefs.master_client import MasterClient
 from cloudai_fusefs.wire_chunks import ChunkData
 from cloudai_fusefs.write_behind import WriteBehind
 from cloudai_model.chunks import ChunkRange, blocks_match
 from cloudai_model.errors import ChunkDamaged
-from cloudai_model.limits import BLOCK_BYTES, DIGEST_BYTES, KIB
+from cloudai_model.limits import BLOCK_BYTES, CHUNK_BYTES_MAX, DIGEST_BYTES, KIB
 
 RANGE_BYTES_MAX: Final = 256 * KIB
 """A longer read is no random one: whole chunks are cheaper."""
@@ -33,10 +34,15 @@ WHOLE_AFTER_RANGES: Final = 7
 """Ranges of 1, 1, 1, 1, 2, 4 and 8 blocks, then the whole chunk. A call costs what 512 KiB do: who reads four
 times in a chunk pays for little that he does not want, who reads forty times pays for each chunk twice."""
 
-RANGES_IN_FLIGHT_MAX: Final = 32
+RANGE_FETCH_BYTES_MAX: Final = BLOCK_BYTES << (WHOLE_AFTER_RANGES - SINGLE_BLOCK_RANGES)
 
-CHUNKS_KNOWN_MAX: Final = 8192
-"""Digests of blocks for 32 GiB of chunks: 16 MiB."""
+RANGES_IN_FLIGHT_MAX: Final = 16
+
+CHUNKS_KNOWN_MAX: Final = 4096
+"""Digests of blocks for 16 GiB of chunks."""
+
+CHUNK_KNOWN_BYTES: Final = CHUNK_BYTES_MAX // BLOCK_BYTES * DIGEST_BYTES + 512
+"""What one of them costs in memory: the digests, and the entries in both tables."""
 
 
 class RangeReader:

@@ -9,6 +9,7 @@ import trio
 
 from cloudai_fusefs.managed_tree import ManagedTree
 from cloudai_fusefs.mount_control import (
+    CachedIf,
     FileState,
     FileStatus,
     MountConfig,
@@ -161,10 +162,13 @@ class RunningMount:
         )
 
     async def warmup(
-        self, paths: Sequence[str], note_progress: Callable[[WarmupProgress], None]
+        self,
+        paths: Sequence[str],
+        note_progress: Callable[[WarmupProgress], None],
+        cached_if: CachedIf = CachedIf.LENGTH_MATCHES,
     ) -> WarmupReport:
         """See MountControl."""
-        return await self._warmup.run(paths, note_progress)
+        return await self._warmup.run(paths, note_progress, cached_if)
 
     def _unread_statuses(self) -> list[FileStatus]:
         """What an earlier mount left in runs whose trees are not there yet, by task id."""

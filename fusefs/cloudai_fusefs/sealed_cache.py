@@ -16,6 +16,7 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -24,6 +25,7 @@ from google.protobuf.message import DecodeError
 from google.protobuf.proto import parse_length_prefixed, serialize_length_prefixed
 
 from cloudai_fusefs.cache_file import RareWarning, make_private_directory, write_cache_file
+from cloudai_fusefs.regular_file import NotRegular, is_regular, open_regular
 from cloudai_fusefs.wire_manifests import manifest_from_wire, manifest_to_wire
 from cloudai_model.chunks import Manifest, digest_of
 from cloudai_model.errors import CloudAIError
@@ -62,7 +64,7 @@ class SealedCache:
 
     async def has_tree(self, task_id: str) -> bool:
         """Whether a sealed run's tree is cached, unread."""
-        return bool(await self._in_thread(self._tree_path(task_id).exists))
+        return bool(await self._in_thread(is_regular, self._tree_path(task_id)))
 
     async def store_tree(self, task_id: str, pages: Sequence[names_pb2.ListTreeResponse]) -> None:
         """Keeps all pages of a tree. Raises ValueError unless each says that the run was sealed by then.
@@ -123,10 +125,11 @@ class SealedCache:
     # In a thread.
 
     def _read_verified(self, path: Path) -> bytes | None:
-        stored = path.read_bytes()
-        content = stored[DIGEST_BYTES:]
-        if stored[:DIGEST_BYTES] == self._seal_of(path, content):
-            return content
+        with suppress(NotRegular), open_regular(path) as descriptor:
+            stored = os.read(descriptor, os.fstat(descriptor).st_size)
+            content = stored[DIGEST_BYTES:]
+            if stored[:DIGEST_BYTES] == self._seal_of(path, content):
+                return content
         self._drop_damaged(path)
         return None
 

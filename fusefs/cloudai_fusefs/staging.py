@@ -15,7 +15,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import cast
 
-from cloudai_fusefs.chunk_reader import ChunkReader, FileContent
+from cloudai_fusefs.chunk_reader import ChunkReader
+from cloudai_fusefs.file_content import FileContent
 from cloudai_fusefs.journal import Journal, JournalRecord
 from cloudai_fusefs.node import DIRECTORY, Node, NodeAttributes, Pending, new_node_id
 from cloudai_fusefs.run_tree import RunTree

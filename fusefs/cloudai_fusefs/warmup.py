@@ -16,19 +16,17 @@ from typing import Final, NamedTuple, TypeVar
 import trio
 
 from cloudai_fusefs.cache_sweep import KEPT_SHARE
-from cloudai_fusefs.chunk_memory import Data
-from cloudai_fusefs.chunk_reader import ChunkReader
 from cloudai_fusefs.disk_cache import DISK_THREADS_MAX, DiskChunkCache
 from cloudai_fusefs.managed_tree import LatestLink, ManagedTree
-from cloudai_fusefs.master_client import MasterClient
-from cloudai_fusefs.mount_control import UncachedFile, WarmupProgress, WarmupReport
+from cloudai_fusefs.mount_control import CachedIf, UncachedFile, WarmupProgress, WarmupReport
 from cloudai_fusefs.namespace import Inode, Namespace
 from cloudai_fusefs.node import Node
 from cloudai_fusefs.open_files import OpenFiles
 from cloudai_fusefs.run_tree import RunTree
 from cloudai_fusefs.small_files import is_small_file
 from cloudai_fusefs.tree_sync import TreeSync
-from cloudai_model.chunks import Chunk, digest_of
+from cloudai_fusefs.verifying_fetcher import VerifyingFetcher, WantedFile
+from cloudai_model.chunks import Chunk
 from cloudai_model.errors import CloudAIError, MasterUnavailable, NoSpace, NotFound
 from cloudai_model.limits import KIB, MIB, READ_FILES_BYTES_MAX, READ_FILES_MAX
 
@@ -78,17 +76,14 @@ class Warmup:
 
     def __init__(
         self,
-        client: MasterClient,
-        reader: ChunkReader,
+        fetcher: VerifyingFetcher,
         disk_cache: DiskChunkCache,
         managed: ManagedTree,
         namespace: Namespace,
         sync: TreeSync,
         files: OpenFiles,
     ) -> None:
-        """The client is one that has its own patience: nothing is repeated here."""
-        self.client = client
-        self.reader = reader
+        self.fetcher = fetcher
         self.disk_cache = disk_cache
         self.files = files
         self.fetch_slots = trio.Semaphore(FETCHES_IN_FLIGHT_MAX)
@@ -96,12 +91,14 @@ class Warmup:
         self._namespace = namespace
         self._sync = sync
 
-    async def run(self, paths: Sequence[str], note_progress: NoteProgress) -> WarmupReport:
+    async def run(
+        self, paths: Sequence[str], note_progress: NoteProgress, cached_if: CachedIf
+    ) -> WarmupReport:
         """See MountControl.warmup."""
         nodes: dict[Node, None] = {}
         for path in paths:
             await self._collect(await self._find(path), nodes)
-        return await _FileSet(self, nodes, note_progress).bring()
+        return await _FileSet(self, nodes, note_progress).bring(cached_if)
 
     async def _find(self, path: str) -> Inode:
         """Raises NotFound with the whole path."""
@@ -143,12 +140,15 @@ class _FileSet:
         self._done_bytes = 0
         self._fetched_bytes = 0
 
-    async def bring(self) -> WarmupReport:
+    async def bring(self, cached_if: CachedIf) -> WarmupReport:
         """Raises NoSpace, MasterUnavailable as long as nothing is known; what fails later is reported."""
         listing = await self._list()
         if self._master_failure is not None:
             raise self._master_failure
-        missing = await self._warmup.disk_cache.find_missing(listing.places)
+        if cached_if is CachedIf.DIGEST_MATCHES:
+            missing = await self._warmup.disk_cache.find_missing_or_damaged(listing.places)
+        else:
+            missing = await self._warmup.disk_cache.find_missing(listing.places)
         await self._begin_progress(listing, missing)
         for _ in range(ROUNDS_MAX):
             wanted = [chunk for chunk in missing if chunk not in self._asked]
@@ -238,29 +238,26 @@ class _FileSet:
         left: dict[Chunk, _ChunkPlace] = {}
         asked = list(job.items())
         task_id = asked[0][1].node.tree.task_id
-        counters = self._warmup.reader.counters
         while asked:
-            files = [(place.node.node_id, place.node.generation) for _, place in asked]
+            wanted = [
+                WantedFile(place.node.node_id, place.node.generation, chunk.digest) for chunk, place in asked
+            ]
             try:
-                answers = await self._warmup.client.read_files(task_id, files)
+                found = await self._warmup.fetcher.fetch_files(task_id, wanted)
             except CloudAIError:
-                answers = []  # asked for alone each is brought, or says what is wrong
-            if not answers:
+                found = []  # asked for alone each is brought, or says what is wrong
+            if not found:
                 return left | dict(asked)
-            counters.fetched_batches += 1
-            came: dict[bytes, Data] = {}
-            for (chunk, place), data in zip(asked, answers, strict=False):
-                if data is None or digest_of(data) != chunk.digest:
-                    left[chunk] = place
-                    continue
-                came[chunk.digest] = data
-                counters.fetched_chunks += 1
-                counters.fetched_bytes += len(data)
+            came = {
+                chunk.digest: data for (chunk, _), data in zip(asked, found, strict=False) if data is not None
+            }
             await self._warmup.disk_cache.put_many(came)
-            for chunk, place in asked[: len(answers)]:
+            for chunk, place in asked[: len(found)]:
                 if chunk.digest in came:
                     self._note_brought(chunk, place)
-            asked = asked[len(answers) :]
+                else:
+                    left[chunk] = place
+            asked = asked[len(found) :]
         return left
 
     async def _fetch_one(self, chunk: Chunk, place: _ChunkPlace) -> None:
@@ -270,7 +267,7 @@ class _FileSet:
                 # The file has changed: the next round knows what it is now, and who else has the chunk.
                 self._asked.discard(chunk)
                 return
-            answer = await self._warmup.reader.fetch_verified(content, place.chunk_index)
+            answer = await self._warmup.fetcher.fetch_chunk(content, place.chunk_index)
         except MasterUnavailable as error:
             self._master_failure = error
         except CloudAIError as error:

@@ -16,8 +16,8 @@ from cloudai_fusefs.chunk_memory import Data
 from cloudai_fusefs.disk_cache import DiskChunkCache
 from cloudai_model.limits import MIB
 
-WAITING_BYTES_MAX: Final = 48 * MIB
-"""Then those that bring more wait for the disk."""
+WAITING_BYTES_MAX: Final = 32 * MIB
+"""Then those that bring more wait for the disk. Two thousand files of 16 KiB fit."""
 
 REST_SECONDS: Final = 0.5
 """Nothing came for so long: the readers rest."""
@@ -33,8 +33,12 @@ ROOM_SECONDS_MAX: Final = 5.0
 class WriteBehind:
     """The queue to one DiskChunkCache, and the task that empties it."""
 
-    def __init__(self, disk_cache: DiskChunkCache, nursery: trio.Nursery) -> None:
+    def __init__(
+        self, disk_cache: DiskChunkCache, nursery: trio.Nursery, *, waiting_bytes_max: int | None = None
+    ) -> None:
+        """waiting_bytes_max None: WAITING_BYTES_MAX."""
         self._disk_cache = disk_cache
+        self._waiting_bytes_max = WAITING_BYTES_MAX if waiting_bytes_max is None else waiting_bytes_max
         self._nursery = nursery
         self._chunks: dict[bytes, Data] = {}
         self._spans: list[BlockSpan] = []
@@ -47,7 +51,7 @@ class WriteBehind:
     @property
     def has_room(self) -> bool:
         """Whether those that bring more need not wait."""
-        return self._waiting_bytes <= WAITING_BYTES_MAX
+        return self._waiting_bytes <= self._waiting_bytes_max
 
     def add_chunk(self, digest: bytes, data: Data) -> None:
         """A whole chunk that was verified. Never waits."""

@@ -21,7 +21,7 @@ from cloudai_daemon.options import (
 
 def test_every_option_is_parsed_to_its_field() -> None:
     text = (
-        "token_file=/t,state_dir=/s,cache_dir=/c,cache_size=20G,timeo=2m,uid=1000,gid=100,umask=027,"
+        "token_file=/t,state_dir=/s,cache_dir=/c,cache_size=20G,memory=64M,timeo=2m,uid=1000,gid=100,umask=027,"
         "ro,allow_other,insecure,ca=/ca.pem,metrics=127.0.0.1:9100"
     )
     assert parse_options(text) == {
@@ -29,6 +29,7 @@ def test_every_option_is_parsed_to_its_field() -> None:
         "state_dir": Path("/s"),
         "cache_dir": Path("/c"),
         "cache_bytes_max": 21474836480,
+        "memory_bytes_max": 67108864,
         "timeo_seconds": 120.0,
         "uid": 1000,
         "gid": 100,
@@ -56,6 +57,7 @@ def test_what_mount_passes_on_is_ignored() -> None:
         ("cache_sise=1G", "'cache_sise'"),
         ("cache_size=lots", "cache_size=lots"),
         ("cache_size=0", "cache_size=0"),
+        ("memory=31M", "at least 32M"),
         ("cache_size", "cache_size needs a value"),
         ("ro=1", "ro takes no value"),
         ("umask=888", "umask=888"),

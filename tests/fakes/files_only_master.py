@@ -8,7 +8,7 @@ from typing import NamedTuple, cast
 
 import trio
 
-from cloudai_fusefs.chunk_reader import FileContent
+from cloudai_fusefs.file_content import FileContent
 from cloudai_fusefs.master_client import MasterClient
 from cloudai_fusefs.wire_chunks import ChunkAnswer, ChunkData
 from cloudai_model.chunks import Chunk, Manifest, block_digests_of, digest_of

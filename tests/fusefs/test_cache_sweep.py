@@ -67,6 +67,15 @@ async def test_sparse_and_whole_files_go_in_one_order(tmp_path: Path) -> None:
     assert [path.exists() for path in (old_whole, old_sparse, whole, sparse)] == [False, False, True, True]
 
 
+async def test_directory_among_the_files_keeps_no_file_from_going(tmp_path: Path) -> None:
+    old = write_file(tmp_path, 1, 128 * KIB, age_seconds=400)
+    strange = old.with_name("strange")
+    strange.mkdir()
+    os.utime(strange, (1, 1))
+    assert await sweep(tmp_path, 64 * KIB) == 0
+    assert (old.exists(), strange.exists()) == (False, True)
+
+
 async def test_cache_within_its_limits_loses_nothing(tmp_path: Path) -> None:
     paths = [write_file(tmp_path, number, PAGE, age_seconds=number) for number in range(10)]
     assert await sweep(tmp_path, 10 * PAGE) == 10 * PAGE

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from cloudai_fusefs.block_file import RANGED_CHUNK_BYTES_MIN, BlockSpan
 from cloudai_fusefs.chunk_files import ALL_BLOCKS, TOUCH_INTERVAL_SECONDS, ChunkFiles
 from cloudai_model.chunks import block_digests_of, digest_of
 from cloudai_model.limits import BLOCK_BYTES, CHUNK_BYTES_MAX, DIGEST_BYTES, KIB
+from support.other_kinds import OTHER_KINDS, put_in_place
 
 CHUNK = b"".join(b"%08d" % place for place in range(8 * BLOCK_BYTES // 8)) + b"short block"
 DIGEST = digest_of(CHUNK)
@@ -225,6 +227,51 @@ def test_chunk_that_is_wanted_is_there_by_its_length_alone(files: ChunkFiles) ->
     os.truncate(path_of(files), 5)
     assert not files.note_wanted(DIGEST, len(CHUNK))
     assert not path_of(files).exists()
+
+
+NOT_DIRECTORIES = [kind for kind in OTHER_KINDS if kind != "directory"]
+
+
+@pytest.mark.parametrize("kind", NOT_DIRECTORIES)
+def test_what_is_no_file_in_the_place_of_a_chunk_is_dropped(files: ChunkFiles, kind: str) -> None:
+    reads: list[Callable[[], bool]] = [
+        lambda: files.read_chunk(DIGEST, len(CHUNK)) is None,
+        lambda: read_range(files, 2, 5) == (None, 0),
+        lambda: not files.note_wanted(DIGEST, len(CHUNK)),
+    ]
+    for is_absent in reads:
+        files.write_chunk(DIGEST, CHUNK)
+        put_in_place(path_of(files), kind)
+        assert is_absent()
+        assert not os.path.lexists(path_of(files))
+
+
+@pytest.mark.parametrize("kind", NOT_DIRECTORIES)
+def test_what_is_no_file_in_the_place_of_a_chunk_is_replaced_by_the_chunk(
+    files: ChunkFiles, kind: str
+) -> None:
+    files.write_chunk(DIGEST, CHUNK)
+    put_in_place(path_of(files), kind)
+    files.write_chunk(DIGEST, CHUNK)
+    assert not path_of(files).is_symlink()
+    assert files.read_chunk(DIGEST, len(CHUNK)) == CHUNK
+
+
+@pytest.mark.parametrize("kind", NOT_DIRECTORIES)
+def test_what_is_no_file_in_the_place_of_blocks_is_dropped(files: ChunkFiles, kind: str) -> None:
+    files.write_blocks([run_of(2, 5)])
+    put_in_place(blocks_path_of(files), kind)
+    assert read_range(files, 2, 5) == (None, 0)
+    assert not os.path.lexists(blocks_path_of(files))
+
+
+@pytest.mark.parametrize("kind", NOT_DIRECTORIES)
+def test_what_is_no_file_in_the_place_of_blocks_is_replaced_by_the_next(files: ChunkFiles, kind: str) -> None:
+    files.write_blocks([run_of(2, 5)])
+    put_in_place(blocks_path_of(files), kind)
+    files.write_blocks([run_of(3, 4)])
+    assert not blocks_path_of(files).is_symlink()
+    assert read_range(files, 3, 4)[0] == CHUNK[3 * BLOCK_BYTES : 4 * BLOCK_BYTES]
 
 
 def test_directory_in_place_of_a_file_is_the_disks_failure(files: ChunkFiles) -> None:

@@ -13,9 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from cloudai_fusefs.chunk_flights import FETCHES_IN_FLIGHT_MAX
 from cloudai_fusefs.chunk_memory import Data
-from cloudai_fusefs.chunk_reader import FETCHES_IN_FLIGHT_MAX, ChunkReader, FileContent
+from cloudai_fusefs.chunk_reader import ChunkReader
 from cloudai_fusefs.disk_cache import DiskChunkCache
+from cloudai_fusefs.file_content import FileContent
 from cloudai_fusefs.write_behind import WAITING_BYTES_MAX
 from cloudai_model.errors import ChunkDamaged, MasterUnavailable, NotFound
 from cloudai_model.limits import CHUNK_BYTES_MAX, MIB

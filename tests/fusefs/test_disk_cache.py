@@ -15,11 +15,12 @@ from pathlib import Path
 
 import pytest
 import trio
+from trio.testing import MockClock
 
-from cloudai_fusefs import cache_sweep, disk_cache
-from cloudai_fusefs.block_file import BlockSpan, block_count
+from cloudai_fusefs import cache_sweep, chunk_files, disk_cache
+from cloudai_fusefs.block_file import BlockSpan, block_count, present_blocks
 from cloudai_fusefs.chunk_files import ChunkFiles
-from cloudai_fusefs.disk_cache import DiskChunkCache
+from cloudai_fusefs.disk_cache import ABSENCE_SECONDS_MAX, DiskChunkCache
 from cloudai_model.chunks import Chunk, block_digests_of, digest_of
 from cloudai_model.limits import BLOCK_BYTES
 
@@ -418,9 +419,11 @@ def count_looks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     looks: list[int] = []
     read_blocks = ChunkFiles.read_blocks
 
-    def note_look(self: ChunkFiles, digest: bytes, chunk_bytes: int, first: int, length: int) -> object:
+    def note_look(
+        self: ChunkFiles, digest: bytes, chunk_bytes: int, first: int, length: int, known: int
+    ) -> object:
         looks.append(first)
-        return read_blocks(self, digest, chunk_bytes, first, length)
+        return read_blocks(self, digest, chunk_bytes, first, length, known)
 
     monkeypatch.setattr(ChunkFiles, "read_blocks", note_look)
     return looks
@@ -465,6 +468,35 @@ async def test_blocks_that_are_known_to_be_absent_are_not_looked_for(
     assert await get_range(cache, 7, 9) is not None
     assert await get_range(cache, 6, 9) is None
     assert looks == [4, 7]
+
+
+async def test_file_of_blocks_is_searched_once_and_not_at_each_hit(
+    tmp_path: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched: list[Path] = []
+
+    def note_search(path: Path, chunk_bytes: int) -> int:
+        searched.append(path)
+        return present_blocks(path, chunk_bytes)
+
+    monkeypatch.setattr(chunk_files, "present_blocks", note_search)
+    await make_cache(tmp_path, nursery).put_blocks([run_of(2, 6)])
+    cache = make_cache(tmp_path, nursery)
+    for first_block in (2, 3, 4, 2):
+        assert await get_range(cache, first_block, first_block + 2) is not None
+    assert len(searched) == 1
+
+
+async def test_what_a_neighbour_adds_is_seen_in_time_however_many_hits_there_are(
+    tmp_path: Path, nursery: trio.Nursery, clock: MockClock
+) -> None:
+    cache, neighbour = make_cache(tmp_path, nursery), make_cache(tmp_path, nursery)
+    await cache.put_blocks([run_of(0, 1)])
+    assert await get_range(cache, 5, 6) is None
+    await neighbour.put_blocks([run_of(5, 6)])
+    clock.jump(ABSENCE_SECONDS_MAX)
+    assert await get_range(cache, 0, 1) is not None
+    assert await get_range(cache, 5, 6) is not None
 
 
 async def test_whole_chunk_answers_for_blocks_known_to_be_absent(

@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from cloudai_fusefs import write_behind
-from cloudai_fusefs.chunk_reader import FETCHES_IN_FLIGHT_MAX, ChunkReader, FileContent
+from cloudai_fusefs.chunk_flights import FETCHES_IN_FLIGHT_MAX
+from cloudai_fusefs.chunk_reader import ChunkReader
 from cloudai_fusefs.disk_cache import DiskChunkCache
+from cloudai_fusefs.file_content import FileContent
 from cloudai_model.errors import ChunkDamaged, CloudAIError, MasterUnavailable, NotFound
 from cloudai_model.limits import KIB, MIB
 from fakes.files_only_master import FilesOnlyMaster, SpoilFiles

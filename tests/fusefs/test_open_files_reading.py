@@ -11,7 +11,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from cloudai_fusefs.chunk_reader import ReadCounters
+from cloudai_fusefs.read_counters import ReadCounters
 from cloudai_model.chunks import digest_of
 from cloudai_model.errors import ChunkDamaged, MasterUnavailable
 from cloudai_model.limits import BLOCK_BYTES, CHUNK_BYTES_MAX, KIB, MIB

@@ -15,8 +15,8 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from cloudai_fusefs import write_behind
 from cloudai_fusefs.block_file import RANGED_CHUNK_BYTES_MIN, BlockSpan, block_count
 from cloudai_fusefs.chunk_memory import ENTRY_BYTES, Key
-from cloudai_fusefs.chunk_reader import FileContent
 from cloudai_fusefs.disk_cache import DiskChunkCache
+from cloudai_fusefs.file_content import FileContent
 from cloudai_fusefs.range_reader import RANGES_IN_FLIGHT_MAX, WHOLE_AFTER_RANGES
 from cloudai_fusefs.wire_chunks import ChunkAnswer, ChunkData
 from cloudai_fusefs.write_behind import WriteBehind

@@ -11,6 +11,7 @@ from cloudai_fusefs.sealed_cache import SealedCache
 from cloudai_model.chunks import Chunk, Manifest, digest_of
 from cloudai_model.errors import InvalidRequest
 from cloudai_proto.storage.v1 import names_pb2, types_pb2
+from support.other_kinds import OTHER_KINDS, put_in_place
 
 PAGES = [
     names_pb2.ListTreeResponse(
@@ -55,6 +56,18 @@ async def test_manifest_of_the_empty_file_comes_back(cache: SealedCache) -> None
 
 async def test_what_was_never_stored_is_none(cache: SealedCache) -> None:
     assert await cache.load_tree("run-1") is None
+
+
+@pytest.mark.parametrize("kind", OTHER_KINDS)
+async def test_what_is_no_file_in_the_place_of_a_tree_is_none(
+    cache: SealedCache, tmp_path: Path, kind: str
+) -> None:
+    await cache.store_tree("run-1", PAGES)
+    put_in_place(only_file(tmp_path), kind)
+    assert not await cache.has_tree("run-1")
+    assert await cache.load_tree("run-1") is None
+    await cache.store_tree("run-1", PAGES)
+    assert (await cache.load_tree("run-1") == PAGES) == (kind != "directory")
 
 
 async def test_same_task_id_at_another_master_is_another_run(cache: SealedCache, tmp_path: Path) -> None:

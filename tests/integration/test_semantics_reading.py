@@ -12,6 +12,7 @@ import pytest
 
 from support.master_process import MasterProcess
 from support.mount_process import RUN, MakeMount, MountProcess, run_in, wait_until
+from support.other_kinds import OTHER_KINDS, put_in_place
 from support.tools import run_tool
 
 MIB = 1024 * 1024
@@ -161,6 +162,29 @@ def test_damaged_cache_file_is_dropped_and_fetched_again(make_mount: MakeMount) 
 
     assert (run_in(other) / "model").read_bytes() == content
     assert fetched_bytes(other) == CHUNK
+
+
+def test_reads_hang_at_nothing_that_lies_in_the_cache_in_place_of_a_file(make_mount: MakeMount) -> None:
+    mount = make_mount()
+    files = {f"model-{kind}": os.urandom(CHUNK) for kind in OTHER_KINDS}
+    write_run(mount, files)
+    other = make_mount("other")
+    for kind in OTHER_KINDS:
+        path = run_in(other) / f"model-{kind}"
+        assert path.read_bytes() == files[path.name]
+    other.umount()
+    cached = chunk_files(other.cache_dir / "chunks")
+    sealed = [path for path in (other.cache_dir / "sealed").rglob("*") if path.is_file()]
+    for kind, path in zip(OTHER_KINDS, cached, strict=True):
+        put_in_place(path, kind)
+    for path in sealed:
+        put_in_place(path, "fifo")
+
+    other.start()
+
+    for name, content in files.items():
+        assert (run_in(other) / name).read_bytes() == content
+    assert fetched_bytes(other) == len(OTHER_KINDS) * CHUNK
 
 
 def test_what_was_read_once_is_local_after_a_remount_with_the_master_gone(

@@ -76,6 +76,23 @@ def test_second_warmup_and_one_after_a_remount_fetch_nothing(
     assert fetched_bytes(mount) == 0
 
 
+def test_damage_in_the_cache_is_mended_by_a_warmup_that_verifies(
+    make_mount: MakeMount, master: MasterProcess, contents: dict[str, bytes]
+) -> None:
+    mount = make_mount("reader")
+    mount.cloudai("warmup", str(run_in(mount)))
+    damaged = max((path for path in (mount.cache_dir / "chunks").rglob("*") if path.is_file()), key=_size_of)
+    with damaged.open("r+b") as file:
+        file.write(b"damaged")
+    assert "nothing to fetch" in mount.cloudai("warmup", str(run_in(mount))).stdout
+
+    done = mount.cloudai("warmup", "--verify", str(run_in(mount)))
+
+    assert (done.stdout, done.stderr) == ("302 files, 9.0 MiB: 4.0 MiB fetched\n", "")
+    master.kill()
+    assert contents_of(run_in(mount)) == contents
+
+
 def test_bar_shows_files_and_bytes(make_mount: MakeMount, contents: dict[str, bytes]) -> None:
     mount = make_mount("reader")
 

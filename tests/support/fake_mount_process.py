@@ -18,6 +18,7 @@ import trio
 from cloudai_daemon.mount_process import main
 from cloudai_daemon.mount_table import find_mounted
 from cloudai_fusefs.mount_control import (
+    CachedIf,
     FileState,
     FileStatus,
     MountConfig,
@@ -107,7 +108,10 @@ class TmpfsControl:
         )
 
     async def warmup(
-        self, paths: Sequence[str], note_progress: Callable[[WarmupProgress], None]
+        self,
+        paths: Sequence[str],
+        note_progress: Callable[[WarmupProgress], None],
+        cached_if: CachedIf = CachedIf.LENGTH_MATCHES,
     ) -> WarmupReport:
         """Of files of a byte each; as long as uploads are held it does not come to an end.
 

@@ -103,9 +103,7 @@ class FileSystemHarness:
             read_only=False,
             timeo_seconds=timeo_seconds,
         )
-        warmup = Warmup(
-            self.client, self.reader, disk_cache, self.managed, self.namespace, self.sync, self.files
-        )
+        warmup = Warmup(self.reader.fetcher, disk_cache, self.managed, self.namespace, self.sync, self.files)
         measures = MountMeasures(
             self.client,
             self.reader.counters,

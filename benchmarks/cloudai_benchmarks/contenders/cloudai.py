@@ -15,7 +15,7 @@ from cloudai_benchmarks.contenders.contender import FuseContender, Source, files
 from cloudai_benchmarks.datasets import Dataset
 from cloudai_benchmarks.errors import BenchmarkError
 from cloudai_benchmarks.processes import Server, family_of, has_process, run_command, wait_until
-from cloudai_fusefs.mount import MEMORY_BYTES_MAX
+from cloudai_fusefs.mount_control import MEMORY_BYTES_DEFAULT
 
 USER: Final = "user-123"
 TASK: Final = "benchmark"
@@ -220,7 +220,7 @@ class CloudAI(FuseContender):
 
     def memory_budget_bytes(self) -> int | None:
         """What the daemon is to keep of contents in memory at most."""
-        return MEMORY_BYTES_MAX
+        return MEMORY_BYTES_DEFAULT
 
 
 class CloudAIAsUser(CloudAI):

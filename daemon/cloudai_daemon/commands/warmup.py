@@ -17,7 +17,7 @@ from cloudai_daemon.exit_codes import CommandFailed, ExitCode
 from cloudai_daemon.mount_lookup import locate
 from cloudai_daemon.quantities import count_files, format_bytes
 from cloudai_daemon.registry import RegistryEntry
-from cloudai_fusefs.mount_control import WarmupProgress, WarmupReport
+from cloudai_fusefs.mount_control import CachedIf, WarmupProgress, WarmupReport
 
 # A screenful; --json has more.
 _NAMES_SHOWN_MAX = 20
@@ -25,18 +25,27 @@ _NAMES_SHOWN_MAX = 20
 
 @click.command("warmup")
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=PATH)
+@click.option(
+    "--verify",
+    "cached_if",
+    flag_value=CachedIf.DIGEST_MATCHES,
+    default=CachedIf.LENGTH_MATCHES,
+    type=CachedIf,
+    help="Read what is cached already and compare it; what is damaged is fetched again.",
+)
 @json_option
-def warmup_command(paths: tuple[Path, ...], as_json: bool) -> None:
+def warmup_command(paths: tuple[Path, ...], cached_if: CachedIf, as_json: bool) -> None:
     """Bring files into the disk cache before they are read.
 
-    All at and below each PATH. What is cached already is not fetched again. Ctrl-C stops it; what has come by
-    then stays. Exits with 2 when a file could not be had, and says which.
+    All at and below each PATH. What is cached already, by its length, is not fetched again; damage in it is
+    found when it is read, or now with --verify. Ctrl-C stops it; what has come by then stays. Exits with 2 when
+    a file could not be had, and says which.
     """
     places: dict[Path, tuple[RegistryEntry, list[str]]] = {}
     for path in paths:
         place = locate(path)
         places.setdefault(place.entry.mount_point, (place.entry, []))[1].append(place.path)
-    reports = [(entry, _warm_up(entry, below)) for entry, below in places.values()]
+    reports = [(entry, _warm_up(entry, below, cached_if)) for entry, below in places.values()]
     if as_json:
         print_json([{"mount_point": str(entry.mount_point), **asdict(report)} for entry, report in reports])
     failed_files = 0
@@ -59,15 +68,15 @@ def describe_warmup(report: WarmupReport) -> str:
     return f"{sizes}: {fetched}{skipped}"
 
 
-def _warm_up(entry: RegistryEntry, paths: list[str]) -> WarmupReport:
-    request = {"id": 1, "method": "warmup", "params": {"paths": paths}}
+def _warm_up(entry: RegistryEntry, paths: list[str], cached_if: CachedIf) -> WarmupReport:
+    request = {"id": 1, "method": "warmup", "params": {"paths": paths, "cached_if": cached_if}}
     if len(encode_line(request)) > REQUEST_BYTES_MAX:
         raise CommandFailed(
             ExitCode.USAGE, f"{len(paths)} paths are too many at once: name their directories"
         )
     try:
         with ControlClient(entry) as client, _open_display() as show:
-            return client.warmup(paths, show)
+            return client.warmup(paths, show, cached_if)
     except (DaemonUnreachable, RemoteError) as error:
         raise CommandFailed(ExitCode.FAILED, str(error)) from error
 

@@ -1,0 +1,172 @@
+"""Chunks on their way from the disk cache or the master to memory: one flight for each, however many wait.
+
+Flights are tasks of the nursery that was passed in, not of the reader: a reader that is cancelled leaves the
+flight to the others, or to the cache.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Final
+
+import trio
+
+from cloudai_fusefs.chunk_memory import ChunkMemory, Data
+from cloudai_fusefs.disk_cache import DiskChunkCache
+from cloudai_fusefs.file_content import FileContent
+from cloudai_fusefs.flights import Flight
+from cloudai_fusefs.read_counters import ReadCounters
+from cloudai_fusefs.verifying_fetcher import VerifyingFetcher, WantedFile
+from cloudai_fusefs.write_behind import ROOM_SECONDS_MAX, WriteBehind
+from cloudai_model.errors import CloudAIError, MasterUnavailable
+
+_log = logging.getLogger(__name__)
+
+FETCHES_IN_FLIGHT_MAX: Final = 8
+"""Four transfers moved 1.1 GB/s, more of them no more."""
+
+_Waiting = dict[bytes, tuple[Flight, FileContent]]  # by digest
+
+
+class ChunkFlights:
+    """All flights of whole chunks in one mount."""
+
+    def __init__(
+        self,
+        fetcher: VerifyingFetcher,
+        memory: ChunkMemory,
+        disk_cache: DiskChunkCache,
+        write_behind: WriteBehind,
+        counters: ReadCounters,
+        nursery: trio.Nursery,
+        *,
+        fetches_max: int,
+    ) -> None:
+        """At most `fetches_max` answers are in flight, each of a chunk's size; half as many wait for the disk."""
+        self.prefetch_count = 0
+        """Flights that nobody has asked for yet."""
+        self._fetcher = fetcher
+        self._memory = memory
+        self._disk_cache = disk_cache
+        self._write_behind = write_behind
+        self._counters = counters
+        self._nursery = nursery
+        # By run as well: what one run's reader is refused must not be the answer to another's.
+        self._flights: dict[tuple[str, bytes], Flight] = {}
+        self._fetch_slots = trio.Semaphore(fetches_max)
+        self._disk_slots = trio.Semaphore(fetches_max // 2)
+
+    def find(self, content: FileContent, index: int) -> Flight | None:
+        """The flight that brings the chunk, if there is one."""
+        return self._flights.get((content.task_id, content.manifest.chunks[index].digest))
+
+    def begin(self, content: FileContent, index: int, *, is_prefetch: bool) -> Flight:
+        """The flight that brings the chunk from now on; there must be none yet."""
+        flight = Flight(is_prefetch)
+        self._flights[content.task_id, content.manifest.chunks[index].digest] = flight
+        self.prefetch_count += is_prefetch
+        self._nursery.start_soon(self._fly, flight, content, index)
+        return flight
+
+    def begin_together(self, contents: Iterable[FileContent]) -> None:
+        """Asks for files of one chunk each, all of one run, in one call; those on their way are left to it."""
+        waiting: _Waiting = {}
+        for content in contents:
+            ((_, digest),) = content.manifest.chunks
+            if (content.task_id, digest) not in self._flights:
+                flight = self._flights[content.task_id, digest] = Flight()
+                waiting[digest] = flight, content
+        if waiting:
+            self._nursery.start_soon(self._fly_together, waiting)
+
+    async def _fly(self, flight: Flight, content: FileContent, index: int) -> None:
+        """Lands the flight: with data, with the error for those who wait, or with neither when cancelled."""
+        length_bytes, digest = content.manifest.chunks[index]
+        try:
+            data = await self._disk_cache.get(digest, length_bytes)
+            if data is not None:
+                self._counters.disk_hits += 1
+                self._counters.disk_bytes += length_bytes
+                self._land(flight, digest, data)
+                return
+            self._counters.disk_misses += 1
+            async with self._fetch_slots:
+                fetched = await self._fetcher.fetch_chunk(content, index)
+                self._land(flight, digest, fetched.data)
+                self._note_arrived(flight)
+                # Nothing more is fetched while too much waits for a disk that is slower than the wire: a chunk
+                # that was read once is cached. The readers have gone on by then. A disk that hangs is no cache.
+                with trio.move_on_after(ROOM_SECONDS_MAX) as patience:
+                    await self._disk_slots.acquire()
+            if patience.cancelled_caught:
+                return
+            try:
+                await self._disk_cache.put(digest, fetched.data, fetched.block_digests)
+            except Exception:  # noqa: BLE001 - logged, and not worth the mount's end
+                _log.exception("chunk %d of %s is not kept", index, content.label)
+            finally:
+                self._disk_slots.release()
+        except Exception as error:  # not swallowed: each waiter raises it
+            if flight.has_landed.is_set():
+                raise
+            flight.end(error)
+        finally:
+            del self._flights[content.task_id, digest]
+            self._note_arrived(flight)
+            flight.end()
+
+    def _note_arrived(self, flight: Flight) -> None:
+        """Makes room for the next prefetch, once."""
+        self.prefetch_count -= flight.is_prefetch
+        flight.is_prefetch = False
+
+    async def _fly_together(self, flights: _Waiting) -> None:
+        """Lands what one look at the disk and one call to the master bring; the others fly alone."""
+        waiting = dict(flights)
+        outage: MasterUnavailable | None = None
+        try:
+            chunks = [content.manifest.chunks[0] for _, content in flights.values()]
+            for digest, data in (await self._disk_cache.get_many(chunks)).items():
+                flight, content = waiting.pop(digest)
+                self._counters.disk_hits += 1
+                self._counters.disk_bytes += len(data)
+                self._land(flight, digest, data)
+                del self._flights[content.task_id, digest]
+            self._counters.disk_misses += len(waiting)
+            if waiting:
+                async with self._fetch_slots:
+                    await self._fetch_together(waiting)
+                    await self._write_behind.wait_for_room()
+        except MasterUnavailable as error:
+            outage = error  # waited out once, and not once for each file
+        except CloudAIError as error:
+            _log.debug("files are fetched one by one: %s", error)
+        except Exception:  # noqa: BLE001 - logged, and not worth the mount's end
+            _log.exception("files are fetched one by one")
+        finally:
+            for digest, (flight, content) in waiting.items():
+                if flight.is_awaited and outage is None:
+                    # Whatever was wrong, a fetch of its own says it, or brings the bytes.
+                    self._nursery.start_soon(self._fly, flight, content, 0)
+                else:
+                    del self._flights[content.task_id, digest]
+                    flight.end(outage)
+
+    async def _fetch_together(self, waiting: _Waiting) -> None:
+        """Takes what has arrived whole out of `waiting`. Raises the client's errors."""
+        asked = list(waiting.items())
+        task_id = asked[0][1][1].task_id
+        wanted = [WantedFile(content.node_id, content.generation, digest) for digest, (_, content) in asked]
+        found = await self._fetcher.fetch_files(task_id, wanted)
+        for (digest, (flight, content)), data in zip(asked, found, strict=False):
+            if data is None:
+                continue
+            self._land(flight, digest, data)
+            if self._write_behind.has_room:
+                self._write_behind.add_chunk(digest, data)
+            del waiting[digest], self._flights[content.task_id, digest]
+
+    def _land(self, flight: Flight, digest: bytes, data: Data) -> None:
+        self._memory.put(digest, data)
+        flight.land(data)
