@@ -6,6 +6,7 @@ import json
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -85,7 +86,10 @@ class ControlClient:
         return [RunStatus(**fields) for fields in self.call("list_runs", {"path": path})]
 
     def inspect(self, timeout_seconds: float) -> MountInspection:
-        return MountInspection(**self.call("inspect", {}, timeout_seconds))
+        answer = self.call("inspect", {}, timeout_seconds)
+        # A daemon of another version may say more.
+        known = {field.name for field in fields(MountInspection)}
+        return MountInspection(**{name: value for name, value in answer.items() if name in known})
 
     def warmup(
         self,
@@ -94,12 +98,12 @@ class ControlClient:
         cached_if: CachedIf = CachedIf.LENGTH_MATCHES,
     ) -> WarmupReport:
         """Takes as long as it takes; interrupted, closing the connection ends it at the mount."""
-        fields = self.follow(
+        report = self.follow(
             "warmup",
             {"paths": list(paths), "cached_if": str(cached_if)},
             lambda progress: note_progress(WarmupProgress(**progress)),
         )
-        return WarmupReport(**{**fields, "failed": [UncachedFile(**file) for file in fields["failed"]]})
+        return WarmupReport(**{**report, "failed": [UncachedFile(**file) for file in report["failed"]]})
 
     def follow(self, method: str, params: Mapping[str, Json], note_progress: Callable[[Json], None]) -> Json:
         """As `call`, of a request that tells how far it is: DaemonUnreachable when it falls silent."""

@@ -169,8 +169,8 @@ class MountInspection:
     """Set: the token is good for this run alone."""
     token_expires_at_ns: int = 0
     """0: never."""
-    newest_run_at_ns: int = 0
-    """By the master's clock; 0: no run is known."""
+    master_ahead_seconds: float | None = None
+    """Of its clock before this machine's, to within half a round trip; None: it did not say its time."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
@@ -139,7 +140,7 @@ class RunningMount:
     async def inspect(self) -> MountInspection:
         """See MountControl."""
         answer, failure, reason = names.GetCapabilitiesResponse(), "", ""
-        began_seconds = trio.current_time()
+        began_seconds, began_at_ns = trio.current_time(), time.time_ns()
         try:
             with trio.fail_after(INSPECTION_SECONDS_MAX):
                 answer = await self._client.get_capabilities()
@@ -147,6 +148,9 @@ class RunningMount:
             failure, reason = str(error), error.reason
         except trio.TooSlowError:
             failure, reason = f"no answer within {INSPECTION_SECONDS_MAX:.0f} s", MasterUnavailable.reason
+        round_trip_seconds = trio.current_time() - began_seconds
+        # The master looked at its clock in between; which way took longer is not known.
+        halfway_ns = began_at_ns + round(round_trip_seconds / 2 * 1e9)
         return MountInspection(
             version=software_version(),
             cache_dir=str(self._config.cache_dir),
@@ -154,11 +158,11 @@ class RunningMount:
             master_failure=failure,
             failure_reason=reason,
             master_version=answer.version,
-            round_trip_seconds=trio.current_time() - began_seconds,
+            round_trip_seconds=round_trip_seconds,
             token_user=answer.user,
             token_task_id=answer.task_id,
             token_expires_at_ns=answer.expires_at_ns,
-            newest_run_at_ns=max((tree.created_at_ns for tree in self._managed.runs.values()), default=0),
+            master_ahead_seconds=(answer.now_ns - halfway_ns) / 1e9 if answer.now_ns else None,
         )
 
     async def warmup(

@@ -6,6 +6,7 @@ block, on the database or the chunk store; `rpc` runs them in worker threads.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -94,6 +95,7 @@ class StorageService:
             admin=caller.admin,
             task_id=caller.task_id,
             expires_at_ns=caller.expires_at_ns,
+            now_ns=time.time_ns(),
         )
 
     def get_usage(self, caller: Caller, request: names.GetUsageRequest) -> names.GetUsageResponse:

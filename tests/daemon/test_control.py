@@ -20,6 +20,7 @@ from cloudai_daemon.control_protocol import (
 )
 from cloudai_daemon.control_server import choose_socket_path, report_status, serve_control
 from cloudai_fusefs.mount_control import (
+    CachedIf,
     FileState,
     FileStatus,
     MountCounters,
@@ -93,7 +94,10 @@ class ScriptedControl:
         return MountInspection(version="1.2.3", cache_dir="/c", token_file="", master_failure="away")
 
     async def warmup(
-        self, paths: Sequence[str], note_progress: Callable[[WarmupProgress], None]
+        self,
+        paths: Sequence[str],
+        note_progress: Callable[[WarmupProgress], None],
+        cached_if: CachedIf = CachedIf.LENGTH_MATCHES,
     ) -> WarmupReport:
         note_progress(WarmupProgress(files=len(paths), size_bytes=10, done_bytes=4))
         self.waiting.set()

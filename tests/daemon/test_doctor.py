@@ -266,12 +266,27 @@ def test_versions_are_to_be_the_same() -> None:
     assert check_versions("1.0", inspection_of(master_version="")).state == OK
 
 
-def test_run_from_the_future_tells_of_a_clock_that_is_behind() -> None:
-    assert list(check_clock(inspection_of(newest_run_at_ns=0), NOW_NS)) == []
-    (finding,) = check_clock(inspection_of(newest_run_at_ns=NOW_NS - DAY_NS), NOW_NS)
-    assert finding.state == OK
-    (finding,) = check_clock(inspection_of(newest_run_at_ns=NOW_NS + 60 * 10**9), NOW_NS)
-    assert (finding.state, finding.text) == (NOTE, "at least 60 s behind the master's, by its newest run")
+@pytest.mark.parametrize(
+    ("ahead_seconds", "round_trip_seconds", "state", "text"),
+    [
+        (4.9, 0.01, OK, "agrees with the master's"),
+        (-4.9, 0.01, OK, "agrees with the master's"),
+        (60.0, 0.01, NOTE, "at least 60 s behind the master's"),
+        (-60.0, 0.01, NOTE, "at least 60 s ahead of the master's"),
+        (6.0, 4.0, OK, "agrees with the master's"),  # the answer may have been two seconds on its way
+        (60.0, 4.0, NOTE, "at least 58 s behind the master's"),
+    ],
+)
+def test_clock_that_is_not_the_masters_is_told(
+    ahead_seconds: float, round_trip_seconds: float, state: str, text: str
+) -> None:
+    inspection = inspection_of(master_ahead_seconds=ahead_seconds, round_trip_seconds=round_trip_seconds)
+    (finding,) = check_clock(inspection)
+    assert (finding.state, finding.text) == (state, text)
+
+
+def test_nothing_is_said_of_a_clock_that_the_master_does_not_tell() -> None:
+    assert list(check_clock(inspection_of(master_ahead_seconds=None))) == []
 
 
 def report_with(*states: FileState) -> StatusReport:

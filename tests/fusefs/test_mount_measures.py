@@ -181,7 +181,6 @@ async def test_inspection_tells_of_master_and_token(
     inspection = await file_system.control.inspect()
     assert (inspection.master_failure, inspection.token_user) == ("", "user-123")
     assert inspection.token_expires_at_ns > 0
-    assert inspection.newest_run_at_ns == file_system.tree.created_at_ns
     client.is_revoked = True
     inspection = await file_system.control.inspect()
     assert inspection.failure_reason == "UNAUTHENTICATED"
@@ -189,6 +188,25 @@ async def test_inspection_tells_of_master_and_token(
     inspection = await file_system.control.inspect()
     assert inspection.failure_reason == "MASTER_UNAVAILABLE"
     assert inspection.master_failure
+
+
+async def test_inspection_tells_how_far_the_masters_clock_is_from_ours(
+    client: FakeMasterClient, file_system: FileSystemHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inspection = await file_system.control.inspect()
+    assert inspection.master_ahead_seconds is not None
+    assert abs(inspection.master_ahead_seconds) < 5
+    get_capabilities = client.get_capabilities
+
+    async def be_an_hour_behind() -> names.GetCapabilitiesResponse:
+        answer = await get_capabilities()
+        answer.now_ns -= 3600 * 10**9
+        return answer
+
+    monkeypatch.setattr(client, "get_capabilities", be_an_hour_behind)
+    inspection = await file_system.control.inspect()
+    assert inspection.master_ahead_seconds is not None
+    assert -3605 < inspection.master_ahead_seconds < -3595
 
 
 async def test_inspection_waits_for_a_silent_master_for_seconds_only(

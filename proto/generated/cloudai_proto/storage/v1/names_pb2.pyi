@@ -12,7 +12,7 @@ class GetCapabilitiesRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetCapabilitiesResponse(_message.Message):
-    __slots__ = ("version", "chunk_bytes_max", "inline_bytes_max", "commit_nodes_max", "user", "admin", "task_id", "expires_at_ns")
+    __slots__ = ("version", "chunk_bytes_max", "inline_bytes_max", "commit_nodes_max", "user", "admin", "task_id", "expires_at_ns", "now_ns")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     CHUNK_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
     INLINE_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
@@ -21,6 +21,7 @@ class GetCapabilitiesResponse(_message.Message):
     ADMIN_FIELD_NUMBER: _ClassVar[int]
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     EXPIRES_AT_NS_FIELD_NUMBER: _ClassVar[int]
+    NOW_NS_FIELD_NUMBER: _ClassVar[int]
     version: str
     chunk_bytes_max: int
     inline_bytes_max: int
@@ -29,7 +30,8 @@ class GetCapabilitiesResponse(_message.Message):
     admin: bool
     task_id: str
     expires_at_ns: int
-    def __init__(self, version: _Optional[str] = ..., chunk_bytes_max: _Optional[int] = ..., inline_bytes_max: _Optional[int] = ..., commit_nodes_max: _Optional[int] = ..., user: _Optional[str] = ..., admin: _Optional[bool] = ..., task_id: _Optional[str] = ..., expires_at_ns: _Optional[int] = ...) -> None: ...
+    now_ns: int
+    def __init__(self, version: _Optional[str] = ..., chunk_bytes_max: _Optional[int] = ..., inline_bytes_max: _Optional[int] = ..., commit_nodes_max: _Optional[int] = ..., user: _Optional[str] = ..., admin: _Optional[bool] = ..., task_id: _Optional[str] = ..., expires_at_ns: _Optional[int] = ..., now_ns: _Optional[int] = ...) -> None: ...
 
 class GetUsageRequest(_message.Message):
     __slots__ = ("user",)
