@@ -14,10 +14,7 @@ is known of single chunks (`_known_blocks`) only saves looks at the disk.
 
 from __future__ import annotations
 
-import errno
 import logging
-import math
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import islice
@@ -32,6 +29,7 @@ from cloudai_fusefs.cache_file import RareWarning
 from cloudai_fusefs.cache_sweep import KEPT_SHARE, CacheLimits, evict_oldest
 from cloudai_fusefs.chunk_files import ChunkFiles
 from cloudai_fusefs.chunk_memory import Data
+from cloudai_fusefs.patient_disk import PatientDisk
 from cloudai_model.chunks import Chunk
 
 _log = logging.getLogger(__name__)
@@ -52,10 +50,6 @@ SPACE_SWEEP_INTERVAL_SECONDS: Final = 10.0
 DISK_THREADS_MAX: Final = 4
 """Enough to keep a local disk busy; separate from other threads, so that neither starves the other. Each that
 reads holds a chunk."""
-
-DISK_PATIENCE_SECONDS: Final = 2.0
-HUNG_SECONDS: Final = 30.0
-"""A disk that does not answer within the first is left alone for the second: the master has what is asked for."""
 
 KNOWN_CHUNKS_MAX: Final = 16_384
 KNOWN_CHUNK_BYTES: Final = 384
@@ -103,10 +97,10 @@ class DiskChunkCache:
         self._files = ChunkFiles(cache_dir)
         self._limits = CacheLimits(bytes_max, free_bytes_min)
         self._nursery = nursery
-        self._threads = trio.CapacityLimiter(threads_max)
-        # Of their own, so that writes that hang keep no read from finding out for itself.
+        self._disk = PatientDisk(threads_max)
+        # Threads of their own: writes that hang keep no read from finding out for itself, nor does a sweep.
         self._write_threads = trio.CapacityLimiter(DISK_THREADS_MAX)
-        self._hung_until_seconds = -math.inf
+        self._sweep_thread = trio.CapacityLimiter(1)
         # By digest, which blocks may be there, and when that was looked at: what others add is seen a second later,
         # what they delete is found missing.
         self._known_blocks: LRUCache[bytes, _Look] = LRUCache(KNOWN_CHUNKS_MAX)
@@ -134,12 +128,12 @@ class DiskChunkCache:
         Less than its limit, as a sweep that anybody's bytes bring about goes below that. 0 when its disk
         cannot be used.
         """
-        await self._has_swept.wait()
         try:
-            free_bytes = await trio.to_thread.run_sync(self._files.free_bytes, limiter=self._threads)
+            free_bytes = await self._disk.look(self._files.free_bytes)
         except OSError as error:
             self._failed.log(self._files.directory, error)
             return 0
+        await self._has_swept.wait()
         disk_bytes = free_bytes + self._stored_bytes - self._limits.free_bytes_min
         return max(0, min(int(self._limits.bytes_max * KEPT_SHARE), disk_bytes))
 
@@ -168,7 +162,7 @@ class DiskChunkCache:
         remaining = iter(chunks)
         while some := list(islice(remaining, together_max)):
             try:
-                lacking += await trio.to_thread.run_sync(look, some, limiter=self._threads)
+                lacking += await self._disk.look(look, some)
             except OSError as error:
                 self._failed.log(self._files.directory, error)
                 lacking += some
@@ -181,7 +175,7 @@ class DiskChunkCache:
         even when the disk hangs.
         """
         try:
-            return await self._read(self._files.read_chunk, digest, length_bytes)
+            return await self._disk.look(self._files.read_chunk, digest, length_bytes)
         except OSError as error:
             self._failed.log(self._files.directory, error)
             return None
@@ -203,7 +197,7 @@ class DiskChunkCache:
             return found, failure
 
         try:
-            found, failure = await self._read(read_all)
+            found, failure = await self._disk.look(read_all)
         except OSError as error:
             found, failure = {}, error
         if failure is not None:
@@ -224,7 +218,7 @@ class DiskChunkCache:
             return None
         put_count = self._put_count
         try:
-            found, blocks = await self._read(
+            found, blocks = await self._disk.look(
                 self._files.read_blocks,
                 digest,
                 chunk_bytes,
@@ -241,26 +235,14 @@ class DiskChunkCache:
             self._known_blocks[digest] = _Look(blocks, trio.current_time())
         return found
 
-    async def _read(self, look: Callable[[*Ts], T], *arguments: *Ts) -> T:
-        """What the look at the disk finds. Raises its OSError, and one for a disk that hangs: then nobody looks for
-        a while.
-        """
-        if trio.current_time() >= self._hung_until_seconds:
-            with trio.move_on_after(DISK_PATIENCE_SECONDS):
-                return await trio.to_thread.run_sync(
-                    look, *arguments, limiter=self._threads, abandon_on_cancel=True
-                )
-            self._hung_until_seconds = trio.current_time() + HUNG_SECONDS
-        raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
-
     async def put(self, digest: bytes, data: bytes | memoryview, block_digests: bytes = b"") -> None:
         """Keeps a chunk whose bytes the caller has verified.
 
         The digests of its blocks need not be: wrong ones cost the reader of a block a look at the whole. Without
         them they are made here.
 
-        Raises nothing: when the disk is full or fails, the chunk is not cached. Cancelled: returns when the
-        file is written, since a thread cannot be stopped.
+        Raises nothing: when the disk is full or fails, the chunk is not cached. Cancelled: returns at once, and the
+        file may still be written.
         """
         if len(data) <= self._limits.bytes_max:
             await self._put_chunks({digest: (data, block_digests)})
@@ -318,7 +300,9 @@ class DiskChunkCache:
                     failure = error
             return _Written(written_bytes, failure=failure)
 
-        written = await trio.to_thread.run_sync(write_all, limiter=self._write_threads)
+        written = await trio.to_thread.run_sync(
+            write_all, limiter=self._write_threads, abandon_on_cancel=True
+        )
         if written.failure is not None:
             self._failed.log(self._files.directory, written.failure)
         if written.lacks_space:
@@ -349,7 +333,11 @@ class DiskChunkCache:
         stored_before_bytes, self._unswept_bytes = self._stored_bytes, 0
         try:
             kept_bytes = await trio.to_thread.run_sync(
-                evict_oldest, self._files.directory, self._limits, limiter=self._threads
+                evict_oldest,
+                self._files.directory,
+                self._limits,
+                limiter=self._sweep_thread,
+                abandon_on_cancel=True,
             )
         except FileNotFoundError:  # before the first chunk
             return

@@ -20,11 +20,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final, TypeVar
 
-import trio
 from google.protobuf.message import DecodeError
 from google.protobuf.proto import parse_length_prefixed, serialize_length_prefixed
 
 from cloudai_fusefs.cache_file import RareWarning, make_private_directory, write_cache_file
+from cloudai_fusefs.patient_disk import PatientDisk
 from cloudai_fusefs.regular_file import NotRegular, is_regular, open_regular
 from cloudai_fusefs.wire_manifests import manifest_from_wire, manifest_to_wire
 from cloudai_model.chunks import Manifest, digest_of
@@ -50,7 +50,7 @@ class SealedCache:
         """`scope` names the master: the mount's source."""
         self._cache_dir = cache_dir
         self._scope_dir = cache_dir / "sealed" / digest_of(scope.encode()).hex()[:_SCOPE_DIGITS]
-        self._threads = trio.CapacityLimiter(DISK_THREADS_MAX)
+        self._disk = PatientDisk(DISK_THREADS_MAX)
         self._damaged = RareWarning(_log, "a damaged file was dropped from the metadata cache: %s")
         self._failed = RareWarning(_log, "the metadata cache in %s cannot be used: %s")
 
@@ -112,10 +112,7 @@ class SealedCache:
 
     async def _in_thread(self, call: Callable[..., _T], *arguments: object) -> _T | None:
         try:
-            # Abandoned when the caller's time is over: a disk that hangs must not keep a reader.
-            return await trio.to_thread.run_sync(
-                call, *arguments, limiter=self._threads, abandon_on_cancel=True
-            )
+            return await self._disk.look(call, *arguments)
         except FileNotFoundError:
             return None
         except OSError as error:

@@ -17,7 +17,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from cloudai_fusefs import cache_sweep, chunk_files, disk_cache
+from cloudai_fusefs import cache_sweep, chunk_files, patient_disk
 from cloudai_fusefs.block_file import BlockSpan, block_count, present_blocks
 from cloudai_fusefs.chunk_files import ChunkFiles
 from cloudai_fusefs.disk_cache import ABSENCE_SECONDS_MAX, DiskChunkCache
@@ -712,7 +712,7 @@ async def test_disk_that_hangs_is_left_alone_for_a_while_and_holds_no_reader(
         answers.wait(60)
         return None
 
-    monkeypatch.setattr(disk_cache, "DISK_PATIENCE_SECONDS", 0.01)
+    monkeypatch.setattr(patient_disk, "PATIENCE_SECONDS", 0.01)
     monkeypatch.setattr(ChunkFiles, "read_chunk", hang)
     cache = make_cache(tmp_path, nursery)
     digest, data = chunk_of(1)

@@ -468,7 +468,10 @@ async def test_whatever_comes_of_an_answer_each_file_is_read_right(
     master = FilesOnlyMaster()
     master.spoil_files = spoil
     contents = add_files(master, len(plan))
-    with tempfile.TemporaryDirectory(dir=tmp_path) as cache_dir, trio.CancelScope() as scope:
+    with (
+        tempfile.TemporaryDirectory(dir=tmp_path, ignore_cleanup_errors=True) as cache_dir,
+        trio.CancelScope() as scope,
+    ):
         async with reading(master, Path(cache_dir), memory_bytes_max=memory_kib * KIB) as reader:
             reader.fetch_together(contents[:split])
             reader.fetch_together(contents[split:])
