@@ -7,6 +7,7 @@ flight to the others, or to the cache.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterable
 from typing import Final
 
@@ -16,8 +17,10 @@ from cloudai_fusefs.chunk_memory import ChunkMemory, Data
 from cloudai_fusefs.disk_cache import DiskChunkCache
 from cloudai_fusefs.file_content import FileContent
 from cloudai_fusefs.flights import Flight
+from cloudai_fusefs.patient_disk import HUNG_SECONDS
 from cloudai_fusefs.read_counters import ReadCounters
 from cloudai_fusefs.verifying_fetcher import VerifyingFetcher, WantedFile
+from cloudai_fusefs.wire_chunks import ChunkAnswer
 from cloudai_fusefs.write_behind import ROOM_SECONDS_MAX, WriteBehind
 from cloudai_model.errors import CloudAIError, MasterUnavailable
 
@@ -56,6 +59,9 @@ class ChunkFlights:
         self._flights: dict[tuple[str, bytes], Flight] = {}
         self._fetch_slots = trio.Semaphore(fetches_max)
         self._disk_slots = trio.Semaphore(fetches_max // 2)
+        self._hung_until_seconds = -math.inf
+        self._unwritten_count = 0
+        self._all_written = trio.Event()
 
     def find(self, content: FileContent, index: int) -> Flight | None:
         """The flight that brings the chunk, if there is one."""
@@ -80,6 +86,11 @@ class ChunkFlights:
         if waiting:
             self._nursery.start_soon(self._fly_together, waiting)
 
+    async def flush(self) -> None:
+        """Returns when what has arrived is in the disk cache, or given up. Cancelled: nothing changed."""
+        while self._unwritten_count:
+            await self._all_written.wait()
+
     async def _fly(self, flight: Flight, content: FileContent, index: int) -> None:
         """Lands the flight: with data, with the error for those who wait, or with neither when cancelled."""
         length_bytes, digest = content.manifest.chunks[index]
@@ -95,18 +106,12 @@ class ChunkFlights:
                 fetched = await self._fetcher.fetch_chunk(content, index)
                 self._land(flight, digest, fetched.data)
                 self._note_arrived(flight)
+                self._unwritten_count += 1
                 # Nothing more is fetched while too much waits for a disk that is slower than the wire: a chunk
-                # that was read once is cached. The readers have gone on by then. A disk that hangs is no cache.
-                with trio.move_on_after(ROOM_SECONDS_MAX) as patience:
-                    await self._disk_slots.acquire()
-            if patience.cancelled_caught:
-                return
-            try:
-                await self._disk_cache.put(digest, fetched.data, fetched.block_digests)
-            except Exception:  # noqa: BLE001 - logged, and not worth the mount's end
-                _log.exception("chunk %d of %s is not kept", index, content.label)
-            finally:
-                self._disk_slots.release()
+                # that was read once is cached. The readers have gone on by then.
+                has_place = await self._wait_for_disk()
+            if has_place:
+                await self._write(content, index, fetched)
         except Exception as error:  # not swallowed: each waiter raises it
             if flight.has_landed.is_set():
                 raise
@@ -115,6 +120,41 @@ class ChunkFlights:
             del self._flights[content.task_id, digest]
             self._note_arrived(flight)
             flight.end()
+
+    async def _wait_for_disk(self) -> bool:
+        """True: there is a place to write. A disk that hangs is no cache, and is waited for once in a while only."""
+        has_place = False
+        try:
+            self._disk_slots.acquire_nowait()
+            has_place = True
+        except trio.WouldBlock:
+            if trio.current_time() >= self._hung_until_seconds:
+                with trio.move_on_after(ROOM_SECONDS_MAX):
+                    await self._disk_slots.acquire()
+                    has_place = True
+                if not has_place:
+                    self._hung_until_seconds = trio.current_time() + HUNG_SECONDS
+        finally:
+            if not has_place:
+                self._note_written()
+        return has_place
+
+    async def _write(self, content: FileContent, index: int, fetched: ChunkAnswer) -> None:
+        try:
+            await self._disk_cache.put(
+                content.manifest.chunks[index].digest, fetched.data, fetched.block_digests
+            )
+        except Exception:  # noqa: BLE001 - logged, and not worth the mount's end
+            _log.exception("chunk %d of %s is not kept", index, content.label)
+        finally:
+            self._disk_slots.release()
+            self._note_written()
+
+    def _note_written(self) -> None:
+        self._unwritten_count -= 1
+        if not self._unwritten_count:
+            self._all_written.set()
+            self._all_written = trio.Event()
 
     def _note_arrived(self, flight: Flight) -> None:
         """Makes room for the next prefetch, once."""

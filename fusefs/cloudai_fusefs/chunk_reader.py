@@ -127,6 +127,10 @@ class ChunkReader:
         """Asks for files of one chunk each, all of one run, in one call. Never raises and never waits."""
         self._flights.begin_together(content for content in contents if not self.is_near(content, 0))
 
+    async def flush(self) -> None:
+        """Returns when whole chunks that have arrived are in the disk cache, or given up."""
+        await self._flights.flush()
+
     def keep_written(self, digest: bytes, data: bytes) -> None:
         """Keeps a chunk that was made on this mount, so that reading it back needs no master. Never waits.
 

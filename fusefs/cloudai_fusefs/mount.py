@@ -169,6 +169,7 @@ async def _serve(
         await pyfuse3.main()
         # What was read once is cached after a remount. A disk that hangs does not keep the mount.
         with trio.move_on_after(FLUSH_SECONDS_MAX):
+            await reader.flush()
             await write_behind.flush()
     finally:
         notifier.stop()

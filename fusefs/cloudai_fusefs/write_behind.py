@@ -6,6 +6,7 @@ also in memory; a kill loses it from the cache and from nothing else.
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 import trio
@@ -14,6 +15,7 @@ from cloudai_fusefs.background import keep_running
 from cloudai_fusefs.block_file import BlockSpan
 from cloudai_fusefs.chunk_memory import Data
 from cloudai_fusefs.disk_cache import DiskChunkCache
+from cloudai_fusefs.patient_disk import HUNG_SECONDS
 from cloudai_model.limits import MIB
 
 WAITING_BYTES_MAX: Final = 32 * MIB
@@ -47,6 +49,7 @@ class WriteBehind:
         self._has_room_again = trio.Event()
         self._is_writing = False
         self._is_flushing = False
+        self._hung_until_seconds = -math.inf
 
     @property
     def has_room(self) -> bool:
@@ -65,10 +68,17 @@ class WriteBehind:
         self._note(len(span.data))
 
     async def wait_for_room(self) -> None:
-        """Returns when no more waits than may, or when the disk has hung for a while. Cancelled: nothing changed."""
+        """Returns when no more waits than may, or when the disk hangs, for which nobody waits twice in a while.
+
+        Cancelled: nothing changed.
+        """
+        if trio.current_time() < self._hung_until_seconds:
+            return
         with trio.move_on_after(ROOM_SECONDS_MAX):
             while not self.has_room:
                 await self._has_room_again.wait()
+            return
+        self._hung_until_seconds = trio.current_time() + HUNG_SECONDS
 
     async def flush(self) -> None:
         """Returns when nothing waits any more; from now on readers are not given time to rest.

@@ -18,7 +18,7 @@ from cloudai_fusefs.chunk_memory import Data
 from cloudai_fusefs.chunk_reader import ChunkReader
 from cloudai_fusefs.disk_cache import DiskChunkCache
 from cloudai_fusefs.file_content import FileContent
-from cloudai_fusefs.write_behind import WAITING_BYTES_MAX
+from cloudai_fusefs.write_behind import ROOM_SECONDS_MAX, WAITING_BYTES_MAX
 from cloudai_model.errors import ChunkDamaged, MasterUnavailable, NotFound
 from cloudai_model.limits import CHUNK_BYTES_MAX, MIB
 from fakes.files_only_master import FilesOnlyMaster
@@ -401,6 +401,46 @@ async def test_disk_that_hangs_does_not_hold_back_what_has_arrived(
             assert await reader.read(content, 0, 6) == b"alpha-"
             disk_hangs.set()
     assert master.calls.total() == 1
+
+
+async def test_disk_that_hangs_for_ever_slows_readers_once_in_a_while(
+    clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    master = FilesOnlyMaster()
+    count = 6 * FETCHES_IN_FLIGHT_MAX
+    content = master.add_file([b"%03d" % number for number in range(count)])
+    disk_answers = trio.Event()
+
+    async def hang(*_: object) -> None:
+        await disk_answers.wait()
+
+    monkeypatch.setattr(DiskChunkCache, "put", hang)
+    async with reading(master, tmp_path) as reader:
+        began = trio.current_time()
+        for number in range(count):
+            assert await reader.read(content, 3 * number, 3) == b"%03d" % number
+        # As many as may wait for the disk do so, and then one slot after the other is held up, but once.
+        assert trio.current_time() - began <= ROOM_SECONDS_MAX + 1
+        disk_answers.set()
+
+
+async def test_flush_waits_for_chunks_that_are_on_their_way_to_the_disk(
+    clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    master = FilesOnlyMaster()
+    content = master.add_file([b"%03d" % number for number in range(20)])
+    put = DiskChunkCache.put
+
+    async def put_slowly(self: DiskChunkCache, digest: bytes, data: bytes, block_digests: bytes) -> None:
+        await trio.sleep(0.3)
+        await put(self, digest, data, block_digests)
+
+    monkeypatch.setattr(DiskChunkCache, "put", put_slowly)
+    async with open_readers(master.client, tmp_path) as readers:
+        await readers.chunks.read(content, 0, 60)
+        await readers.chunks.flush()
+        await readers.chunks.flush()
+        assert await readers.disk_cache.find_missing(content.manifest.chunks) == []
 
 
 def found_in(reader: ChunkReader, content: FileContent, offset_bytes: int, length_bytes: int) -> bytes:
