@@ -10,20 +10,19 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import cast
 
 from cloudai_fusefs.chunk_reader import ChunkReader, FileContent
-from cloudai_fusefs.journal import Journal, JournalRecord
-from cloudai_fusefs.node import DIRECTORY, Node, NodeAttributes, Pending, new_node_id
+from cloudai_fusefs.journal import JournalRecord, StrayRecord
+from cloudai_fusefs.journal_rescue import FILES_NAME, directories_set_aside, open_journal, staged_node_ids
+from cloudai_fusefs.node import Node, Pending
+from cloudai_fusefs.recovery import Recovery
 from cloudai_fusefs.run_tree import RunTree
 from cloudai_fusefs.staged_file import StagedFile, mark_of
-from cloudai_fusefs.wire_manifests import manifest_from_wire, manifest_to_wire
+from cloudai_fusefs.wire_manifests import manifest_to_wire
 from cloudai_model.chunks import Manifest
-from cloudai_model.errors import CloudAIError
-from cloudai_proto.storage.v1 import types_pb2 as types
 
 logger = logging.getLogger(__name__)
 
@@ -35,35 +34,28 @@ class Staging:
         """Opens the journal; `on_change` is called with each node that has something new to upload, or
         nothing any more.
 
-        Raises JournalUnusable, or OSError when the directory cannot be used.
+        A damaged journal is set aside, and what can be read of it goes on. Raises JournalTooNew, or OSError
+        when the directory cannot be used.
         """
-        self._files_directory = directory / "staged"
+        self._files_directory = directory / FILES_NAME
         self._files_directory.mkdir(mode=0o700, exist_ok=True)
         self._reader = reader
         self._on_change = on_change
-        self._journal = Journal(directory / "journal.sqlite")
-        self.failed_records: list[tuple[JournalRecord, Exception]] = []
+        self._journal = open_journal(directory)
         self._stale_rows: set[int] = set()
-        self._unread: dict[str, list[JournalRecord]] = defaultdict(list)
-        acknowledged = {
-            path.name.removesuffix(".acknowledged") for path in self._files_directory.glob("*/*.acknowledged")
-        }
-        for record in self._journal.records():
-            if str(record.node_id) in acknowledged:
+        marks = self._files_directory.glob(f"*/{mark_of(Path('*'))}")
+        acknowledged = {int(path.name.partition(".")[0]) for path in marks}
+        records = self._journal.records()
+        for record in records:
+            if record.node_id in acknowledged:
                 self.remove_row(record.node_id)
-            else:
-                self._unread[record.task_id].append(record)
-        self._remove_orphans()
-
-    @property
-    def unread_records(self) -> Sequence[JournalRecord]:
-        """The rows of an earlier mount that are not yet laid over their tree."""
-        return [record for records in self._unread.values() for record in records]
-
-    @property
-    def unread_task_ids(self) -> dict[str, str]:
-        """The runs with rows of an earlier mount that are not yet laid over their tree: task id to user."""
-        return {task_id: records[0].user for task_id, records in self._unread.items()}
+        self.recovery = Recovery(
+            self,
+            [record for record in records if record.node_id not in acknowledged],
+            self._journal.strays(),
+        )
+        self._remove_orphans(directory)
+        self.directories_set_aside = directories_set_aside(directory)
 
     # --- recording ---------------------------------------------------------------------------------------
 
@@ -127,6 +119,10 @@ class Staging:
         if node.pending is not None:
             self._record(node, node.pending)
 
+    def note_recovered(self, node: Node) -> None:
+        """What an earlier mount left of the node is pending again; its row is there."""
+        self._on_change(node)
+
     def stage(self, node: Node, base: Manifest) -> StagedFile:
         """The node's staged file, opened over the base manifest of its present generation.
 
@@ -135,6 +131,42 @@ class Staging:
         if node.staged is None:
             node.staged = self._open_staged(node, base, node.generation)
         return node.staged
+
+    def note_moved(self, node: Node, replaced: Node | None) -> None:
+        """The node has a new place, where another was perhaps; the journal has all of it or nothing.
+
+        Of what was replaced, names that the master may have are removed once the node is there.
+        Raises OSError as note_made: the rows then say what they said before.
+        """
+        with self._journal.together():
+            self.note_path(node)
+            if node.pending is not None:
+                for stray_id in node.pending.stray_ids:
+                    self._journal.put_stray(
+                        StrayRecord(
+                            node_id=stray_id,
+                            user=node.tree.user,
+                            task_id=node.tree.task_id,
+                            after_node_id=node.node_id,
+                        )
+                    )
+            if replaced is not None and not replaced.edges:
+                # With the same stroke: two rows for one name would leave it to the next mount which counts.
+                self._journal.remove(replaced.node_id)
+
+    def note_stray(self, tree: RunTree, node_id: int) -> None:
+        """The node has no name here, and one at the master: removed there soon, or by the next mount."""
+        tree.stray_ids.append(node_id)
+        with suppress(OSError):  # a full disk: this mount still removes it
+            self._journal.put_stray(
+                StrayRecord(node_id=node_id, user=tree.user, task_id=tree.task_id, after_node_id=0)
+            )
+        self._on_change(tree.root)
+
+    def forget_stray(self, node_id: int) -> None:
+        """The node has no name at the master any more."""
+        with suppress(OSError):  # a full disk: the next mount asks once more, and is told that it is gone
+            self._journal.remove_stray(node_id)
 
     # --- letting go --------------------------------------------------------------------------------------
 
@@ -191,126 +223,27 @@ class Staging:
         for mark in self._files_directory.glob(f"*/{mark_of(Path(str(node_id)))}"):
             mark.unlink(missing_ok=True)
 
-    # --- the next mount ----------------------------------------------------------------------------------
+    # --- the last mount's leftovers ---------------------------------------------------------------------
 
-    def recover(self, tree: RunTree) -> None:
-        """Lays what an earlier mount left over the tree as the master lists it. Once per tree."""
-        records = self._unread.pop(tree.task_id, [])
-        for record in records:
-            try:
-                node = self._recover_node(tree, record)
-            except (CloudAIError, OSError) as error:
-                # Row and bytes stay for a person to look at, and keep no other from going on.
-                logger.error("%s: cannot be recovered: %s", record.path, error)  # noqa: TRY400
-                self.failed_records.append((record, error))
-                continue
-            if node is not None:
-                self._on_change(node)
-        if records:
-            logger.info("%s: %d changes of an earlier mount go on uploading", tree.path, len(records))
-
-    def _recover_node(self, tree: RunTree, record: JournalRecord) -> Node | None:
-        node = tree.nodes.get(record.node_id)
-        if node is None:
-            node = Node(tree, record.node_id, cast(types.NodeKind, record.kind))
-        has_content = record.has_content
-        staged = self._recover_staged(node, record) if has_content else None
-        covered_ids: tuple[int, ...] = ()
-        if has_content and staged is None and node.generation:
-            # The staged file goes after the master's acknowledgement alone. A loss of power can keep that
-            # from the journal, and the row must not make an empty file of an acknowledged one.
-            logger.warning("%s: its content is at the master already", tree.label_of(node))
-            has_content = False
-        is_misplaced = record.place and tree.path_of(node) != record.path
-        if not node.is_attached or is_misplaced:
-            taken, replaced = self._recover_place(tree, node, record)
-            if taken is not node:
-                # The directory is there already: it was replaced here, or made by somebody else too.
-                taken.attributes = _attributes_of(record)
-                self.note_attributes(taken)
-                self.remove_row(record.node_id)
-                return None
-            covered_ids = replaced.ids_at_master if replaced is not None else ()
-        pending = tree.note_pending(node)
-        pending.covered_ids = covered_ids
-        pending.place = record.place
-        pending.sent = True  # nobody knows any more
-        pending.content = has_content
-        pending.is_recovered = True
-        node.staged = staged
-        node.committed = record.committed
-        node.attributes = _attributes_of(record)
-        node.symlink_target = record.symlink_target
-        if record.symlink_target:
-            node.size_bytes = len(record.symlink_target)
-        elif has_content:
-            node.size_bytes = staged.size_bytes if staged is not None else 0
-            if staged is not None and staged.written_at_ns > record.written_at_ns:
-                node.mtime_ns = node.ctime_ns = staged.written_at_ns
-        node.kernel_attributes = None
-        return node
-
-    def _recover_staged(self, node: Node, record: JournalRecord) -> StagedFile | None:
-        if not self._path_of(node).exists():
-            return None
-        base = types.Manifest.FromString(record.base)
-        return self._open_staged(node, manifest_from_wire(base.chunks), record.base_generation)
-
-    def _recover_place(self, tree: RunTree, node: Node, record: JournalRecord) -> tuple[Node, Node | None]:
-        """Puts the node into its recorded directory, wherever that is now, or else at its recorded path,
-        making directories that are gone. Returns what is there, and what was there and had to go.
-        """
-        parent_path, _, name = record.path.rpartition(b"/")
-        directory = tree.nodes.get(record.parent_node_id)
-        if directory is None or not directory.is_directory or not directory.is_attached:
-            directory = self._make_directories(tree, parent_path)
-        holder = (directory.children or {}).get(name)
-        if holder is node:
-            return node, None
-        is_taken = holder is not None and holder.is_directory
-        if is_taken and node.is_directory and not node.edges:
-            return holder or node, None
-        if holder is not None and holder.children:
-            return node, None  # others have filled a directory of that name: the node stays where it is
-        if node.edges:
-            # Its first commit arrived, and it was renamed here after that had left.
-            tree.detach(*node.edges[0])
-        attributes = directory.attributes
-        if holder is not None:
-            tree.detach(directory, name)
-        tree.add(directory, name, node)
-        directory.attributes = attributes  # the name came before the death, not now
-        return node, holder
-
-    def _make_directories(self, tree: RunTree, path: bytes) -> Node:
-        directory = tree.root
-        for name in path.split(b"/") if path else ():
-            child = (directory.children or {}).get(name)
-            if child is None or not child.is_directory:
-                if child is not None:
-                    tree.detach(directory, name)
-                child = Node(tree, new_node_id(), DIRECTORY)
-                child.touch()
-                tree.add(directory, name, child)
-                self.note_made(child)
-            directory = child
-        return directory
-
-    def _remove_orphans(self) -> None:
-        known = {
-            str(record.node_id)
-            for records in self._unread.values()
-            for record in records
-            if record.has_content
-        } | {f"{node_id}.acknowledged" for node_id in self._stale_rows}
-        for path in self._files_directory.glob("*/*"):
-            if path.name.removesuffix(".extents") not in known:
-                path.unlink(missing_ok=True)
+    def _remove_orphans(self, directory: Path) -> None:
+        """Staged files without a row were removed or acknowledged; what belongs to no row has no name."""
+        known = self.recovery.ids_with_content | self._stale_rows
+        for node_id, paths in staged_node_ids(directory).items():
+            for path in paths:
+                is_mark = path == mark_of(path.with_suffix(""))
+                if node_id not in known or (is_mark and node_id not in self._stale_rows):
+                    path.unlink(missing_ok=True)
 
     # --- bytes on disk -----------------------------------------------------------------------------------
 
     def _path_of(self, node: Node) -> Path:
         return self._files_directory / node.tree.task_id / str(node.node_id)
+
+    def open_left(self, node: Node, base: Manifest, base_generation: int) -> StagedFile | None:
+        """What an earlier mount staged of the node, over the base of its row; None: no file is there."""
+        if not self._path_of(node).exists():
+            return None
+        return self._open_staged(node, base, base_generation)
 
     def _open_staged(self, node: Node, base: Manifest, base_generation: int) -> StagedFile:
         path = self._path_of(node)
@@ -356,12 +289,6 @@ class Staging:
         if node.node_id in self._stale_rows:
             self._forget_stale_row(node.node_id)
         self._on_change(node)
-
-
-def _attributes_of(record: JournalRecord) -> NodeAttributes:
-    return NodeAttributes(
-        record.mode, record.uid, record.gid, record.mtime_ns, record.ctime_ns, record.atime_ns
-    )
 
 
 def fingerprint(manifest: Manifest) -> bytes:

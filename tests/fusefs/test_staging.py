@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+import trio
 from trio.testing import MockClock
 
+from cloudai_fusefs.journal import Journal
 from cloudai_proto.storage.v1 import names_pb2 as names
 from cloudai_proto.storage.v1 import types_pb2 as types
 from fakes.fake_master import FakeMaster, FakeMasterClient
@@ -266,3 +269,48 @@ async def test_rename_that_the_master_never_heard_of_survives_the_death(
     await mounts.leave(nothing, make_and_rename)
 
     assert await mounts.go_on() == {b"b/new": b"1"}
+
+
+async def die_with_a_stray(mounts: TwoMounts) -> None:
+    """Leaves `b`, which replaced a file that the master has under `a` without this mount's knowing."""
+    async with open_file_system(mounts.client, mounts.run, mounts.directory, timeo_seconds=10) as file_system:
+        mounts.master.answer_latency_seconds = 1.0
+        await file_system.write_file(b"a", b"the first")
+        await trio.sleep(0.2)
+        mounts.master.go_away()  # the commit is carried out, its answer lost
+        await trio.sleep(2.0)
+        await file_system.rename(b"a", b"b")
+        await file_system.write_file(b"new", b"the second")
+        await file_system.rename(b"new", b"b")
+    mounts.master.answer_latency_seconds = 0.0
+    mounts.master.come_back()
+    assert await published(mounts.client, mounts.run) == {b"a": b"the first"}
+
+
+async def test_name_left_at_the_master_by_a_commit_without_an_answer_is_removed_by_the_next_mount(
+    clock: MockClock, mounts: TwoMounts
+) -> None:
+    await die_with_a_stray(mounts)
+
+    assert await mounts.go_on() == {b"b": b"the second"}
+
+
+async def test_name_left_at_the_master_is_removed_although_two_more_mounts_die(
+    clock: MockClock, mounts: TwoMounts
+) -> None:
+    """One before it has replaced the file, one after that and before the removal."""
+    await die_with_a_stray(mounts)
+    mounts.master.latency_seconds = 1.0
+    for seconds in (0.5, 5.0):
+        async with open_file_system(mounts.client, mounts.run, mounts.directory, timeo_seconds=10) as fs:
+            with trio.move_on_after(seconds):
+                await fs.uploader.make_durable(list(fs.tree.pending))
+            assert not any(name == "remove" for name in mounts.master.call_count)
+    mounts.master.latency_seconds = 0.0
+
+    async with open_file_system(mounts.client, mounts.run, mounts.directory, timeo_seconds=10) as fs:
+        await fs.make_all_durable()
+
+    assert await published(mounts.client, mounts.run) == {b"b": b"the second"}
+    with closing(Journal(mounts.directory / "state/journal.sqlite")) as journal:
+        assert (journal.records(), journal.strays()) == ([], [])
