@@ -27,8 +27,8 @@ _WORD: Final = 1 << 32
 def check_log(database_path: Path) -> None:
     """Raises JournalDamaged for a log with commits that SQLite does not see. The database must be open, and read.
 
-    A transaction that a death cut short has no commit, and is none. Reads 24 bytes of each frame that SQLite
-    does not see: none of a log that is whole.
+    A transaction that a death cut short has no whole frame with a commit, and is none. Reads 24 bytes of each
+    frame that SQLite does not see: none of a log that is whole.
     """
     log_path = database_path.with_name(database_path.name + "-wal")
     index_path = database_path.with_name(database_path.name + "-shm")
@@ -47,7 +47,9 @@ def check_log(database_path: Path) -> None:
 def _has_commit_after(log: BinaryIO, header: bytes, frame_count: int) -> bool:
     page_bytes = int.from_bytes(header[8:12], "big")
     log.seek(_HEADER_BYTES + frame_count * (_FRAME_HEADER_BYTES + page_bytes))
-    while len(frame := log.read(_FRAME_HEADER_BYTES)) == _FRAME_HEADER_BYTES:
+    size_bytes = os.fstat(log.fileno()).st_size
+    while log.tell() + _FRAME_HEADER_BYTES + page_bytes <= size_bytes:
+        frame = log.read(_FRAME_HEADER_BYTES)
         # The database's size after the commit that the frame ends, else 0; the salts of the log, else the
         # frame is of an earlier log in the same file.
         if frame[4:8] != bytes(4) and frame[8:16] == header[16:24]:

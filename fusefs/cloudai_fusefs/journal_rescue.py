@@ -48,7 +48,7 @@ def open_journal(directory: Path) -> Journal:
     try:
         journal = Journal(path)
     except JournalDamaged as error:
-        reason = str(error)
+        reason = error.detail
     else:
         kept_log_path.unlink(missing_ok=True)
         return journal
@@ -126,7 +126,7 @@ def _rescue(directory: Path, reason: str) -> Journal:
         (directory / name).unlink(missing_ok=True)
     new_path.rename(directory / JOURNAL_NAME)
     logger.error(
-        "the journal is damaged (%s): %d changes could be read and go on; what is left of it, and %d staged "
+        "the journal is unusable, %s: %d changes could be read and go on; what is left of it, and %d staged "
         "files whose names are lost, are in %s",
         reason,
         len(records),

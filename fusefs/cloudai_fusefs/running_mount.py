@@ -75,6 +75,7 @@ class RunningMount:
             sent_bytes=self._uploader.sent_bytes,
             fetched_bytes=self._measures.fetched_bytes,
             pending=pending,
+            set_aside=[str(path) for path in self._uploader.staging.list_set_aside()],
         )
 
     async def wait_durable(self, path: str = "") -> None:

@@ -55,7 +55,11 @@ class Staging:
             self._journal.strays(),
         )
         self._remove_orphans(directory)
-        self.directories_set_aside = directories_set_aside(directory)
+        self._directory = directory
+
+    def list_set_aside(self) -> list[Path]:
+        """Directories with what could not be used, of this mount's start or an earlier one, until removed."""
+        return directories_set_aside(self._directory)
 
     # --- recording ---------------------------------------------------------------------------------------
 
@@ -227,11 +231,11 @@ class Staging:
 
     def _remove_orphans(self, directory: Path) -> None:
         """Staged files without a row were removed or acknowledged; what belongs to no row has no name."""
-        known = self.recovery.ids_with_content | self._stale_rows
         for node_id, paths in staged_node_ids(directory).items():
             for path in paths:
-                is_mark = path == mark_of(path.with_suffix(""))
-                if node_id not in known or (is_mark and node_id not in self._stale_rows):
+                is_mark = path.suffix == mark_of(path).suffix
+                known = self._stale_rows if is_mark else self.recovery.ids_with_content
+                if node_id not in known:
                     path.unlink(missing_ok=True)
 
     # --- bytes on disk -----------------------------------------------------------------------------------
