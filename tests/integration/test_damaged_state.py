@@ -1,0 +1,157 @@
+"""What a killed mount left on its state disk, damaged, or more than it could know: the next mount copes."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+
+import pytest
+
+from support.master_process import MasterProcess
+from support.mount_process import RUN, MakeMount, MountProcess, run_in, wait_until
+
+MIB = 1024 * 1024
+
+
+def leave_two_files(mount: MountProcess, master: MasterProcess) -> None:
+    """A mount that died with two files staged, of which its journal knows."""
+    run = mount.make_run(RUN)
+    (run / "published").write_bytes(b"at the master")
+    mount.wait_durable()
+    master.kill()
+    (run / "small").write_bytes(b"small and staged")
+    (run / "large").write_bytes(b"large" * MIB)
+    mount.kill()
+    master.start()
+
+
+def staged_contents(directory: Path) -> set[bytes]:
+    return {path.read_bytes() for path in (directory / "staged").glob("*/*") if not path.suffix}
+
+
+def test_mount_starts_over_a_damaged_journal_keeps_what_was_staged_and_says_where(
+    make_mount: MakeMount, master: MasterProcess
+) -> None:
+    mount = make_mount()
+    leave_two_files(mount, master)
+    for name in ("journal.sqlite", "journal.sqlite-wal"):
+        (mount.state_dir / name).write_bytes(os.urandom(20_000))
+
+    mount.start()
+
+    assert (run_in(mount) / "published").read_bytes() == b"at the master"
+    (run_in(mount) / "after").write_bytes(b"it works")
+    mount.wait_durable()
+    (aside,) = mount.state_dir.glob("set-aside-*")
+    assert staged_contents(aside) == {b"small and staged", b"large" * MIB}
+    assert mount.log_text().count(str(aside)) == 1
+    assert mount.status()["set_aside"] == [str(aside)]
+    assert f"set aside: {aside}" in mount.cloudai("status", str(mount.mount_point)).stdout
+    # Said until somebody has looked at it.
+    mount.umount()
+    mount.start()
+    assert mount.status()["set_aside"] == [str(aside)]
+    assert mount.log_text().count(str(aside)) == 1
+
+
+def test_journal_of_a_newer_version_refuses_the_mount_and_is_taken_over_by_the_version_that_knows_it(
+    make_mount: MakeMount, master: MasterProcess
+) -> None:
+    mount = make_mount()
+    leave_two_files(mount, master)
+    with closing(sqlite3.connect(mount.state_dir / "journal.sqlite")) as database:
+        version = database.execute("PRAGMA user_version").fetchone()[0]
+        database.execute("PRAGMA user_version = 999")
+
+    refusal = mount.mount_command()
+
+    assert refusal.returncode == 32
+    assert "newer version" in refusal.stderr
+    with closing(sqlite3.connect(mount.state_dir / "journal.sqlite")) as database:
+        database.execute(f"PRAGMA user_version = {version}")
+    mount.start()
+    mount.wait_durable()
+    assert (run_in(mount) / "small").read_bytes() == b"small and staged"
+    assert (run_in(mount) / "large").read_bytes() == b"large" * MIB
+
+
+class DeafRelay:
+    """Passes connections on to a master; once `is_deaf`, what the master answers gets lost."""
+
+    def __init__(self, target: str) -> None:
+        host, _, port = target.rpartition(":")
+        self._target = (host, int(port))
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._sockets: list[socket.socket] = []
+        self.is_deaf = False
+        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        for one in [self._listener, *self._sockets]:
+            with suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+            one.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                near, _ = self._listener.accept()
+                far = socket.create_connection(self._target)
+                self._sockets += [near, far]
+                threading.Thread(target=self._pass, args=(near, far), daemon=True).start()
+                threading.Thread(target=self._answer, args=(far, near), daemon=True).start()
+
+    def _pass(self, near: socket.socket, far: socket.socket) -> None:
+        with suppress(OSError):
+            while data := near.recv(65536):
+                far.sendall(data)
+
+    def _answer(self, far: socket.socket, near: socket.socket) -> None:
+        with suppress(OSError):
+            while data := far.recv(65536):
+                if not self.is_deaf:
+                    near.sendall(data)
+
+
+@pytest.fixture
+def relay(master: MasterProcess) -> Iterator[DeafRelay]:
+    relay = DeafRelay(master.address)
+    yield relay
+    relay.close()
+
+
+def test_name_that_only_a_dead_mount_knew_to_be_at_the_master_is_removed_by_the_next_one(
+    make_mount: MakeMount, master: MasterProcess, relay: DeafRelay
+) -> None:
+    other = make_mount("other")
+    run_elsewhere = other.make_run(RUN)
+    mount = make_mount("mount")
+    mount.umount()
+    mount.source = relay.address
+    mount.start()
+    run = run_in(mount)
+    wait_until(run.exists, "the run")
+    (run / "before").write_bytes(b"every connection is made")
+    wait_until(lambda: mount.status()["pending_count"] == 0, "the end of every commit")
+    relay.is_deaf = True
+    (run / "first-name").write_bytes(b"the first")
+    wait_until(lambda: (run_elsewhere / "first-name").exists(), "the commit whose answer is lost")
+    (run / "first-name").rename(run / "name")
+    (run / "new").write_bytes(b"the second")
+    (run / "new").rename(run / "name")
+    mount.kill()
+    mount.source = master.address
+
+    mount.start()
+    mount.wait_durable()
+
+    assert {path.name for path in run.iterdir()} == {"before", "name"}
+    assert (run / "name").read_bytes() == b"the second"
+    wait_until(lambda: not (run_elsewhere / "first-name").exists(), "the removal elsewhere")
+    assert (run_elsewhere / "name").read_bytes() == b"the second"
