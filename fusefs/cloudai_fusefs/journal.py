@@ -18,6 +18,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import Path
 from typing import Any, Final
 
@@ -59,8 +60,8 @@ CREATE TABLE pending (
 
 _UPGRADES: Final = {
     2: (
-        # 1: its staged bytes are on the state disk, and nothing was written since
-        "ALTER TABLE pending ADD COLUMN is_on_disk INTEGER NOT NULL DEFAULT 0",
+        # What a loss of power leaves of its staged bytes: a DiskState
+        "ALTER TABLE pending ADD COLUMN disk_state INTEGER NOT NULL DEFAULT 0",
         # CRC-32 of the other columns; NULL: version 1 wrote the row
         "ALTER TABLE pending ADD COLUMN row_check INTEGER",
         """
@@ -74,13 +75,23 @@ _UPGRADES: Final = {
         """,
         """
         CREATE TABLE boots (
-            boot_id  TEXT NOT NULL,    -- of the machine when a mount last opened this journal; at most one row
-            is_whole INTEGER NOT NULL  -- 1: that mount ended in order, with everything on the state disk
+            boot_id TEXT NOT NULL -- of the machine when a mount last opened this journal; at most one row
         )
         """,
     ),
 }
 assert max(_UPGRADES) == SCHEMA_VERSION <= SCHEMA_VERSION_MAX
+
+
+class DiskState(IntEnum):
+    """What a loss of power leaves of a node's staged bytes."""
+
+    UNKNOWN = 0
+    """They are in the page cache, and perhaps on the disk."""
+    ON_DISK = 1
+    """All of them are there: synced, and not written since."""
+    IN_DOUBT = 2
+    """Power was lost while they were UNKNOWN, and nobody has said since that they are right."""
 
 
 @dataclass(kw_only=True)
@@ -107,7 +118,7 @@ class JournalRecord:
     base_generation: int = 0
     committed: bytes = b""
     written_at_ns: int = 0
-    is_on_disk: bool = False
+    disk_state: int = DiskState.UNKNOWN
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +135,7 @@ _COLUMNS: Final = tuple(JournalRecord.__dataclass_fields__)
 _STRAY_COLUMNS: Final = tuple(StrayRecord.__dataclass_fields__)
 _SELECT: Final = f"SELECT {', '.join(_COLUMNS)}, row_check FROM pending"  # noqa: S608 - column names only
 _SELECT_STRAYS: Final = f"SELECT {', '.join(_STRAY_COLUMNS)}, row_check FROM strays"  # noqa: S608
-_SELECT_OF_VERSION_1: Final = _SELECT.replace("is_on_disk, row_check", "0, NULL")
+_SELECT_OF_VERSION_1: Final = _SELECT.replace("disk_state, row_check", "0, NULL")
 _UPSERT: Final = (
     f"INSERT OR REPLACE INTO pending ({', '.join(_COLUMNS)}, row_check) "  # noqa: S608
     f"VALUES ({', '.join('?' * (len(_COLUMNS) + 1))})"
@@ -246,19 +257,15 @@ class Journal:
         self._execute("DELETE FROM strays WHERE node_id = ?", (node_id,))
 
     @property
-    def boot(self) -> tuple[str, bool]:
-        """The boot in which it was last opened, and whether that mount ended with everything on the disk.
+    def boot_id(self) -> str:
+        """Of the boot in which it was last opened; "" of a new journal and of version 1's."""
+        row = self._database.execute("SELECT boot_id FROM boots").fetchone()
+        return "" if row is None else str(row[0])
 
-        ("", True) of a new journal and of version 1's.
-        """
-        row = self._database.execute("SELECT boot_id, is_whole FROM boots").fetchone()
-        return ("", True) if row is None else (str(row[0]), bool(row[1]))
-
-    def note_boot(self, boot_id: str, *, is_whole: bool) -> None:
-        """Writes down the boot, and whether all is on the disk. Raises OSError as put."""
-        with self.together():
-            self._execute("DELETE FROM boots", ())
-            self._execute("INSERT INTO boots VALUES (?, ?)", (boot_id, int(is_whole)))
+    def note_boot(self, boot_id: str) -> None:
+        """Writes down the boot. Raises OSError as put; within `together`."""
+        self._execute("DELETE FROM boots", ())
+        self._execute("INSERT INTO boots VALUES (?)", (boot_id,))
 
     async def sync(self) -> None:
         """The rows written until now survive a loss of power afterwards. Leaves the loop. Raises OSError."""
@@ -354,7 +361,7 @@ def _take_rows(
 def _row_of(record: JournalRecord | StrayRecord) -> tuple[object, ...]:
     """The values of the record's row, its check last."""
     # SQLite has no booleans: as what comes back, or the check would differ.
-    values = tuple(int(value) if value.__class__ is bool else value for value in vars(record).values())
+    values = tuple(int(value) if isinstance(value, int) else value for value in vars(record).values())
     return (*values, _check_of(values))
 
 
@@ -373,7 +380,7 @@ def _record_from_row(record_type: type[Any], row: tuple[Any, ...]) -> Any:
     if isinstance(record, JournalRecord):
         record.place = bool(record.place)
         record.has_content = bool(record.has_content)
-        record.is_on_disk = bool(record.is_on_disk)
+        record.disk_state = DiskState(record.disk_state)
     return record
 
 

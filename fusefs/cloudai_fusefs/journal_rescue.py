@@ -25,6 +25,9 @@ JOURNAL_NAME: Final = "journal.sqlite"
 FILES_NAME: Final = "staged"
 ASIDE_PREFIX: Final = "set-aside-"
 
+UNKNOWN_BOOT: Final = "unknown"
+"""Of a journal that was damaged: by a loss of power, perhaps, which may have damaged staged files too."""
+
 _LOG_NAME: Final = f"{JOURNAL_NAME}-wal"
 _KEPT_LOG_NAME: Final = f"{JOURNAL_NAME}-wal.kept"
 _JOURNAL_FILES: Final = (JOURNAL_NAME, _LOG_NAME, f"{JOURNAL_NAME}-shm")
@@ -114,6 +117,7 @@ def _rescue(directory: Path, reason: str) -> Journal:
         for stray in strays.values():
             if stray.node_id not in records:
                 journal.put_stray(stray)
+        journal.note_boot(UNKNOWN_BOOT)
     journal.close()  # the last connection: all of it is in the one file
 
     kept = {node_id for node_id, record in records.items() if record.has_content}

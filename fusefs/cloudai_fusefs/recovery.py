@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 
 from google.protobuf.message import DecodeError
 
-from cloudai_fusefs.journal import JournalRecord, StrayRecord
+from cloudai_fusefs.journal import DiskState, JournalRecord, StrayRecord
 from cloudai_fusefs.node import DIRECTORY, Node, NodeAttributes, new_node_id
 from cloudai_fusefs.run_tree import RunTree
 from cloudai_fusefs.staged_file import StagedFile
@@ -25,6 +25,16 @@ if TYPE_CHECKING:
     from cloudai_fusefs.staging import Staging
 
 logger = logging.getLogger(__name__)
+
+
+class ContentInDoubt(CloudAIError):
+    """Power was lost before a file's staged bytes were known to be on the disk. It needs a person."""
+
+    reason = ""
+    sentence = (
+        "the machine went down before this was on its disk, and parts may be missing: look at it, then write "
+        "it again, remove it, or `touch` it to have it uploaded as it is"
+    )
 
 
 class Recovery:
@@ -116,6 +126,10 @@ class Recovery:
         pending.sent = True  # nobody knows any more
         pending.content = has_content
         pending.is_recovered = True
+        pending.disk_state = DiskState(record.disk_state)
+        if pending.disk_state == DiskState.IN_DOUBT:
+            pending.failure = ContentInDoubt()
+            logger.warning("%s: %s", tree.label_of(node), pending.failure)
         node.staged = staged
         node.committed = record.committed
         node.attributes = _attributes_of(record)

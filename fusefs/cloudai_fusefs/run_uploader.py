@@ -20,6 +20,7 @@ import trio
 from cloudai_fusefs.background import keep_running
 from cloudai_fusefs.chunk_reader import FileContent
 from cloudai_fusefs.commit_composer import ComposedCommit, compose_commit, fits_inline, order_for_commit
+from cloudai_fusefs.journal import DiskState
 from cloudai_fusefs.layout import Segment
 from cloudai_fusefs.node import Node, Pending, Publication
 from cloudai_fusefs.run_tree import RunTree
@@ -135,6 +136,8 @@ class RunUploader:
         for node, pending in list(self._tree.pending.items()):
             if pending.uploading:
                 continue  # it wakes this task when it has ended
+            if pending.disk_state == DiskState.IN_DOUBT and node.is_attached:
+                continue  # not before somebody has looked at it
             if not node.is_attached:
                 # News of its removal came by the watch while, say, a directory's new time was pending.
                 self._uploader.staging.discard(node)
@@ -207,7 +210,8 @@ class RunUploader:
             logger.warning("%s: uploads are refused: %s", self._tree.path, error)
             self._refusal = error
         for pending in self._tree.pending.values():
-            self._refuse(pending, error)
+            if pending.disk_state != DiskState.IN_DOUBT:
+                self._refuse(pending, error)
 
     def _note_refused_node(self, node: Node, pending: Pending, error: CloudAIError) -> None:
         """Says when to try again and, where patience alone will not do, tells those who wait and the log."""

@@ -10,13 +10,23 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
+
+import trio
 
 from cloudai_fusefs.chunk_reader import ChunkReader, FileContent
-from cloudai_fusefs.journal import JournalRecord, StrayRecord
-from cloudai_fusefs.journal_rescue import FILES_NAME, directories_set_aside, open_journal, staged_node_ids
+from cloudai_fusefs.journal import DiskState, JournalRecord, StrayRecord
+from cloudai_fusefs.journal_rescue import (
+    FILES_NAME,
+    directories_set_aside,
+    open_journal,
+    set_files_aside,
+    staged_node_ids,
+)
 from cloudai_fusefs.node import Node, Pending
 from cloudai_fusefs.recovery import Recovery
 from cloudai_fusefs.run_tree import RunTree
@@ -25,6 +35,9 @@ from cloudai_fusefs.wire_manifests import manifest_to_wire
 from cloudai_model.chunks import Manifest
 
 logger = logging.getLogger(__name__)
+
+_BOOT_ID_PATH: Final = Path("/proc/sys/kernel/random/boot_id")
+"""Another one since the machine last started."""
 
 
 class Staging:
@@ -45,17 +58,22 @@ class Staging:
         self._stale_rows: set[int] = set()
         marks = self._files_directory.glob(f"*/{mark_of(Path('*'))}")
         acknowledged = {int(path.name.partition(".")[0]) for path in marks}
+        self._disk_lock = trio.Lock()
+        self._unsettled: dict[
+            Node, int
+        ] = {}  # staged and not known to be on the disk: changes when last seen
         records = self._journal.records()
         for record in records:
             if record.node_id in acknowledged:
                 self.remove_row(record.node_id)
+        has_lost_power = self._note_boot(records)
         self.recovery = Recovery(
             self,
             [record for record in records if record.node_id not in acknowledged],
             self._journal.strays(),
         )
-        self._remove_orphans(directory)
         self._directory = directory
+        self._clear_orphans(has_lost_power=has_lost_power)
 
     def list_set_aside(self) -> list[Path]:
         """Directories with what could not be used, of this mount's start or an earlier one, until removed."""
@@ -76,7 +94,9 @@ class Staging:
 
     def note_attributes(self, node: Node) -> None:
         """Mode, owner or times were set. Raises OSError as note_made."""
-        self._record(node, node.tree.note_pending(node))
+        pending = node.tree.note_pending(node)
+        _accept_content(pending)
+        self._record(node, pending)
 
     def note_directory_times(self, node: Node) -> None:
         """Names came or went. Not worth a journal row of its own: after a crash the old time is shown."""
@@ -95,6 +115,9 @@ class Staging:
             pending.change_count += 1
             pending.failure = None
             pending.is_recovered = False
+            if pending.disk_state == DiskState.IN_DOUBT:
+                _accept_content(pending)
+                self._record(node, pending)
             self._on_change(node)
             return
         is_new = pending is None
@@ -125,7 +148,62 @@ class Staging:
 
     def note_recovered(self, node: Node) -> None:
         """What an earlier mount left of the node is pending again; its row is there."""
+        self._note_unsettled(node)
         self._on_change(node)
+
+    async def unsettle(self, node: Node) -> None:
+        """The node's content is about to change: a loss of power from now on may leave part of the change.
+
+        To be awaited before the first byte of it, while `pending.disk_state` is not UNKNOWN. Raises OSError,
+        and then nothing may be written.
+        """
+        async with self._disk_lock:
+            pending = node.pending
+            if pending is None or pending.disk_state != DiskState.ON_DISK:
+                return
+            self._put_row(node, pending, DiskState.UNKNOWN)
+            # The bytes may reach the disk in any order with the row that says so, unless it goes first.
+            await self._journal.sync()
+            if node.pending is pending:
+                pending.disk_state = DiskState.UNKNOWN
+                self._put_row(node, pending, pending.disk_state)  # another may have written the old word
+                self._note_unsettled(node)
+
+    async def settle(self) -> None:
+        """Puts on the disk what was finished when this was last called and has not changed since.
+
+        What uploads as it should is gone by then, and costs the disk nothing. Raises OSError.
+        """
+        ready: list[tuple[Node, Pending, StagedFile | None, int]] = []
+        for node, seen_count in list(self._unsettled.items()):
+            pending = node.pending
+            if pending is None or not pending.content or pending.disk_state != DiskState.UNKNOWN:
+                del self._unsettled[node]
+            elif node.writer_count or pending.change_count != seen_count:
+                self._unsettled[node] = pending.change_count
+            else:
+                ready.append((node, pending, node.staged, seen_count))
+        await self._sync(ready)
+
+    async def _sync(self, ready: Sequence[tuple[Node, Pending, StagedFile | None, int]]) -> None:
+        for _, _, staged, _ in ready:
+            if staged is not None:
+                await staged.sync()
+        directories = {self._path_of(node).parent for node, _, staged, _ in ready if staged is not None}
+        for directory in (*directories, self._files_directory):
+            await trio.to_thread.run_sync(_sync_directory, directory)
+        async with self._disk_lock:
+            for node, pending, staged, seen_count in ready:
+                is_same = node.pending is pending and node.staged is staged
+                if is_same and pending.change_count == seen_count and not node.writer_count:
+                    self._put_row(node, pending, DiskState.ON_DISK)
+                    pending.disk_state = DiskState.ON_DISK
+                    self._unsettled.pop(node, None)
+
+    def _note_unsettled(self, node: Node) -> None:
+        pending = node.pending
+        if pending is not None and pending.content and pending.disk_state == DiskState.UNKNOWN:
+            self._unsettled.setdefault(node, -1)
 
     def stage(self, node: Node, base: Manifest) -> StagedFile:
         """The node's staged file, opened over the base manifest of its present generation.
@@ -177,6 +255,7 @@ class Staging:
     def acknowledge(self, node: Node) -> None:
         """The master has acknowledged all of the node's changes."""
         node.tree.forget_pending(node)
+        self._unsettled.pop(node, None)
         self.remove_row(node.node_id)
         self.drop_staged_if_idle(node)
 
@@ -212,8 +291,11 @@ class Staging:
         self._journal.close()
 
     async def tidy(self) -> None:
-        """Removes rows that a full disk kept, and moves the journal's log into its database."""
+        """Puts on the disk what has waited for long, removes rows that a full disk kept, and moves the
+        journal's log into its database.
+        """
         try:
+            await self.settle()
             for node_id in list(self._stale_rows):
                 self._journal.remove(node_id)
                 self._forget_stale_row(node_id)
@@ -229,14 +311,40 @@ class Staging:
 
     # --- the last mount's leftovers ---------------------------------------------------------------------
 
-    def _remove_orphans(self, directory: Path) -> None:
-        """Staged files without a row were removed or acknowledged; what belongs to no row has no name."""
-        for node_id, paths in staged_node_ids(directory).items():
+    def _note_boot(self, records: Sequence[JournalRecord]) -> bool:
+        """Whether the machine went down since the last mount: what was not on its disk is then in doubt."""
+        boot_id = _BOOT_ID_PATH.read_text().strip()
+        has_lost_power = self._journal.boot_id not in ("", boot_id)
+        if self._journal.boot_id != boot_id:
+            with self._journal.together():
+                for record in records if has_lost_power else ():
+                    if record.has_content and record.disk_state == DiskState.UNKNOWN:
+                        record.disk_state = DiskState.IN_DOUBT
+                        self._journal.put_again(record)
+                self._journal.note_boot(boot_id)
+            # Before anything is written: a loss of power must not find the word of an earlier boot.
+            self._journal.sync_now()
+        return has_lost_power
+
+    def _clear_orphans(self, *, has_lost_power: bool) -> None:
+        """Staged files without a row were removed or acknowledged; what belongs to no row has no name.
+
+        After a loss of power the row may be what is missing: then they are set aside.
+        """
+        orphans: list[Path] = []
+        for node_id, paths in staged_node_ids(self._directory).items():
             for path in paths:
                 is_mark = path.suffix == mark_of(path).suffix
                 known = self._stale_rows if is_mark else self.recovery.ids_with_content
                 if node_id not in known:
-                    path.unlink(missing_ok=True)
+                    orphans.append(path)
+        if has_lost_power and any(path.stat().st_size for path in orphans):
+            set_files_aside(
+                self._directory, orphans, "The machine went down, and the journal's last rows are lost"
+            )
+            return
+        for path in orphans:
+            path.unlink(missing_ok=True)
 
     # --- bytes on disk -----------------------------------------------------------------------------------
 
@@ -266,6 +374,13 @@ class Staging:
         return StagedFile(path, base, base_generation, read_base)
 
     def _record(self, node: Node, pending: Pending) -> None:
+        self._put_row(node, pending, pending.disk_state)
+        self._note_unsettled(node)
+        if node.node_id in self._stale_rows:
+            self._forget_stale_row(node.node_id)
+        self._on_change(node)
+
+    def _put_row(self, node: Node, pending: Pending, disk_state: DiskState) -> None:
         staged = node.staged if pending.content else None
         self._journal.put(
             JournalRecord(
@@ -288,11 +403,23 @@ class Staging:
                 base=b"" if staged is None else manifest_to_wire(staged.base).SerializeToString(),
                 base_generation=0 if staged is None else staged.base_generation,
                 committed=node.committed,
+                disk_state=disk_state,
             )
         )
-        if node.node_id in self._stale_rows:
-            self._forget_stale_row(node.node_id)
-        self._on_change(node)
+
+
+def _accept_content(pending: Pending) -> None:
+    """Somebody has written or touched what a loss of power left: it is as they want it."""
+    if pending.disk_state == DiskState.IN_DOUBT:
+        pending.disk_state = DiskState.UNKNOWN
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def fingerprint(manifest: Manifest) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import Awaitable, Callable
 from contextlib import closing
 from pathlib import Path
@@ -12,6 +13,9 @@ import trio
 from trio.testing import MockClock
 
 from cloudai_fusefs.journal import Journal
+from cloudai_fusefs.recovery import ContentInDoubt
+from cloudai_fusefs.run_uploader import REFUSED_RETRY_SECONDS
+from cloudai_fusefs.staged_file import StagedFile
 from cloudai_proto.storage.v1 import names_pb2 as names
 from cloudai_proto.storage.v1 import types_pb2 as types
 from fakes.fake_master import FakeMaster, FakeMasterClient
@@ -314,3 +318,121 @@ async def test_name_left_at_the_master_is_removed_although_two_more_mounts_die(
     assert await published(mounts.client, mounts.run) == {b"b": b"the second"}
     with closing(Journal(mounts.directory / "state/journal.sqlite")) as journal:
         assert (journal.records(), journal.strays()) == ([], [])
+
+
+def lose_power(mounts: TwoMounts) -> None:
+    """As far as the journal can tell: the machine has another boot id since."""
+    with closing(sqlite3.connect(mounts.directory / "state/journal.sqlite")) as database:
+        database.execute("UPDATE boots SET boot_id = 'an earlier one'")
+        database.commit()
+
+
+async def stage_early_and_late(file_system: FileSystemHarness) -> None:
+    """`early` is on the disk, `late` perhaps, `rewritten` was and has been written since."""
+    await file_system.write_file(b"early", b"long before")
+    await file_system.write_file(b"rewritten", b"long before")
+    for _ in range(2):
+        await file_system.staging.settle()
+    handle = await file_system.open(b"rewritten")
+    await file_system.write(handle, 0, b"just now...")
+    file_system.close_handle(handle)
+    await file_system.write_file(b"late", b"just now")
+    await file_system.mkdir(b"directory")
+
+
+async def test_file_that_a_loss_of_power_may_have_torn_is_not_uploaded_before_somebody_has_looked(
+    clock: MockClock, mounts: TwoMounts
+) -> None:
+    await mounts.leave(nothing, stage_early_and_late)
+    lose_power(mounts)
+
+    for _ in range(2):  # the doubt outlives the next mount
+        async with open_file_system(mounts.client, mounts.run, mounts.directory, timeo_seconds=10) as fs:
+            with pytest.raises(ContentInDoubt):
+                await fs.make_all_durable()
+            await trio.sleep(REFUSED_RETRY_SECONDS * 3)
+            in_doubt = {file.path: file.reason for file in fs.control.status().pending}
+            assert {path.rpartition("/")[2] for path in in_doubt} == {"rewritten", "late"}
+            assert all("`touch` it" in reason for reason in in_doubt.values())
+            assert await fs.read_file(b"late") == b"just now"
+        tree = await tree_of(mounts.client, mounts.run)
+        assert tree.keys() == {b"", b"early", b"directory"}
+        assert await published(mounts.client, mounts.run) == {b"early": b"long before"}
+
+    async with open_file_system(mounts.client, mounts.run, mounts.directory, timeo_seconds=10) as fs:
+        await fs.set_attributes(b"late", mtime_ns=1_700_000_000_000_000_001)
+        await fs.truncate(b"rewritten", 4)
+        await fs.make_all_durable()
+    assert await published(mounts.client, mounts.run) == {
+        b"early": b"long before",
+        b"late": b"just now",
+        b"rewritten": b"just",
+    }
+
+
+async def test_file_in_doubt_is_removed_like_any_other(clock: MockClock, mounts: TwoMounts) -> None:
+    await mounts.leave(nothing, stage_early_and_late)
+    lose_power(mounts)
+
+    async with open_file_system(mounts.client, mounts.run, mounts.directory, timeo_seconds=10) as fs:
+        await fs.sync.wait_recovered()
+        await fs.unlink(b"late")
+        await fs.unlink(b"rewritten")
+        await fs.make_all_durable()
+
+    assert await published(mounts.client, mounts.run) == {b"early": b"long before"}
+
+
+async def test_staged_file_whose_row_a_loss_of_power_took_is_set_aside(
+    clock: MockClock, mounts: TwoMounts
+) -> None:
+    await mounts.leave(nothing, nothing)
+    leftover = mounts.directory / "state/staged" / mounts.run.task_id / "4294967999"
+    leftover.parent.mkdir(exist_ok=True)
+    leftover.write_bytes(b"closed just before")
+    lose_power(mounts)
+
+    assert await mounts.go_on() == {}
+
+    (aside,) = (mounts.directory / "state").glob("set-aside-*")
+    assert (aside / "staged" / mounts.run.task_id / "4294967999").read_bytes() == b"closed just before"
+    assert "4294967999  18 bytes" in (aside / "README").read_text()
+
+
+async def test_file_that_waits_is_synced_once_and_its_row_goes_first_when_it_is_written_again(
+    clock: MockClock, mounts: TwoMounts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The order is what makes it safe: sync, then the word; the word taken back and synced, then bytes."""
+    said: list[str] = []
+
+    def note(owner: type, name: str) -> None:
+        original = getattr(owner, name)
+
+        async def noting(*arguments: object) -> object:
+            said.append(f"{owner.__name__}.{name}")
+            return await original(*arguments)
+
+        monkeypatch.setattr(owner, name, noting)
+
+    async with open_file_system(mounts.client, mounts.run, mounts.directory, timeo_seconds=10) as fs:
+        await nothing(fs)
+        mounts.master.go_away()
+        await fs.write_file(b"f", b"waits")
+        note(StagedFile, "sync")
+        note(StagedFile, "write")
+        note(Journal, "sync")
+
+        for _ in range(4):
+            await fs.staging.settle()
+        assert said == ["StagedFile.sync"]
+        handle = await fs.open(b"f")
+        await fs.write(handle, 0, b"again")
+        await fs.write(handle, 0, b"and again")
+        assert said[1:] == ["Journal.sync", "StagedFile.write", "StagedFile.write"]
+        for _ in range(4):
+            await fs.staging.settle()
+        assert len(said) == 4  # it is still being written
+        fs.close_handle(handle)
+        for _ in range(4):
+            await fs.staging.settle()
+        assert said[4:] == ["StagedFile.sync"]
