@@ -36,6 +36,12 @@ from cloudai_model.chunks import Manifest
 
 logger = logging.getLogger(__name__)
 
+SYNCED_TOGETHER_MAX: Final = 100
+"""Files that are synced before their rows say so."""
+
+SETTLE_SECONDS_MAX: Final = 5.0
+"""Of an unmount, for the disk to take what is still staged."""
+
 _BOOT_ID_PATH: Final = Path("/proc/sys/kernel/random/boot_id")
 """Another one since the machine last started."""
 
@@ -183,7 +189,21 @@ class Staging:
                 self._unsettled[node] = pending.change_count
             else:
                 ready.append((node, pending, node.staged, seen_count))
-        await self._sync(ready)
+        for start in range(0, len(ready), SYNCED_TOGETHER_MAX):
+            await self._sync(ready[start : start + SYNCED_TOGETHER_MAX])
+
+    async def settle_at_end(self) -> None:
+        """Of a mount that ends in order: what is left goes to the disk, as much as fits in a few seconds.
+
+        Not cancelled from outside. What did not fit is in doubt only if power is lost before the next mount.
+        """
+        with trio.move_on_after(SETTLE_SECONDS_MAX, shield=True):
+            try:
+                for _ in range(2):  # the first looks, the second finds nothing changed
+                    await self.settle()
+                await self._journal.sync()
+            except OSError as error:
+                logger.warning("the state directory cannot be synced: %s", error)
 
     async def _sync(self, ready: Sequence[tuple[Node, Pending, StagedFile | None, int]]) -> None:
         for _, _, staged, _ in ready:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import sqlite3
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import closing, suppress
@@ -155,3 +156,64 @@ def test_name_that_only_a_dead_mount_knew_to_be_at_the_master_is_removed_by_the_
     assert (run / "name").read_bytes() == b"the second"
     wait_until(lambda: not (run_elsewhere / "first-name").exists(), "the removal elsewhere")
     assert (run_elsewhere / "name").read_bytes() == b"the second"
+
+
+def test_file_that_a_loss_of_power_tore_is_not_uploaded_before_somebody_says_that_it_is_right(
+    make_mount: MakeMount, master: MasterProcess
+) -> None:
+    """D8. After a loss of power, content that was not yet uploaded and not known to be on the workstation's
+    disk is not uploaded by itself: `cloudai status` names the file, and a write or `touch` says that it is right.
+    """
+    mount = make_mount()
+    leave_two_files(mount, master)
+    lose_power(mount)
+    for path in (mount.state_dir / "staged").glob("*/*"):
+        with path.open("r+b") as file:  # what a file system may leave of bytes that it had not written yet
+            file.write(bytes(4))
+
+    mount.start()
+
+    run = run_in(mount)
+    wait_until(lambda: mount.status()["failed_count"] == 2, "both in doubt")
+    waiting = mount.cloudai("wait", str(mount.mount_point))
+    assert waiting.returncode != 0
+    assert "the machine went down" in waiting.stderr
+    other = make_mount("other")
+    assert [path.name for path in run_in(other).iterdir()] == ["published"]
+    assert (run / "small").read_bytes() == b"\0\0\0\0l and staged"
+
+    (run / "small").write_bytes(b"written again")
+    (run / "large").touch()
+    mount.wait_durable()
+    wait_until(lambda: (run_in(other) / "large").exists(), "the files elsewhere")
+    assert (run_in(other) / "small").read_bytes() == b"written again"
+    assert (run_in(other) / "large").read_bytes() == bytes(4) + (b"large" * MIB)[4:]
+
+
+def test_what_was_staged_when_a_mount_ended_in_order_survives_a_loss_of_power(
+    make_mount: MakeMount, master: MasterProcess
+) -> None:
+    mount = make_mount()
+    run = mount.make_run(RUN)
+    (run / "published").write_bytes(b"at the master")
+    mount.wait_durable()
+    master.kill()
+    (run / "staged").write_bytes(b"just before the end")
+    subprocess.run(["umount", str(mount.mount_point)], check=True)
+    wait_until(lambda: not Path(f"/proc/{mount.pid}").exists(), "the daemon's end")
+    mount.pid = 0
+    lose_power(mount)
+    master.start()
+
+    mount.start()
+    mount.wait_durable()
+
+    other = make_mount("other")
+    assert (run_in(other) / "staged").read_bytes() == b"just before the end"
+
+
+def lose_power(mount: MountProcess) -> None:
+    """As far as the journal can tell: the machine has another boot id since."""
+    with closing(sqlite3.connect(mount.state_dir / "journal.sqlite")) as database:
+        database.execute("UPDATE boots SET boot_id = 'an earlier one'")
+        database.commit()
