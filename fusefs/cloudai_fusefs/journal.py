@@ -309,14 +309,16 @@ class Journal:
 
 def read_what_is_left(
     path: Path, node_ids: Iterable[int]
-) -> tuple[dict[int, JournalRecord], dict[int, StrayRecord]]:
-    """The rows of a damaged journal that can still be read and are as they were written, by node id.
+) -> tuple[dict[int, JournalRecord], dict[int, StrayRecord], str]:
+    """The rows of a damaged journal that can still be read and are as they were written, by node id, and the
+    id of its boot, "" when that cannot be read.
 
     `node_ids` are looked up one by one: a page that cannot be read hides what a scan finds behind it.
     Raises nothing of SQLite's.
     """
     records: dict[int, JournalRecord] = {}
     strays: dict[int, StrayRecord] = {}
+    boot_id = ""
     database = sqlite3.connect(path, isolation_level=None)
     try:
         with suppress(sqlite3.DatabaseError):
@@ -330,9 +332,11 @@ def read_what_is_left(
                 _take_rows(database, f"{select} WHERE node_id = ?", (node_id,), JournalRecord, records)
         for order in ("ASC", "DESC"):
             _take_rows(database, f"{_SELECT_STRAYS} ORDER BY node_id {order}", (), StrayRecord, strays)
+        with suppress(sqlite3.DatabaseError):
+            boot_id = "".join(str(row[0]) for row in database.execute("SELECT boot_id FROM boots"))
     finally:
         database.close()
-    return records, strays
+    return records, strays, boot_id
 
 
 def _has_checks(database: sqlite3.Connection) -> bool:

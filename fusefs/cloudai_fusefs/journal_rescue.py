@@ -26,7 +26,7 @@ FILES_NAME: Final = "staged"
 ASIDE_PREFIX: Final = "set-aside-"
 
 UNKNOWN_BOOT: Final = "unknown"
-"""Of a journal that was damaged: by a loss of power, perhaps, which may have damaged staged files too."""
+"""Of a journal too damaged to tell: by a loss of power, perhaps, which may have damaged staged files too."""
 
 _LOG_NAME: Final = f"{JOURNAL_NAME}-wal"
 _KEPT_LOG_NAME: Final = f"{JOURNAL_NAME}-wal.kept"
@@ -97,6 +97,7 @@ def _rescue(directory: Path, reason: str) -> Journal:
             shutil.copy2(directory / name, aside / name)
     records: dict[int, JournalRecord] = {}
     strays: dict[int, StrayRecord] = {}
+    boot_id = ""
     if (aside / JOURNAL_NAME).exists():
         scratch = aside / "reading"
         scratch.mkdir(mode=0o700)
@@ -104,7 +105,7 @@ def _rescue(directory: Path, reason: str) -> Journal:
         for name in _JOURNAL_FILES[:2]:
             if (aside / name).exists():
                 shutil.copy2(aside / name, scratch / name)
-        records, strays = read_what_is_left(scratch / JOURNAL_NAME, staged)
+        records, strays, boot_id = read_what_is_left(scratch / JOURNAL_NAME, staged)
         shutil.rmtree(scratch)
 
     new_path = directory / f"{JOURNAL_NAME}.new"
@@ -117,7 +118,7 @@ def _rescue(directory: Path, reason: str) -> Journal:
         for stray in strays.values():
             if stray.node_id not in records:
                 journal.put_stray(stray)
-        journal.note_boot(UNKNOWN_BOOT)
+        journal.note_boot(boot_id or UNKNOWN_BOOT)
     journal.close()  # the last connection: all of it is in the one file
 
     kept = {node_id for node_id, record in records.items() if record.has_content}

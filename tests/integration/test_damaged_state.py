@@ -38,6 +38,9 @@ def staged_contents(directory: Path) -> set[bytes]:
 def test_mount_starts_over_a_damaged_journal_keeps_what_was_staged_and_says_where(
     make_mount: MakeMount, master: MasterProcess
 ) -> None:
+    """D9. A mount starts although its journal is damaged; what can be read of it goes on, staged files whose
+    names are lost are kept, and the log and `cloudai status` say where.
+    """
     mount = make_mount()
     leave_two_files(mount, master)
     for name in ("journal.sqlite", "journal.sqlite-wal"):
