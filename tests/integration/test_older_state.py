@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from support.mount_process import MakeMount, MountProcess, run_in, wait_until
 from support.tree_snapshot import snapshot_tree
 
 FIXTURES = Path(__file__).parents[1] / "fusefs" / "fixtures"
+FIRST_VERSION_WITH_BOOTS = 2
 VERSIONS = sorted(path.name for path in FIXTURES.glob("state-v*"))
 
 
@@ -48,7 +51,16 @@ def left(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     subprocess.run(["tar", "-xzf", directory / "left.tar.gz", "-C", tmp_path], check=True)
     (tmp_path / "mount").mkdir()
     (tmp_path / "state").rename(tmp_path / "mount" / "state")
+    note_same_boot(tmp_path / "mount" / "state" / "journal.sqlite")
     return directory
+
+
+def note_same_boot(journal: Path) -> None:
+    """The machine has not been started since, or all of it would wait for a person."""
+    boot_id = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    with closing(sqlite3.connect(journal, isolation_level=None)) as database:
+        if database.execute("PRAGMA user_version").fetchone()[0] >= FIRST_VERSION_WITH_BOOTS:
+            database.execute("UPDATE boots SET boot_id = ?", (boot_id,))
 
 
 @pytest.fixture
