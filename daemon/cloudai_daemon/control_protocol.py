@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final, TypeAlias
 
 from cloudai_fusefs.mount_control import MountCounters
@@ -70,6 +70,8 @@ class StatusReport:
     """The first STATUS_NAMES_MAX, failed ones first."""
     counters: MountCounters
     """Of the mount, whatever the path."""
+    set_aside: list[str] = field(default_factory=list)
+    """As in MountStatus."""
 
     def to_json(self) -> dict[str, Json]:
         return asdict(self)

@@ -290,6 +290,7 @@ def report_status(status: MountStatus, counters: MountCounters) -> StatusReport:
         fetched_bytes=status.fetched_bytes,
         pending=[_pending_file(file) for file in failed_first[:STATUS_NAMES_MAX]],
         counters=counters,
+        set_aside=list(status.set_aside),
     )
 
 

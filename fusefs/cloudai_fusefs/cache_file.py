@@ -22,9 +22,22 @@ TEMPORARY_PREFIX: Final = ".incoming-"
 WARNING_INTERVAL_SECONDS: Final = 60.0
 
 
+TAG_NAME: Final = "CACHEDIR.TAG"
+
+_TAG: Final = b"""Signature: 8a477f597d28d172789f06886806bc55
+# This directory is a cache of CloudAI FS: what is in it can be fetched again, and need not be backed up.
+# See https://bford.info/cachedir/
+"""
+
+
 def make_private_directory(root: Path, directory: Path) -> None:
-    """Makes root and the directory below it, and all between, for the owner alone; what is there stays."""
+    """Makes root and the directory below it, and all between, for the owner alone; what is there stays.
+
+    The root is tagged as a cache, so that backups pass it by.
+    """
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not (root / TAG_NAME).exists():
+        write_cache_file(root / TAG_NAME, _TAG)
     place = root
     for name in directory.relative_to(root).parts:
         place /= name

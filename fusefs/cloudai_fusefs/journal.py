@@ -1,28 +1,38 @@
 """What this mount has promised and not yet made durable, in an SQLite file that outlives the daemon.
 
-One row for each node with a change that the master has not acknowledged. A row is written before the
-kernel's request is answered, without a sync: the page cache survives kill -9, and what must survive the
-machine is made durable at the master (fsync) instead. The column comments below are the reference.
+One row for each node with a change that the master has not acknowledged, and one for each node that was
+replaced here and may have left a name at the master. A row is written before the kernel's request is
+answered, without a sync: the page cache survives kill -9, and what must survive the machine is made durable
+at the master (fsync) instead. The column comments below are the reference.
 
-Used from the mount's loop; a row costs 10-30 us. Checkpoints, which do sync, run in a thread.
+Used from the mount's loop; a row costs 15-35 us. What syncs runs in a thread: checkpoints, and `sync`.
 """
 
 from __future__ import annotations
 
 import errno
+import os
 import sqlite3
 import time
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import trio
 
-from cloudai_model.errors import CloudAIError
+from cloudai_fusefs.journal_errors import JournalDamaged, JournalTooNew
+from cloudai_fusefs.journal_log import check_log
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
+SCHEMA_VERSION_MAX: Final = 1000
+"""A higher number is no version but damage."""
+
+# Version 1, and each later one as what is done to the one before it.
 _SCHEMA: Final = """
 CREATE TABLE pending (
     node_id        INTEGER PRIMARY KEY, -- as the master knows it or will know it
@@ -48,10 +58,45 @@ CREATE TABLE pending (
 ) WITHOUT ROWID
 """
 
+_UPGRADES: Final = {
+    2: (
+        # What a loss of power leaves of its staged bytes: a DiskState
+        "ALTER TABLE pending ADD COLUMN disk_state INTEGER NOT NULL DEFAULT 0",
+        # CRC-32 of the other columns; NULL: version 1 wrote the row
+        "ALTER TABLE pending ADD COLUMN row_check INTEGER",
+        """
+        CREATE TABLE strays (
+            node_id       INTEGER PRIMARY KEY, -- has no name here; any it has at the master is to be removed
+            user          TEXT NOT NULL,       -- of the run
+            task_id       TEXT NOT NULL,       -- of the run
+            after_node_id INTEGER NOT NULL,    -- only once this one, which replaced it, has no row in pending
+            row_check     INTEGER NOT NULL     -- CRC-32 of the other columns
+        ) WITHOUT ROWID
+        """,
+        """
+        CREATE TABLE boots (
+            boot_id TEXT NOT NULL -- of the machine when a mount last opened this journal; at most one row
+        )
+        """,
+    ),
+}
+assert max(_UPGRADES) == SCHEMA_VERSION <= SCHEMA_VERSION_MAX
+
+
+class DiskState(IntEnum):
+    """What a loss of power leaves of a node's staged bytes."""
+
+    UNKNOWN = 0
+    """They are in the page cache, and perhaps on the disk."""
+    ON_DISK = 1
+    """All of them are there: synced, and not written since."""
+    IN_DOUBT = 2
+    """Power was lost while they were UNKNOWN, and nobody has said since that they are right."""
+
 
 @dataclass(kw_only=True)
 class JournalRecord:
-    """One row; fields as the columns."""
+    """One row of `pending`; fields as the columns."""
 
     node_id: int
     user: str
@@ -73,84 +118,167 @@ class JournalRecord:
     base_generation: int = 0
     committed: bytes = b""
     written_at_ns: int = 0
+    disk_state: int = DiskState.UNKNOWN
+
+
+@dataclass(frozen=True, kw_only=True)
+class StrayRecord:
+    """One row of `strays`; fields as the columns."""
+
+    node_id: int
+    user: str
+    task_id: str
+    after_node_id: int
 
 
 _COLUMNS: Final = tuple(JournalRecord.__dataclass_fields__)
+_STRAY_COLUMNS: Final = tuple(StrayRecord.__dataclass_fields__)
+_SELECT: Final = f"SELECT {', '.join(_COLUMNS)}, row_check FROM pending"  # noqa: S608 - column names only
+_SELECT_STRAYS: Final = f"SELECT {', '.join(_STRAY_COLUMNS)}, row_check FROM strays"  # noqa: S608
+_SELECT_OF_VERSION_1: Final = _SELECT.replace("disk_state, row_check", "0, NULL")
 _UPSERT: Final = (
-    f"INSERT OR REPLACE INTO pending ({', '.join(_COLUMNS)}) "  # noqa: S608 - column names only
-    f"VALUES ({', '.join(f':{column}' for column in _COLUMNS)})"
+    f"INSERT OR REPLACE INTO pending ({', '.join(_COLUMNS)}, row_check) "  # noqa: S608
+    f"VALUES ({', '.join('?' * (len(_COLUMNS) + 1))})"
 )
-
-
-class JournalUnusable(CloudAIError):
-    """The journal is damaged or from a newer version."""
-
-    reason = ""
-    sentence = "the journal cannot be used"
+_UPSERT_STRAY: Final = (
+    f"INSERT OR REPLACE INTO strays ({', '.join(_STRAY_COLUMNS)}, row_check) "  # noqa: S608
+    f"VALUES ({', '.join('?' * (len(_STRAY_COLUMNS) + 1))})"
+)
 
 
 class Journal:
     """The rows of one state directory."""
 
     def __init__(self, path: Path) -> None:
-        """Opens or makes the journal. Raises JournalUnusable; the file is left as it is."""
+        """Opens the journal, brought to this version's schema, or makes it. All rows have been verified.
+
+        Raises JournalTooNew and JournalDamaged, and the file is left as it is; OSError when the disk refuses.
+        """
         self._path = path
+        # The log and its index get the mode of the database, whatever the umask.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
         self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=True)
         try:
             self._prepare()
+            self.records()
+            self.strays()
         except sqlite3.DatabaseError as error:
             self._database.close()
-            raise JournalUnusable(str(error), path=str(path)) from error
+            raise _to_refusal(error, path) from error
         except BaseException:
             self._database.close()
             raise
 
     def _prepare(self) -> None:
         execute = self._database.execute
+        # First, and without a write: a newer version's file is left as it is.
+        version = execute("PRAGMA user_version").fetchone()[0]
+        if not 0 <= version <= SCHEMA_VERSION_MAX:
+            raise JournalDamaged("its version is none", path=str(self._path), version=version)
+        if version > SCHEMA_VERSION:
+            raise JournalTooNew(path=str(self._path), version=version, known_version=SCHEMA_VERSION)
+        # Its index is exact now: the version was read through it.
+        check_log(self._path)
         execute("PRAGMA journal_mode = WAL")
         # A checkpoint syncs; checkpoint() does it off the loop.
         execute("PRAGMA wal_autocheckpoint = 0")
         execute("PRAGMA synchronous = NORMAL")
-        version = execute("PRAGMA user_version").fetchone()[0]
-        if version == 0:
-            execute("BEGIN")
-            execute(_SCHEMA)
-            execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-            execute("COMMIT")
-        elif version > SCHEMA_VERSION:
-            raise JournalUnusable("it was written by a newer version", path=str(self._path), version=version)
+        if version < SCHEMA_VERSION:
+            self._upgrade(version)
         check = execute("PRAGMA quick_check").fetchone()[0]
         if check != "ok":
-            raise JournalUnusable(str(check), path=str(self._path))
+            raise JournalDamaged(str(check), path=str(self._path))
+
+    def _upgrade(self, version: int) -> None:
+        with self.together():
+            if version == 0:
+                self._database.execute(_SCHEMA)
+            for step in range(max(version, 1) + 1, SCHEMA_VERSION + 1):
+                for statement in _UPGRADES[step]:
+                    self._database.execute(statement)
+            self._database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+
+    def _read(self, select: str, record_type: type[Any]) -> list[Any]:
+        found = []
+        for row in self._database.execute(select):
+            record = _record_from_row(record_type, row)
+            if record is None:
+                raise JournalDamaged("a row is not as it was written", path=str(self._path))
+            found.append(record)
+        return found
+
+    def records(self) -> list[JournalRecord]:
+        """All rows of `pending`: directories before what is in them, then in the order of their sequence.
+
+        Raises JournalDamaged.
+        """
+        # By depth: a file may have been moved into a directory that was made after it.
+        rows = self._read(_SELECT, JournalRecord)
+        return sorted(rows, key=lambda record: (record.path.count(b"/"), record.sequence))
+
+    def strays(self) -> list[StrayRecord]:
+        """All rows of `strays`. Raises JournalDamaged."""
+        return self._read(_SELECT_STRAYS, StrayRecord)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What is written within is in the journal as a whole or not at all. Does not nest.
+
+        An exception takes it back and goes on. Raises OSError as put.
+        """
+        self._database.execute("BEGIN")
+        try:
+            yield
+            self._execute("COMMIT", ())
+        except BaseException:
+            if self._database.in_transaction:
+                self._database.execute("ROLLBACK")
+            raise
 
     def put(self, record: JournalRecord) -> None:
         """Writes the row, new or again. Raises OSError, ENOSPC when the disk is full: nothing changed."""
         record.written_at_ns = time.time_ns()
-        try:
-            self._database.execute(_UPSERT, vars(record))
-        except sqlite3.OperationalError as error:
-            raise _to_os_error(error) from error
+        self.put_again(record)
+
+    def put_again(self, record: JournalRecord) -> None:
+        """The same of a row that comes from another journal, and keeps its moment. Raises OSError as put."""
+        self._execute(_UPSERT, _row_of(record))
 
     def remove(self, node_id: int) -> None:
         """Takes the row away; nothing happens when there is none. Raises OSError as put."""
-        try:
-            self._database.execute("DELETE FROM pending WHERE node_id = ?", (node_id,))
-        except sqlite3.OperationalError as error:
-            raise _to_os_error(error) from error
+        self._execute("DELETE FROM pending WHERE node_id = ?", (node_id,))
 
-    def records(self) -> Iterator[JournalRecord]:
-        """All rows, directories before what is in them, then in the order of their sequence."""
-        query = f"SELECT {', '.join(_COLUMNS)} FROM pending ORDER BY sequence"  # noqa: S608
-        records = [
-            JournalRecord(**dict(zip(_COLUMNS, row, strict=True)))
-            for row in self._database.execute(query).fetchall()
-        ]
-        # By depth: a file may have been moved into a directory that was made after it.
-        records.sort(key=lambda record: record.path.count(b"/"))
-        for record in records:
-            record.place = bool(record.place)
-            record.has_content = bool(record.has_content)
-            yield record
+    def put_stray(self, stray: StrayRecord) -> None:
+        """Writes the row, new or again. Raises OSError as put."""
+        self._execute(_UPSERT_STRAY, _row_of(stray))
+
+    def remove_stray(self, node_id: int) -> None:
+        """Takes the row away; nothing happens when there is none. Raises OSError as put."""
+        self._execute("DELETE FROM strays WHERE node_id = ?", (node_id,))
+
+    @property
+    def boot_id(self) -> str:
+        """Of the boot in which it was last opened; "" of a new journal and of version 1's."""
+        row = self._database.execute("SELECT boot_id FROM boots").fetchone()
+        return "" if row is None else str(row[0])
+
+    def note_boot(self, boot_id: str) -> None:
+        """Writes down the boot. Raises OSError as put; within `together`."""
+        self._execute("DELETE FROM boots", ())
+        self._execute("INSERT INTO boots VALUES (?)", (boot_id,))
+
+    async def sync(self) -> None:
+        """The rows written until now survive a loss of power afterwards. Leaves the loop. Raises OSError."""
+        await trio.to_thread.run_sync(self.sync_now)
+
+    def sync_now(self) -> None:
+        """The same, in the caller's thread."""
+        for path in (self._path.with_name(self._path.name + "-wal"), self._path):
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fdatasync(descriptor)
+            finally:
+                os.close(descriptor)
 
     async def checkpoint(self) -> None:
         """Moves the log into the database, so that it does not grow without bound. Leaves the loop.
@@ -162,7 +290,7 @@ class Journal:
             database = sqlite3.connect(self._path, isolation_level=None)
             try:
                 database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            except sqlite3.OperationalError as error:
+            except sqlite3.DatabaseError as error:
                 raise _to_os_error(error) from error
             finally:
                 database.close()
@@ -172,7 +300,117 @@ class Journal:
     def close(self) -> None:
         self._database.close()
 
+    def _execute(self, statement: str, values: tuple[object, ...]) -> None:
+        try:
+            self._database.execute(statement, values)
+        except sqlite3.DatabaseError as error:
+            raise _to_os_error(error) from error
 
-def _to_os_error(error: sqlite3.OperationalError) -> OSError:
-    number = errno.ENOSPC if error.sqlite_errorcode == sqlite3.SQLITE_FULL else errno.EIO
+
+def read_what_is_left(
+    path: Path, node_ids: Iterable[int]
+) -> tuple[dict[int, JournalRecord], dict[int, StrayRecord], str]:
+    """The rows of a damaged journal that can still be read and are as they were written, by node id, and the
+    id of its boot, "" when that cannot be read.
+
+    `node_ids` are looked up one by one: a page that cannot be read hides what a scan finds behind it.
+    Raises nothing of SQLite's.
+    """
+    records: dict[int, JournalRecord] = {}
+    strays: dict[int, StrayRecord] = {}
+    boot_id = ""
+    database = sqlite3.connect(path, isolation_level=None)
+    try:
+        with suppress(sqlite3.DatabaseError):
+            # It must not be changed by a look at it: what a person may want to read stays.
+            database.execute("PRAGMA wal_autocheckpoint = 0")
+        select = _SELECT if _has_checks(database) else _SELECT_OF_VERSION_1
+        for order in ("ASC", "DESC"):
+            _take_rows(database, f"{select} ORDER BY node_id {order}", (), JournalRecord, records)
+        for node_id in node_ids:
+            if node_id not in records:
+                _take_rows(database, f"{select} WHERE node_id = ?", (node_id,), JournalRecord, records)
+        for order in ("ASC", "DESC"):
+            _take_rows(database, f"{_SELECT_STRAYS} ORDER BY node_id {order}", (), StrayRecord, strays)
+        with suppress(sqlite3.DatabaseError):
+            boot_id = "".join(str(row[0]) for row in database.execute("SELECT boot_id FROM boots"))
+    finally:
+        database.close()
+    return records, strays, boot_id
+
+
+def _has_checks(database: sqlite3.Connection) -> bool:
+    """False of version 1's rows alone."""
+    try:
+        database.execute("SELECT row_check FROM pending LIMIT 0")
+    except sqlite3.DatabaseError as error:
+        return "no such column" not in str(error)
+    return True
+
+
+def _take_rows(
+    database: sqlite3.Connection,
+    query: str,
+    values: tuple[int, ...],
+    record_type: type[Any],
+    found: dict[int, Any],
+) -> None:
+    with suppress(sqlite3.DatabaseError):
+        for row in database.execute(query, values):
+            record = _record_from_row(record_type, row)
+            if record is not None:
+                found[record.node_id] = record
+
+
+def _row_of(record: JournalRecord | StrayRecord) -> tuple[object, ...]:
+    """The values of the record's row, its check last."""
+    # SQLite has no booleans: as what comes back, or the check would differ.
+    values = tuple(int(value) if isinstance(value, int) else value for value in vars(record).values())
+    return (*values, _check_of(values))
+
+
+def _record_from_row(record_type: type[Any], row: tuple[Any, ...]) -> Any:
+    """The record of a row as it was selected; None when it is not as it was written."""
+    *values, check = row
+    if check is None and record_type is JournalRecord:
+        # Of version 1, which kept no check: at least it must be of the right kind.
+        given = {"int": int, "bool": int, "str": str, "bytes": bytes}
+        types = [given[str(field.type)] for field in record_type.__dataclass_fields__.values()]
+        if any(value.__class__ is not type_ for value, type_ in zip(values, types, strict=True)):
+            return None
+    elif check != _check_of(tuple(values)):
+        return None
+    record = record_type(**dict(zip(record_type.__dataclass_fields__, values, strict=True)))
+    if isinstance(record, JournalRecord):
+        record.place = bool(record.place)
+        record.has_content = bool(record.has_content)
+        record.disk_state = DiskState(record.disk_state)
+    return record
+
+
+def _check_of(values: tuple[object, ...]) -> int:
+    return zlib.crc32(repr(values).encode(errors="surrogatepass"))
+
+
+# What SQLite says of bytes that it, or a statement of ours, did not expect there. The rest is the disk's.
+_DAMAGE_CODES: Final = (
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_NOTADB,
+    sqlite3.SQLITE_ERROR,
+    sqlite3.SQLITE_MISMATCH,
+    sqlite3.SQLITE_CONSTRAINT,
+    sqlite3.SQLITE_TOOBIG,
+)
+
+
+def _to_refusal(error: sqlite3.DatabaseError, path: Path) -> Exception:
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF  # without the extended bits
+    if code in _DAMAGE_CODES:
+        return JournalDamaged(str(error), path=str(path))
+    return _to_os_error(error)
+
+
+def _to_os_error(error: sqlite3.DatabaseError) -> OSError:
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+    number = errno.ENOSPC if code == sqlite3.SQLITE_FULL else errno.EIO
     return OSError(number, f"the journal cannot be written: {error}")

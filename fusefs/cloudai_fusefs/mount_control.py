@@ -101,6 +101,8 @@ class MountStatus:
     """File contents fetched from the master since the mount began."""
     pending: Sequence[FileStatus]
     """What is not yet durable below the path asked for; empty means that all of it is."""
+    set_aside: Sequence[str] = ()
+    """Directories with what was found in the state directory and could not be used, until they are removed."""
 
 
 @dataclass(frozen=True, kw_only=True)

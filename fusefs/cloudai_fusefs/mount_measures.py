@@ -51,7 +51,10 @@ class MountMeasures:
     async def take(self) -> MountCounters:
         """See MountControl.counters."""
         staging = self._uploader.staging
-        unread_count, failed_count = len(staging.unread_records), len(staging.failed_records)
+        unread_count, failed_count = (
+            len(staging.recovery.unread_records),
+            len(staging.recovery.failed_records),
+        )
         pending_count = unread_count + failed_count
         staged_bytes = looked_at_count = 0
         for tree in self._uploader.trees:

@@ -428,6 +428,7 @@ class Namespace:
                     await self._remove_at_master(directory, name, node_id)
                 for node_id in node.stray_ids:
                     await self._remove_everywhere(tree, node_id)
+                    self._staging.forget_stray(node_id)
                 if _children(directory).get(name) is not node:
                     return node  # the watch was faster
         tree.detach(directory, name)
@@ -481,8 +482,7 @@ class Namespace:
         if replaced is not None:
             pending.stray_ids += replaced.stray_ids
         try:
-            # The new row first: a crash before it finds the old file, one after it the new.
-            self._staging.note_path(node)
+            self._staging.note_moved(node, replaced)
         except OSError:
             tree.move(target, new_name, source, old_name)
             pending.covered_ids = ()

@@ -12,6 +12,7 @@ import secrets
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from cloudai_fusefs.journal import DiskState
 from cloudai_model.chunks import Chunk, Manifest
 from cloudai_model.limits import NODE_ID_MAX, NODE_ID_MIN
 from cloudai_proto.storage.v1 import types_pb2 as types
@@ -61,6 +62,7 @@ class Pending:
         "change_count",
         "content",
         "covered_ids",
+        "disk_state",
         "due_seconds",
         "failure",
         "is_recovered",
@@ -92,6 +94,7 @@ class Pending:
         self.uploading = False
         self.publication: Publication | None = None  # of a file that is open for writing
         self.failure: Exception | None = None
+        self.disk_state = DiskState.UNKNOWN  # of its staged bytes, as its row says
 
     @property
     def is_urgent(self) -> bool:
@@ -99,6 +102,8 @@ class Pending:
 
     def want_now(self) -> None:
         """All changes up to now are due at once."""
+        if self.disk_state == DiskState.IN_DOUBT:
+            return  # its failure says what is to be done
         self.wanted_count = self.change_count
         self.failure = None
         self.due_seconds = -math.inf

@@ -60,6 +60,8 @@ class RunTree:
         self.mutation_lock = trio.Lock()
         self.nodes: dict[int, Node] = {}
         self.pending: dict[Node, Pending] = {}
+        # Without a name here, and left with one at the master by a commit: to be removed there.
+        self.stray_ids: list[int] = []
         # Removed or renamed here at a revision: older news of these nodes' names is history.
         self._answered_revisions: dict[int, int] = {}
         self._register = register

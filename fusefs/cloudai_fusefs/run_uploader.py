@@ -11,7 +11,6 @@ import logging
 import math
 import random
 import secrets
-from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
@@ -21,6 +20,7 @@ import trio
 from cloudai_fusefs.background import keep_running
 from cloudai_fusefs.commit_composer import ComposedCommit, compose_commit, fits_inline, order_for_commit
 from cloudai_fusefs.file_content import FileContent
+from cloudai_fusefs.journal import DiskState
 from cloudai_fusefs.layout import Segment
 from cloudai_fusefs.node import Node, Pending, Publication
 from cloudai_fusefs.run_tree import RunTree
@@ -92,8 +92,6 @@ class RunUploader:
         self._retry_bound_seconds = RETRY_SECONDS_MIN
         self._refusal: CloudAIError | None = None
         self._unanswered: tuple[names.CommitNodesRequest, Sequence[ComposedCommit]] | None = None
-        # Removed here, and left at the master by a commit; what is in a directory comes before it.
-        self._stray_ids: deque[int] = deque()
 
     def wake_at(self, moment_seconds: float) -> None:
         """Something is due then."""
@@ -129,7 +127,7 @@ class RunUploader:
         if self._unanswered is not None:
             async with self._tree.mutation_lock:
                 await self._send(*self._unanswered)
-        if self._stray_ids:
+        if self._tree.stray_ids:
             async with self._tree.mutation_lock:
                 await self._remove_waiting_strays()
         now_seconds = trio.current_time()
@@ -138,6 +136,8 @@ class RunUploader:
         for node, pending in list(self._tree.pending.items()):
             if pending.uploading:
                 continue  # it wakes this task when it has ended
+            if pending.disk_state == DiskState.IN_DOUBT and node.is_attached:
+                continue  # not before somebody has looked at it
             if not node.is_attached:
                 # News of its removal came by the watch while, say, a directory's new time was pending.
                 self._uploader.staging.discard(node)
@@ -210,7 +210,8 @@ class RunUploader:
             logger.warning("%s: uploads are refused: %s", self._tree.path, error)
             self._refusal = error
         for pending in self._tree.pending.values():
-            self._refuse(pending, error)
+            if pending.disk_state != DiskState.IN_DOUBT:
+                self._refuse(pending, error)
 
     def _note_refused_node(self, node: Node, pending: Pending, error: CloudAIError) -> None:
         """Says when to try again and, where patience alone will not do, tells those who wait and the log."""
@@ -327,29 +328,40 @@ class RunUploader:
     def _note_placed_in_vain(self, item: ComposedCommit, result: names.NodeResult) -> None:
         """The node was removed here while its commit was under way: it must not stay where that put it."""
         if item.message.place and not item.node.edges and result.node.node_id == item.node.node_id:
-            self._remove_strays([item.node.node_id])
-
-    def _remove_strays(self, node_ids: Sequence[int]) -> None:
-        self._stray_ids.extendleft(node_ids)
-        self.wake_now()
+            self._uploader.staging.note_stray(self._tree, item.node.node_id)
 
     async def _remove_waiting_strays(self) -> None:
         """Raises MasterUnavailable and Unauthenticated: what is left is for the next time."""
-        while self._stray_ids:
-            request = names.RemoveRequest(
-                request_id=secrets.token_bytes(REQUEST_ID_BYTES),
-                task_id=self._tree.task_id,
-                node_id=self._stray_ids[0],
-            )
-            try:
-                await self._uploader.client.remove(request)
-            except (MasterUnavailable, Unauthenticated):
-                raise
-            except (NotFound, DirectoryNotEmpty):
-                pass  # it has no name any more, or somebody else has put something into the directory
-            except CloudAIError as error:
-                logger.warning("%s: what was removed may still be there: %s", self._tree.path, error)
-            self._stray_ids.popleft()
+        waiting, staging = self._tree.stray_ids, self._uploader.staging
+        not_empty: set[int] = set()
+        while (node_id := next((one for one in waiting if one not in not_empty), None)) is not None:
+            if await self._remove_stray(node_id):
+                waiting.remove(node_id)
+                staging.forget_stray(node_id)
+                not_empty.clear()  # a directory may have waited for what was in it
+            else:
+                not_empty.add(node_id)
+        for node_id in not_empty:  # somebody else has put something into the directory
+            waiting.remove(node_id)
+            staging.forget_stray(node_id)
+        self._uploader.note_progress()
+
+    async def _remove_stray(self, node_id: int) -> bool:
+        """False: it is a directory with something in it. A refusal that stays is logged."""
+        request = names.RemoveRequest(
+            request_id=secrets.token_bytes(REQUEST_ID_BYTES), task_id=self._tree.task_id, node_id=node_id
+        )
+        try:
+            await self._uploader.client.remove(request)
+        except (MasterUnavailable, Unauthenticated):
+            raise
+        except DirectoryNotEmpty:
+            return False
+        except NotFound:
+            pass  # it has no name any more
+        except CloudAIError as error:
+            logger.warning("%s: what was removed may still be there: %s", self._tree.path, error)
+        return True
 
     def _take_acknowledgement(self, item: ComposedCommit, message: types.Node) -> None:
         node, pending, staging = item.node, item.pending, self._uploader.staging
@@ -370,7 +382,8 @@ class RunUploader:
         pending.publication = None
         pending.covered_ids = ()
         if pending.stray_ids:
-            self._remove_strays(pending.stray_ids)
+            for node_id in pending.stray_ids:
+                staging.note_stray(self._tree, node_id)
             pending.stray_ids = ()
         if node.edges and node.edges[0] == item.edge:
             pending.place = False

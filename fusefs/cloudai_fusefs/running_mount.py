@@ -77,6 +77,7 @@ class RunningMount:
             sent_bytes=self._uploader.sent_bytes,
             fetched_bytes=self._measures.fetched_bytes,
             pending=pending,
+            set_aside=[str(path) for path in self._uploader.staging.list_set_aside()],
         )
 
     async def wait_durable(self, path: str = "") -> None:
@@ -84,9 +85,10 @@ class RunningMount:
         await self._sync.wait_recovered()
         for error in self._sync.recovery_errors.values():
             raise error
-        for record, failure in self._uploader.staging.failed_records:
+        for record, failure in self._uploader.staging.recovery.failed_records:
             raise InternalError(f"an earlier mount left what cannot be read: {failure}", path=record.path)
         await self._uploader.make_durable([node for _, node, _ in self._pending_below(path)])
+        await self._uploader.wait_strays_removed()
 
     async def create_run(self, task: str, *, name: str = "", task_id: str = "") -> RunPlace:
         """See MountControl."""
@@ -176,8 +178,8 @@ class RunningMount:
 
     def _unread_statuses(self) -> list[FileStatus]:
         """What an earlier mount left in runs whose trees are not there yet, by task id."""
-        staging, errors = self._uploader.staging, self._sync.recovery_errors
-        waiting = [(record, errors.get(record.task_id)) for record in staging.unread_records]
+        recovery, errors = self._uploader.staging.recovery, self._sync.recovery_errors
+        waiting = [(record, errors.get(record.task_id)) for record in recovery.unread_records]
         return [
             FileStatus(
                 path=f"{record.user}/{record.task_id}/{record.path.decode(errors='surrogateescape')}",
@@ -186,7 +188,7 @@ class RunningMount:
                 uploaded_bytes=0,
                 reason="" if error is None else str(error),
             )
-            for record, error in [*waiting, *staging.failed_records]
+            for record, error in [*waiting, *recovery.failed_records]
         ]
 
     def _run_at(self, path: str) -> RunTree:

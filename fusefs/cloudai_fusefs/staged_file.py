@@ -142,6 +142,17 @@ class StagedFile:
                     parts.append(bytes(stop - max(start, base_stop)))
             return b"".join(parts)
 
+    async def sync(self) -> None:
+        """What was written before is on the disk afterwards, and so is its name. Raises OSError."""
+
+        def run() -> None:
+            for descriptor in (self._fd, self._extents_fd):
+                if descriptor >= 0:
+                    os.fsync(descriptor)
+
+        with self._in_use():
+            await trio.to_thread.run_sync(run)
+
     def drop(self, *, leave_mark: bool = False) -> None:
         """Removes the staged bytes; a read under way still gets them. Idempotent.
 

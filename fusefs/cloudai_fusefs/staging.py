@@ -10,23 +10,41 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections import defaultdict
+import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import cast
+from typing import Final
+
+import trio
 
 from cloudai_fusefs.chunk_reader import ChunkReader
 from cloudai_fusefs.file_content import FileContent
-from cloudai_fusefs.journal import Journal, JournalRecord
-from cloudai_fusefs.node import DIRECTORY, Node, NodeAttributes, Pending, new_node_id
+from cloudai_fusefs.journal import DiskState, JournalRecord, StrayRecord
+from cloudai_fusefs.journal_rescue import (
+    FILES_NAME,
+    directories_set_aside,
+    open_journal,
+    set_files_aside,
+    staged_node_ids,
+)
+from cloudai_fusefs.node import Node, Pending
+from cloudai_fusefs.recovery import Recovery
 from cloudai_fusefs.run_tree import RunTree
 from cloudai_fusefs.staged_file import StagedFile, mark_of
-from cloudai_fusefs.wire_manifests import manifest_from_wire, manifest_to_wire
+from cloudai_fusefs.wire_manifests import manifest_to_wire
 from cloudai_model.chunks import Manifest
-from cloudai_model.errors import CloudAIError
-from cloudai_proto.storage.v1 import types_pb2 as types
 
 logger = logging.getLogger(__name__)
+
+SYNCED_TOGETHER_MAX: Final = 100
+"""Files that are synced before their rows say so."""
+
+SETTLE_SECONDS_MAX: Final = 5.0
+"""Of an unmount, for the disk to take what is still staged."""
+
+_BOOT_ID_PATH: Final = Path("/proc/sys/kernel/random/boot_id")
+"""Another one since the machine last started."""
 
 
 class Staging:
@@ -36,35 +54,37 @@ class Staging:
         """Opens the journal; `on_change` is called with each node that has something new to upload, or
         nothing any more.
 
-        Raises JournalUnusable, or OSError when the directory cannot be used.
+        A damaged journal is set aside, and what can be read of it goes on. Raises JournalTooNew, or OSError
+        when the directory cannot be used.
         """
-        self._files_directory = directory / "staged"
+        self._files_directory = directory / FILES_NAME
         self._files_directory.mkdir(mode=0o700, exist_ok=True)
         self._reader = reader
         self._on_change = on_change
-        self._journal = Journal(directory / "journal.sqlite")
-        self.failed_records: list[tuple[JournalRecord, Exception]] = []
+        self._journal = open_journal(directory)
         self._stale_rows: set[int] = set()
-        self._unread: dict[str, list[JournalRecord]] = defaultdict(list)
-        acknowledged = {
-            path.name.removesuffix(".acknowledged") for path in self._files_directory.glob("*/*.acknowledged")
-        }
-        for record in self._journal.records():
-            if str(record.node_id) in acknowledged:
+        marks = self._files_directory.glob(f"*/{mark_of(Path('*'))}")
+        acknowledged = {int(path.name.partition(".")[0]) for path in marks}
+        self._disk_lock = trio.Lock()
+        self._unsettled: dict[
+            Node, int
+        ] = {}  # staged and not known to be on the disk: changes when last seen
+        records = self._journal.records()
+        for record in records:
+            if record.node_id in acknowledged:
                 self.remove_row(record.node_id)
-            else:
-                self._unread[record.task_id].append(record)
-        self._remove_orphans()
+        has_lost_power = self._note_boot(records)
+        self.recovery = Recovery(
+            self,
+            [record for record in records if record.node_id not in acknowledged],
+            self._journal.strays(),
+        )
+        self._directory = directory
+        self._clear_orphans(has_lost_power=has_lost_power)
 
-    @property
-    def unread_records(self) -> Sequence[JournalRecord]:
-        """The rows of an earlier mount that are not yet laid over their tree."""
-        return [record for records in self._unread.values() for record in records]
-
-    @property
-    def unread_task_ids(self) -> dict[str, str]:
-        """The runs with rows of an earlier mount that are not yet laid over their tree: task id to user."""
-        return {task_id: records[0].user for task_id, records in self._unread.items()}
+    def list_set_aside(self) -> list[Path]:
+        """Directories with what could not be used, of this mount's start or an earlier one, until removed."""
+        return directories_set_aside(self._directory)
 
     # --- recording ---------------------------------------------------------------------------------------
 
@@ -81,7 +101,9 @@ class Staging:
 
     def note_attributes(self, node: Node) -> None:
         """Mode, owner or times were set. Raises OSError as note_made."""
-        self._record(node, node.tree.note_pending(node))
+        pending = node.tree.note_pending(node)
+        _accept_content(pending)
+        self._record(node, pending)
 
     def note_directory_times(self, node: Node) -> None:
         """Names came or went. Not worth a journal row of its own: after a crash the old time is shown."""
@@ -100,6 +122,9 @@ class Staging:
             pending.change_count += 1
             pending.failure = None
             pending.is_recovered = False
+            if pending.disk_state == DiskState.IN_DOUBT:
+                _accept_content(pending)
+                self._record(node, pending)
             self._on_change(node)
             return
         is_new = pending is None
@@ -128,6 +153,79 @@ class Staging:
         if node.pending is not None:
             self._record(node, node.pending)
 
+    def note_recovered(self, node: Node) -> None:
+        """What an earlier mount left of the node is pending again; its row is there."""
+        self._note_unsettled(node)
+        self._on_change(node)
+
+    async def unsettle(self, node: Node) -> None:
+        """The node's content is about to change: a loss of power from now on may leave part of the change.
+
+        To be awaited before the first byte of it, while `pending.disk_state` is not UNKNOWN. Raises OSError,
+        and then nothing may be written.
+        """
+        async with self._disk_lock:
+            pending = node.pending
+            if pending is None or pending.disk_state != DiskState.ON_DISK:
+                return
+            self._put_row(node, pending, DiskState.UNKNOWN)
+            # The bytes may reach the disk in any order with the row that says so, unless it goes first.
+            await self._journal.sync()
+            if node.pending is pending:
+                pending.disk_state = DiskState.UNKNOWN
+                self._put_row(node, pending, pending.disk_state)  # another may have written the old word
+                self._note_unsettled(node)
+
+    async def settle(self) -> None:
+        """Puts on the disk what was finished when this was last called and has not changed since.
+
+        What uploads as it should is gone by then, and costs the disk nothing. Raises OSError.
+        """
+        ready: list[tuple[Node, Pending, StagedFile | None, int]] = []
+        for node, seen_count in list(self._unsettled.items()):
+            pending = node.pending
+            if pending is None or not pending.content or pending.disk_state != DiskState.UNKNOWN:
+                del self._unsettled[node]
+            elif node.writer_count or pending.change_count != seen_count:
+                self._unsettled[node] = pending.change_count
+            else:
+                ready.append((node, pending, node.staged, seen_count))
+        for start in range(0, len(ready), SYNCED_TOGETHER_MAX):
+            await self._sync(ready[start : start + SYNCED_TOGETHER_MAX])
+
+    async def settle_at_end(self) -> None:
+        """Of a mount that ends in order: what is left goes to the disk, as much as fits in a few seconds.
+
+        Not cancelled from outside. What did not fit is in doubt only if power is lost before the next mount.
+        """
+        with trio.move_on_after(SETTLE_SECONDS_MAX, shield=True):
+            try:
+                for _ in range(2):  # the first looks, the second finds nothing changed
+                    await self.settle()
+                await self._journal.sync()
+            except OSError as error:
+                logger.warning("the state directory cannot be synced: %s", error)
+
+    async def _sync(self, ready: Sequence[tuple[Node, Pending, StagedFile | None, int]]) -> None:
+        for _, _, staged, _ in ready:
+            if staged is not None:
+                await staged.sync()
+        directories = {self._path_of(node).parent for node, _, staged, _ in ready if staged is not None}
+        for directory in (*directories, self._files_directory):
+            await trio.to_thread.run_sync(_sync_directory, directory)
+        async with self._disk_lock:
+            for node, pending, staged, seen_count in ready:
+                is_same = node.pending is pending and node.staged is staged
+                if is_same and pending.change_count == seen_count and not node.writer_count:
+                    self._put_row(node, pending, DiskState.ON_DISK)
+                    pending.disk_state = DiskState.ON_DISK
+                    self._unsettled.pop(node, None)
+
+    def _note_unsettled(self, node: Node) -> None:
+        pending = node.pending
+        if pending is not None and pending.content and pending.disk_state == DiskState.UNKNOWN:
+            self._unsettled.setdefault(node, -1)
+
     def stage(self, node: Node, base: Manifest) -> StagedFile:
         """The node's staged file, opened over the base manifest of its present generation.
 
@@ -137,11 +235,48 @@ class Staging:
             node.staged = self._open_staged(node, base, node.generation)
         return node.staged
 
+    def note_moved(self, node: Node, replaced: Node | None) -> None:
+        """The node has a new place, where another was perhaps; the journal has all of it or nothing.
+
+        Of what was replaced, names that the master may have are removed once the node is there.
+        Raises OSError as note_made: the rows then say what they said before.
+        """
+        with self._journal.together():
+            self.note_path(node)
+            if node.pending is not None:
+                for stray_id in node.pending.stray_ids:
+                    self._journal.put_stray(
+                        StrayRecord(
+                            node_id=stray_id,
+                            user=node.tree.user,
+                            task_id=node.tree.task_id,
+                            after_node_id=node.node_id,
+                        )
+                    )
+            if replaced is not None and not replaced.edges:
+                # With the same stroke: two rows for one name would leave it to the next mount which counts.
+                self._journal.remove(replaced.node_id)
+
+    def note_stray(self, tree: RunTree, node_id: int) -> None:
+        """The node has no name here, and one at the master: removed there soon, or by the next mount."""
+        tree.stray_ids.append(node_id)
+        with suppress(OSError):  # a full disk: this mount still removes it
+            self._journal.put_stray(
+                StrayRecord(node_id=node_id, user=tree.user, task_id=tree.task_id, after_node_id=0)
+            )
+        self._on_change(tree.root)
+
+    def forget_stray(self, node_id: int) -> None:
+        """The node has no name at the master any more."""
+        with suppress(OSError):  # a full disk: the next mount asks once more, and is told that it is gone
+            self._journal.remove_stray(node_id)
+
     # --- letting go --------------------------------------------------------------------------------------
 
     def acknowledge(self, node: Node) -> None:
         """The master has acknowledged all of the node's changes."""
         node.tree.forget_pending(node)
+        self._unsettled.pop(node, None)
         self.remove_row(node.node_id)
         self.drop_staged_if_idle(node)
 
@@ -177,8 +312,11 @@ class Staging:
         self._journal.close()
 
     async def tidy(self) -> None:
-        """Removes rows that a full disk kept, and moves the journal's log into its database."""
+        """Puts on the disk what has waited for long, removes rows that a full disk kept, and moves the
+        journal's log into its database.
+        """
         try:
+            await self.settle()
             for node_id in list(self._stale_rows):
                 self._journal.remove(node_id)
                 self._forget_stale_row(node_id)
@@ -192,126 +330,53 @@ class Staging:
         for mark in self._files_directory.glob(f"*/{mark_of(Path(str(node_id)))}"):
             mark.unlink(missing_ok=True)
 
-    # --- the next mount ----------------------------------------------------------------------------------
+    # --- the last mount's leftovers ---------------------------------------------------------------------
 
-    def recover(self, tree: RunTree) -> None:
-        """Lays what an earlier mount left over the tree as the master lists it. Once per tree."""
-        records = self._unread.pop(tree.task_id, [])
-        for record in records:
-            try:
-                node = self._recover_node(tree, record)
-            except (CloudAIError, OSError) as error:
-                # Row and bytes stay for a person to look at, and keep no other from going on.
-                logger.error("%s: cannot be recovered: %s", record.path, error)  # noqa: TRY400
-                self.failed_records.append((record, error))
-                continue
-            if node is not None:
-                self._on_change(node)
-        if records:
-            logger.info("%s: %d changes of an earlier mount go on uploading", tree.path, len(records))
+    def _note_boot(self, records: Sequence[JournalRecord]) -> bool:
+        """Whether the machine went down since the last mount: what was not on its disk is then in doubt."""
+        boot_id = _BOOT_ID_PATH.read_text().strip()
+        has_lost_power = self._journal.boot_id not in ("", boot_id)
+        if self._journal.boot_id != boot_id:
+            with self._journal.together():
+                for record in records if has_lost_power else ():
+                    if record.has_content and record.disk_state == DiskState.UNKNOWN:
+                        record.disk_state = DiskState.IN_DOUBT
+                        self._journal.put_again(record)
+                self._journal.note_boot(boot_id)
+            # Before anything is written: a loss of power must not find the word of an earlier boot.
+            self._journal.sync_now()
+        return has_lost_power
 
-    def _recover_node(self, tree: RunTree, record: JournalRecord) -> Node | None:
-        node = tree.nodes.get(record.node_id)
-        if node is None:
-            node = Node(tree, record.node_id, cast(types.NodeKind, record.kind))
-        has_content = record.has_content
-        staged = self._recover_staged(node, record) if has_content else None
-        covered_ids: tuple[int, ...] = ()
-        if has_content and staged is None and node.generation:
-            # The staged file goes after the master's acknowledgement alone. A loss of power can keep that
-            # from the journal, and the row must not make an empty file of an acknowledged one.
-            logger.warning("%s: its content is at the master already", tree.label_of(node))
-            has_content = False
-        is_misplaced = record.place and tree.path_of(node) != record.path
-        if not node.is_attached or is_misplaced:
-            taken, replaced = self._recover_place(tree, node, record)
-            if taken is not node:
-                # The directory is there already: it was replaced here, or made by somebody else too.
-                taken.attributes = _attributes_of(record)
-                self.note_attributes(taken)
-                self.remove_row(record.node_id)
-                return None
-            covered_ids = replaced.ids_at_master if replaced is not None else ()
-        pending = tree.note_pending(node)
-        pending.covered_ids = covered_ids
-        pending.place = record.place
-        pending.sent = True  # nobody knows any more
-        pending.content = has_content
-        pending.is_recovered = True
-        node.staged = staged
-        node.committed = record.committed
-        node.attributes = _attributes_of(record)
-        node.symlink_target = record.symlink_target
-        if record.symlink_target:
-            node.size_bytes = len(record.symlink_target)
-        elif has_content:
-            node.size_bytes = staged.size_bytes if staged is not None else 0
-            if staged is not None and staged.written_at_ns > record.written_at_ns:
-                node.mtime_ns = node.ctime_ns = staged.written_at_ns
-        node.kernel_attributes = None
-        return node
+    def _clear_orphans(self, *, has_lost_power: bool) -> None:
+        """Staged files without a row were removed or acknowledged; what belongs to no row has no name.
 
-    def _recover_staged(self, node: Node, record: JournalRecord) -> StagedFile | None:
-        if not self._path_of(node).exists():
-            return None
-        base = types.Manifest.FromString(record.base)
-        return self._open_staged(node, manifest_from_wire(base.chunks), record.base_generation)
-
-    def _recover_place(self, tree: RunTree, node: Node, record: JournalRecord) -> tuple[Node, Node | None]:
-        """Puts the node into its recorded directory, wherever that is now, or else at its recorded path,
-        making directories that are gone. Returns what is there, and what was there and had to go.
+        After a loss of power the row may be what is missing: then they are set aside.
         """
-        parent_path, _, name = record.path.rpartition(b"/")
-        directory = tree.nodes.get(record.parent_node_id)
-        if directory is None or not directory.is_directory or not directory.is_attached:
-            directory = self._make_directories(tree, parent_path)
-        holder = (directory.children or {}).get(name)
-        if holder is node:
-            return node, None
-        is_taken = holder is not None and holder.is_directory
-        if is_taken and node.is_directory and not node.edges:
-            return holder or node, None
-        if holder is not None and holder.children:
-            return node, None  # others have filled a directory of that name: the node stays where it is
-        if node.edges:
-            # Its first commit arrived, and it was renamed here after that had left.
-            tree.detach(*node.edges[0])
-        attributes = directory.attributes
-        if holder is not None:
-            tree.detach(directory, name)
-        tree.add(directory, name, node)
-        directory.attributes = attributes  # the name came before the death, not now
-        return node, holder
-
-    def _make_directories(self, tree: RunTree, path: bytes) -> Node:
-        directory = tree.root
-        for name in path.split(b"/") if path else ():
-            child = (directory.children or {}).get(name)
-            if child is None or not child.is_directory:
-                if child is not None:
-                    tree.detach(directory, name)
-                child = Node(tree, new_node_id(), DIRECTORY)
-                child.touch()
-                tree.add(directory, name, child)
-                self.note_made(child)
-            directory = child
-        return directory
-
-    def _remove_orphans(self) -> None:
-        known = {
-            str(record.node_id)
-            for records in self._unread.values()
-            for record in records
-            if record.has_content
-        } | {f"{node_id}.acknowledged" for node_id in self._stale_rows}
-        for path in self._files_directory.glob("*/*"):
-            if path.name.removesuffix(".extents") not in known:
-                path.unlink(missing_ok=True)
+        orphans: list[Path] = []
+        for node_id, paths in staged_node_ids(self._directory).items():
+            for path in paths:
+                is_mark = path.suffix == mark_of(path).suffix
+                known = self._stale_rows if is_mark else self.recovery.ids_with_content
+                if node_id not in known:
+                    orphans.append(path)
+        if has_lost_power and any(path.stat().st_size for path in orphans):
+            set_files_aside(
+                self._directory, orphans, "The machine went down, and the journal's last rows are lost"
+            )
+            return
+        for path in orphans:
+            path.unlink(missing_ok=True)
 
     # --- bytes on disk -----------------------------------------------------------------------------------
 
     def _path_of(self, node: Node) -> Path:
         return self._files_directory / node.tree.task_id / str(node.node_id)
+
+    def open_left(self, node: Node, base: Manifest, base_generation: int) -> StagedFile | None:
+        """What an earlier mount staged of the node, over the base of its row; None: no file is there."""
+        if not self._path_of(node).exists():
+            return None
+        return self._open_staged(node, base, base_generation)
 
     def _open_staged(self, node: Node, base: Manifest, base_generation: int) -> StagedFile:
         path = self._path_of(node)
@@ -330,6 +395,13 @@ class Staging:
         return StagedFile(path, base, base_generation, read_base)
 
     def _record(self, node: Node, pending: Pending) -> None:
+        self._put_row(node, pending, pending.disk_state)
+        self._note_unsettled(node)
+        if node.node_id in self._stale_rows:
+            self._forget_stale_row(node.node_id)
+        self._on_change(node)
+
+    def _put_row(self, node: Node, pending: Pending, disk_state: DiskState) -> None:
         staged = node.staged if pending.content else None
         self._journal.put(
             JournalRecord(
@@ -352,17 +424,23 @@ class Staging:
                 base=b"" if staged is None else manifest_to_wire(staged.base).SerializeToString(),
                 base_generation=0 if staged is None else staged.base_generation,
                 committed=node.committed,
+                disk_state=disk_state,
             )
         )
-        if node.node_id in self._stale_rows:
-            self._forget_stale_row(node.node_id)
-        self._on_change(node)
 
 
-def _attributes_of(record: JournalRecord) -> NodeAttributes:
-    return NodeAttributes(
-        record.mode, record.uid, record.gid, record.mtime_ns, record.ctime_ns, record.atime_ns
-    )
+def _accept_content(pending: Pending) -> None:
+    """Somebody has written or touched what a loss of power left: it is as they want it."""
+    if pending.disk_state == DiskState.IN_DOUBT:
+        pending.disk_state = DiskState.UNKNOWN
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def fingerprint(manifest: Manifest) -> bytes:

@@ -110,7 +110,7 @@ class TreeSync:
             return
         is_final = await self._list_run(tree)
         self._listed_at_seconds[tree.task_id] = trio.current_time()
-        self._staging.recover(tree)
+        self._staging.recovery.recover(tree)
         tree.is_kept = True
         if not is_final:
             if len(self._run_watches) >= RUN_WATCHES_MAX:
@@ -131,7 +131,7 @@ class TreeSync:
 
     async def recover_runs(self) -> None:
         """Loads every run in which an earlier mount left something, until all of it uploads again."""
-        unread = self._staging.unread_task_ids
+        unread = self._staging.recovery.unread_task_ids
         self._recovering |= unread.keys()
         if unread:
             self._recovered = trio.Event()
@@ -153,6 +153,8 @@ class TreeSync:
             try:
                 await self._load_recovered(task_id, user_name)
             except NotFound as error:
+                if not self._staging.recovery.has_changes(task_id):
+                    return  # only names were to be removed, which are gone with the run
                 logger.error("what is staged for the run %s stays staged: %s", task_id, error)  # noqa: TRY400
                 self.recovery_errors[task_id] = error
                 return
@@ -183,7 +185,7 @@ class TreeSync:
         if pages is None:
             return False
         self._tell_kernel(tree.apply_tree(pages))
-        self._staging.recover(tree)
+        self._staging.recovery.recover(tree)
         return True
 
     async def _list_run(self, tree: RunTree) -> bool:

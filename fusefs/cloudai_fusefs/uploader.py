@@ -49,6 +49,8 @@ class Uploader:
     def note_change(self, node: Node) -> None:
         """The node has something new to upload, in its own time, or nothing any more."""
         pending = node.pending
+        if node.tree.stray_ids:
+            self._run_uploader(node.tree).wake_now()
         if pending is None:
             self.note_progress()
             return
@@ -107,6 +109,11 @@ class Uploader:
                 if pending.failure is not None:
                     raise pending.failure
                 await self._progress.wait()
+
+    async def wait_strays_removed(self) -> None:
+        """Returns when the master has no name any more of what was removed here. No bound of its own."""
+        while any(tree.stray_ids for tree in self.trees):
+            await self._progress.wait()
 
     def note_progress(self) -> None:
         """Something was acknowledged or refused: those who wait look again."""

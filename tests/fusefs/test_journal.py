@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from cloudai_fusefs.journal import SCHEMA_VERSION, Journal, JournalRecord, JournalUnusable
+from cloudai_fusefs.journal import SCHEMA_VERSION, Journal, JournalRecord
+from cloudai_fusefs.journal_errors import JournalDamaged, JournalTooNew
 from cloudai_fusefs.node import FILE
 
 
@@ -76,7 +77,7 @@ def test_row_comes_back_with_every_field(journal: Journal, path: Path) -> None:
     journal.close()
 
     with closing(Journal(path)) as reopened:
-        assert list(reopened.records()) == [put]
+        assert reopened.records() == [put]
     assert put.written_at_ns > 1_700_000_000_000_000_000
 
 
@@ -125,7 +126,7 @@ def test_journal_of_a_newer_version_is_refused_and_left_alone(journal: Journal, 
         database.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
     before = path.read_bytes()
 
-    with pytest.raises(JournalUnusable, match="newer version"):
+    with pytest.raises(JournalTooNew):
         Journal(path)
 
     assert path.read_bytes() == before
@@ -134,7 +135,7 @@ def test_journal_of_a_newer_version_is_refused_and_left_alone(journal: Journal, 
 def test_file_that_is_no_database_is_refused_and_left_alone(path: Path) -> None:
     path.write_bytes(b"not a database at all" * 100)
 
-    with pytest.raises(JournalUnusable):
+    with pytest.raises(JournalDamaged):
         Journal(path)
 
     assert path.read_bytes() == b"not a database at all" * 100
@@ -149,7 +150,7 @@ def test_damaged_journal_is_refused(journal: Journal, path: Path) -> None:
         file.seek(4096)
         file.write(os.urandom(size_bytes - 2 * 4096))
 
-    with pytest.raises(JournalUnusable):
+    with pytest.raises(JournalDamaged):
         Journal(path)
 
 

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+import trio
 from trio.testing import MockClock
 
+from cloudai_fusefs.journal import Journal
+from cloudai_fusefs.recovery import ContentInDoubt
+from cloudai_fusefs.run_uploader import REFUSED_RETRY_SECONDS
+from cloudai_fusefs.staged_file import StagedFile
 from cloudai_proto.storage.v1 import names_pb2 as names
 from cloudai_proto.storage.v1 import types_pb2 as types
 from fakes.fake_master import FakeMaster, FakeMasterClient
@@ -266,3 +273,166 @@ async def test_rename_that_the_master_never_heard_of_survives_the_death(
     await mounts.leave(nothing, make_and_rename)
 
     assert await mounts.go_on() == {b"b/new": b"1"}
+
+
+async def die_with_a_stray(mounts: TwoMounts) -> None:
+    """Leaves `b`, which replaced a file that the master has under `a` without this mount's knowing."""
+    async with open_file_system(mounts.client, mounts.run, mounts.directory, timeo_seconds=10) as file_system:
+        mounts.master.answer_latency_seconds = 1.0
+        await file_system.write_file(b"a", b"the first")
+        await trio.sleep(0.2)
+        mounts.master.go_away()  # the commit is carried out, its answer lost
+        await trio.sleep(2.0)
+        await file_system.rename(b"a", b"b")
+        await file_system.write_file(b"new", b"the second")
+        await file_system.rename(b"new", b"b")
+    mounts.master.answer_latency_seconds = 0.0
+    mounts.master.come_back()
+    assert await published(mounts.client, mounts.run) == {b"a": b"the first"}
+
+
+async def test_name_left_at_the_master_by_a_commit_without_an_answer_is_removed_by_the_next_mount(
+    clock: MockClock, mounts: TwoMounts
+) -> None:
+    await die_with_a_stray(mounts)
+
+    assert await mounts.go_on() == {b"b": b"the second"}
+
+
+async def test_name_left_at_the_master_is_removed_although_two_more_mounts_die(
+    clock: MockClock, mounts: TwoMounts
+) -> None:
+    """One before it has replaced the file, one after that and before the removal."""
+    await die_with_a_stray(mounts)
+    mounts.master.latency_seconds = 1.0
+    for seconds in (0.5, 5.0):
+        async with open_file_system(mounts.client, mounts.run, mounts.directory, timeo_seconds=10) as fs:
+            with trio.move_on_after(seconds):
+                await fs.uploader.make_durable(list(fs.tree.pending))
+            assert not any(name == "remove" for name in mounts.master.call_count)
+    mounts.master.latency_seconds = 0.0
+
+    async with open_file_system(mounts.client, mounts.run, mounts.directory, timeo_seconds=10) as fs:
+        await fs.make_all_durable()
+
+    assert await published(mounts.client, mounts.run) == {b"b": b"the second"}
+    with closing(Journal(mounts.directory / "state/journal.sqlite")) as journal:
+        assert (journal.records(), journal.strays()) == ([], [])
+
+
+def lose_power(mounts: TwoMounts) -> None:
+    """As far as the journal can tell: the machine has another boot id since."""
+    with closing(sqlite3.connect(mounts.directory / "state/journal.sqlite")) as database:
+        database.execute("UPDATE boots SET boot_id = 'an earlier one'")
+        database.commit()
+
+
+async def stage_early_and_late(file_system: FileSystemHarness) -> None:
+    """`early` is on the disk, `late` perhaps, `rewritten` was and has been written since."""
+    await file_system.write_file(b"early", b"long before")
+    await file_system.write_file(b"rewritten", b"long before")
+    for _ in range(2):
+        await file_system.staging.settle()
+    handle = await file_system.open(b"rewritten")
+    await file_system.write(handle, 0, b"just now...")
+    file_system.close_handle(handle)
+    await file_system.write_file(b"late", b"just now")
+    await file_system.mkdir(b"directory")
+
+
+async def test_file_that_a_loss_of_power_may_have_torn_is_not_uploaded_before_somebody_has_looked(
+    clock: MockClock, mounts: TwoMounts
+) -> None:
+    await mounts.leave(nothing, stage_early_and_late)
+    lose_power(mounts)
+
+    for _ in range(2):  # the doubt outlives the next mount
+        async with open_file_system(mounts.client, mounts.run, mounts.directory, timeo_seconds=10) as fs:
+            with pytest.raises(ContentInDoubt):
+                await fs.make_all_durable()
+            await trio.sleep(REFUSED_RETRY_SECONDS * 3)
+            in_doubt = {file.path: file.reason for file in fs.control.status().pending}
+            assert {path.rpartition("/")[2] for path in in_doubt} == {"rewritten", "late"}
+            assert all("`touch` it" in reason for reason in in_doubt.values())
+            assert await fs.read_file(b"late") == b"just now"
+        tree = await tree_of(mounts.client, mounts.run)
+        assert tree.keys() == {b"", b"early", b"directory"}
+        assert await published(mounts.client, mounts.run) == {b"early": b"long before"}
+
+    async with open_file_system(mounts.client, mounts.run, mounts.directory, timeo_seconds=10) as fs:
+        await fs.set_attributes(b"late", mtime_ns=1_700_000_000_000_000_001)
+        await fs.truncate(b"rewritten", 4)
+        await fs.make_all_durable()
+    assert await published(mounts.client, mounts.run) == {
+        b"early": b"long before",
+        b"late": b"just now",
+        b"rewritten": b"just",
+    }
+
+
+async def test_file_in_doubt_is_removed_like_any_other(clock: MockClock, mounts: TwoMounts) -> None:
+    await mounts.leave(nothing, stage_early_and_late)
+    lose_power(mounts)
+
+    async with open_file_system(mounts.client, mounts.run, mounts.directory, timeo_seconds=10) as fs:
+        await fs.sync.wait_recovered()
+        await fs.unlink(b"late")
+        await fs.unlink(b"rewritten")
+        await fs.make_all_durable()
+
+    assert await published(mounts.client, mounts.run) == {b"early": b"long before"}
+
+
+async def test_staged_file_whose_row_a_loss_of_power_took_is_set_aside(
+    clock: MockClock, mounts: TwoMounts
+) -> None:
+    await mounts.leave(nothing, nothing)
+    leftover = mounts.directory / "state/staged" / mounts.run.task_id / "4294967999"
+    leftover.parent.mkdir(exist_ok=True)
+    leftover.write_bytes(b"closed just before")
+    lose_power(mounts)
+
+    assert await mounts.go_on() == {}
+
+    (aside,) = (mounts.directory / "state").glob("set-aside-*")
+    assert (aside / "staged" / mounts.run.task_id / "4294967999").read_bytes() == b"closed just before"
+    assert "4294967999  18 bytes" in (aside / "README").read_text()
+
+
+async def test_file_that_waits_is_synced_once_and_its_row_goes_first_when_it_is_written_again(
+    clock: MockClock, mounts: TwoMounts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The order is what makes it safe: sync, then the word; the word taken back and synced, then bytes."""
+    said: list[str] = []
+
+    def note(owner: type, name: str) -> None:
+        original = getattr(owner, name)
+
+        async def noting(*arguments: object) -> object:
+            said.append(f"{owner.__name__}.{name}")
+            return await original(*arguments)
+
+        monkeypatch.setattr(owner, name, noting)
+
+    async with open_file_system(mounts.client, mounts.run, mounts.directory, timeo_seconds=10) as fs:
+        await nothing(fs)
+        mounts.master.go_away()
+        await fs.write_file(b"f", b"waits")
+        note(StagedFile, "sync")
+        note(StagedFile, "write")
+        note(Journal, "sync")
+
+        for _ in range(4):
+            await fs.staging.settle()
+        assert said == ["StagedFile.sync"]
+        handle = await fs.open(b"f")
+        await fs.write(handle, 0, b"again")
+        await fs.write(handle, 0, b"and again")
+        assert said[1:] == ["Journal.sync", "StagedFile.write", "StagedFile.write"]
+        for _ in range(4):
+            await fs.staging.settle()
+        assert len(said) == 4  # it is still being written
+        fs.close_handle(handle)
+        for _ in range(4):
+            await fs.staging.settle()
+        assert said[4:] == ["StagedFile.sync"]

@@ -75,6 +75,10 @@ def _print_answer(answer: _Answer) -> None:
     connection = "connected" if report.connected else "the master does not answer"
     click.echo(f"{entry.mount_point}  {report.source}  as {report.user}, {connection}")
     _print_pending(report)
+    for directory in report.set_aside:
+        click.echo(
+            f"  set aside: {directory}; its README says what and why; remove it when it is no longer needed"
+        )
     if not answer.place.path:
         for line in describe_counters(report.counters):
             click.echo(f"  {line}")

@@ -1,0 +1,70 @@
+"""Whether the journal's write-ahead log is whole, as far as SQLite will not say.
+
+SQLite takes the first frame whose checksum is wrong for the end of the log: right after a death, which can cut
+the last one short, and wrong for a byte that was damaged in the middle, with which everything after it would
+vanish without a word. The format is described at https://www.sqlite.org/fileformat2.html#the_write_ahead_log,
+that of its index at https://www.sqlite.org/walformat.html.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import sys
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from cloudai_fusefs.journal_errors import JournalDamaged
+
+_HEADER_BYTES: Final = 32
+_FRAME_HEADER_BYTES: Final = 24
+_INDEX_FRAME_COUNT_OFFSET: Final = 16
+_MAGIC_LITTLE_ENDIAN: Final = 0x377F0682
+_MAGIC_BIG_ENDIAN: Final = 0x377F0683
+_WORD: Final = 1 << 32
+
+
+def check_log(database_path: Path) -> None:
+    """Raises JournalDamaged for a log with commits that SQLite does not see. The database must be open, and read.
+
+    A transaction that a death cut short has no whole frame with a commit, and is none. Reads 24 bytes of each
+    frame that SQLite does not see: none of a log that is whole.
+    """
+    log_path = database_path.with_name(database_path.name + "-wal")
+    index_path = database_path.with_name(database_path.name + "-shm")
+    if not log_path.exists() or log_path.stat().st_size <= _HEADER_BYTES:
+        return
+    with log_path.open("rb") as log, index_path.open("rb") as index:
+        header = log.read(_HEADER_BYTES)
+        if not _is_header(header):
+            raise JournalDamaged("its log has no beginning", path=str(log_path))
+        index.seek(_INDEX_FRAME_COUNT_OFFSET)
+        seen_count = int.from_bytes(index.read(4), sys.byteorder)
+        if _has_commit_after(log, header, seen_count):
+            raise JournalDamaged("its log breaks off in the middle", path=str(log_path))
+
+
+def _has_commit_after(log: BinaryIO, header: bytes, frame_count: int) -> bool:
+    page_bytes = int.from_bytes(header[8:12], "big")
+    log.seek(_HEADER_BYTES + frame_count * (_FRAME_HEADER_BYTES + page_bytes))
+    size_bytes = os.fstat(log.fileno()).st_size
+    while log.tell() + _FRAME_HEADER_BYTES + page_bytes <= size_bytes:
+        frame = log.read(_FRAME_HEADER_BYTES)
+        # The database's size after the commit that the frame ends, else 0; the salts of the log, else the
+        # frame is of an earlier log in the same file.
+        if frame[4:8] != bytes(4) and frame[8:16] == header[16:24]:
+            return True
+        log.seek(page_bytes, os.SEEK_CUR)
+    return False
+
+
+def _is_header(header: bytes) -> bool:
+    magic = int.from_bytes(header[:4], "big")
+    if magic not in (_MAGIC_LITTLE_ENDIAN, _MAGIC_BIG_ENDIAN):
+        return False
+    words = struct.unpack("<6I" if magic == _MAGIC_LITTLE_ENDIAN else ">6I", header[:24])
+    first = second = 0
+    for position in range(0, len(words), 2):
+        first = (first + words[position] + second) % _WORD
+        second = (second + words[position + 1] + first) % _WORD
+    return struct.pack(">2I", first, second) == header[24:]

@@ -1,0 +1,194 @@
+"""What an earlier mount left in the journal, laid over the trees as the master lists them.
+
+A row waits here until its run's tree is loaded; then its node is pending again, wherever it is by now. What
+cannot be recovered stays where it is, row and bytes, and is named.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, cast
+
+from google.protobuf.message import DecodeError
+
+from cloudai_fusefs.journal import DiskState, JournalRecord, StrayRecord
+from cloudai_fusefs.node import DIRECTORY, Node, NodeAttributes, new_node_id
+from cloudai_fusefs.run_tree import RunTree
+from cloudai_fusefs.staged_file import StagedFile
+from cloudai_fusefs.wire_manifests import manifest_from_wire
+from cloudai_model.errors import CloudAIError
+from cloudai_proto.storage.v1 import types_pb2 as types
+
+if TYPE_CHECKING:
+    from cloudai_fusefs.staging import Staging
+
+logger = logging.getLogger(__name__)
+
+
+class ContentInDoubt(CloudAIError):
+    """Power was lost before a file's staged bytes were known to be on the disk. It needs a person."""
+
+    reason = ""
+    sentence = (
+        "the machine went down before this was on its disk, and parts may be missing: look at it, then write "
+        "it again, remove it, or `touch` it to have it uploaded as it is"
+    )
+
+
+class Recovery:
+    """The rows that an earlier mount left. Synchronous."""
+
+    def __init__(
+        self, staging: Staging, records: Sequence[JournalRecord], strays: Sequence[StrayRecord]
+    ) -> None:
+        self._staging = staging
+        self.failed_records: list[tuple[JournalRecord, Exception]] = []
+        self.ids_with_content = {record.node_id for record in records if record.has_content}
+        """Nodes whose staged files are to be kept."""
+        self._unread: dict[str, list[JournalRecord]] = defaultdict(list)
+        for record in records:
+            self._unread[record.task_id].append(record)
+        self._strays: dict[str, list[StrayRecord]] = defaultdict(list)
+        for stray in strays:
+            self._strays[stray.task_id].append(stray)
+
+    @property
+    def unread_records(self) -> Sequence[JournalRecord]:
+        """The rows that are not yet laid over their tree."""
+        return [record for records in self._unread.values() for record in records]
+
+    @property
+    def unread_task_ids(self) -> dict[str, str]:
+        """The runs with rows that are not yet laid over their tree: task id to user."""
+        rows: list[JournalRecord | StrayRecord] = [
+            *(records[0] for records in self._unread.values()),
+            *(strays[0] for strays in self._strays.values()),
+        ]
+        return {row.task_id: row.user for row in rows}
+
+    def has_changes(self, task_id: str) -> bool:
+        """Whether the run has more to it than names to be removed at the master."""
+        return task_id in self._unread
+
+    def recover(self, tree: RunTree) -> None:
+        """Lays what is left over the tree as the master lists it. Once per tree."""
+        records = self._unread.pop(tree.task_id, [])
+        for record in records:
+            try:
+                node = self._recover_node(tree, record)
+            except (CloudAIError, OSError, DecodeError) as error:
+                # Row and bytes stay for a person to look at, and keep no other from going on.
+                logger.error("%s: cannot be recovered: %s", record.path, error)  # noqa: TRY400
+                self.failed_records.append((record, error))
+                continue
+            if node is not None:
+                self._staging.note_recovered(node)
+        for stray in self._strays.pop(tree.task_id, []):
+            self._recover_stray(tree, stray)
+        if records:
+            logger.info("%s: %d changes of an earlier mount go on uploading", tree.path, len(records))
+
+    def _recover_stray(self, tree: RunTree, stray: StrayRecord) -> None:
+        after = tree.nodes.get(stray.after_node_id)
+        if after is not None and after.pending is not None and after.pending.place:
+            # A reader elsewhere must not see neither.
+            after.pending.stray_ids += (stray.node_id,)
+        else:
+            self._staging.note_stray(tree, stray.node_id)
+
+    def _recover_node(self, tree: RunTree, record: JournalRecord) -> Node | None:
+        node = tree.nodes.get(record.node_id)
+        if node is None:
+            node = Node(tree, record.node_id, cast(types.NodeKind, record.kind))
+        has_content = record.has_content
+        staged = self._recover_staged(node, record) if has_content else None
+        covered_ids: tuple[int, ...] = ()
+        if has_content and staged is None and node.generation:
+            # The staged file goes after the master's acknowledgement alone. A loss of power can keep that
+            # from the journal, and the row must not make an empty file of an acknowledged one.
+            logger.warning("%s: its content is at the master already", tree.label_of(node))
+            has_content = False
+        is_misplaced = record.place and tree.path_of(node) != record.path
+        if not node.is_attached or is_misplaced:
+            taken, replaced = self._recover_place(tree, node, record)
+            if taken is not node:
+                # The directory is there already: it was replaced here, or made by somebody else too.
+                taken.attributes = _attributes_of(record)
+                self._staging.note_attributes(taken)
+                self._staging.remove_row(record.node_id)
+                return None
+            covered_ids = replaced.ids_at_master if replaced is not None else ()
+        pending = tree.note_pending(node)
+        pending.covered_ids = covered_ids
+        pending.place = record.place
+        pending.sent = True  # nobody knows any more
+        pending.content = has_content
+        pending.is_recovered = True
+        pending.disk_state = DiskState(record.disk_state)
+        if pending.disk_state == DiskState.IN_DOUBT:
+            pending.failure = ContentInDoubt()
+            logger.warning("%s: %s", tree.label_of(node), pending.failure)
+        node.staged = staged
+        node.committed = record.committed
+        node.attributes = _attributes_of(record)
+        node.symlink_target = record.symlink_target
+        if record.symlink_target:
+            node.size_bytes = len(record.symlink_target)
+        elif has_content:
+            node.size_bytes = staged.size_bytes if staged is not None else 0
+            if staged is not None and staged.written_at_ns > record.written_at_ns:
+                node.mtime_ns = node.ctime_ns = staged.written_at_ns
+        node.kernel_attributes = None
+        return node
+
+    def _recover_staged(self, node: Node, record: JournalRecord) -> StagedFile | None:
+        base = types.Manifest.FromString(record.base)
+        return self._staging.open_left(node, manifest_from_wire(base.chunks), record.base_generation)
+
+    def _recover_place(self, tree: RunTree, node: Node, record: JournalRecord) -> tuple[Node, Node | None]:
+        """Puts the node into its recorded directory, wherever that is now, or else at its recorded path,
+        making directories that are gone. Returns what is there, and what was there and had to go.
+        """
+        parent_path, _, name = record.path.rpartition(b"/")
+        directory = tree.nodes.get(record.parent_node_id)
+        if directory is None or not directory.is_directory or not directory.is_attached:
+            directory = self._make_directories(tree, parent_path)
+        holder = (directory.children or {}).get(name)
+        if holder is node:
+            return node, None
+        is_taken = holder is not None and holder.is_directory
+        if is_taken and node.is_directory and not node.edges:
+            return holder or node, None
+        if holder is not None and holder.children:
+            return node, None  # others have filled a directory of that name: the node stays where it is
+        if node.edges:
+            # Its first commit arrived, and it was renamed here after that had left.
+            tree.detach(*node.edges[0])
+        attributes = directory.attributes
+        if holder is not None:
+            tree.detach(directory, name)
+        tree.add(directory, name, node)
+        directory.attributes = attributes  # the name came before the death, not now
+        return node, holder
+
+    def _make_directories(self, tree: RunTree, path: bytes) -> Node:
+        directory = tree.root
+        for name in path.split(b"/") if path else ():
+            child = (directory.children or {}).get(name)
+            if child is None or not child.is_directory:
+                if child is not None:
+                    tree.detach(directory, name)
+                child = Node(tree, new_node_id(), DIRECTORY)
+                child.touch()
+                tree.add(directory, name, child)
+                self._staging.note_made(child)
+            directory = child
+        return directory
+
+
+def _attributes_of(record: JournalRecord) -> NodeAttributes:
+    return NodeAttributes(
+        record.mode, record.uid, record.gid, record.mtime_ns, record.ctime_ns, record.atime_ns
+    )

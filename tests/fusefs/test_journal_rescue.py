@@ -1,0 +1,251 @@
+"""A damaged journal: it is set aside, what can be read goes on, and no staged byte is deleted or renamed wrongly."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cloudai_fusefs.journal import SCHEMA_VERSION, Journal, JournalRecord, StrayRecord
+from cloudai_fusefs.journal_errors import JournalTooNew
+from cloudai_fusefs.journal_rescue import JOURNAL_NAME, directories_set_aside, open_journal
+from cloudai_fusefs.node import FILE
+
+TASK_ID = "t-1"
+ROW_COUNT = 60
+"""Some pages of rows, with a page above them."""
+
+Rows = dict[int, JournalRecord]
+
+
+def record(node_id: int) -> JournalRecord:
+    return JournalRecord(
+        node_id=node_id,
+        user="user-123",
+        task_id=TASK_ID,
+        sequence=node_id,
+        kind=FILE,
+        path=b"directory/file-%d" % node_id,
+        parent_node_id=77,
+        place=True,
+        has_content=True,
+        mode=0o644,
+        uid=1000,
+        gid=1000,
+        mtime_ns=1_700_000_000_123_456_789,
+        ctime_ns=1,
+        atime_ns=2,
+        base=bytes(200),
+    )
+
+
+def make_state(directory: Path) -> Rows:
+    """A state directory whose mount was killed: most of its rows in the database, the last ones in the log."""
+    (directory / "staged" / TASK_ID).mkdir(parents=True)
+    rows = {node_id: record(node_id) for node_id in range(1, ROW_COUNT + 1)}
+    with closing(Journal(directory / "living")) as journal:
+        for row in list(rows.values())[: ROW_COUNT * 2 // 3]:
+            journal.put(row)
+        with closing(sqlite3.connect(directory / "living")) as other:
+            other.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        for row in list(rows.values())[ROW_COUNT * 2 // 3 :]:
+            journal.put(row)
+        journal.put_stray(StrayRecord(node_id=900, user="user-123", task_id=TASK_ID, after_node_id=3))
+        for suffix in ("", "-wal"):
+            shutil.copy(directory / f"living{suffix}", directory / f"{JOURNAL_NAME}{suffix}")
+    (directory / "living").unlink()
+    for node_id in rows:
+        (directory / "staged" / TASK_ID / str(node_id)).write_bytes(content_of(node_id))
+    return rows
+
+
+def content_of(node_id: int) -> bytes:
+    return b"bytes of %d" % node_id
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Rows]:
+    directory = tmp_path_factory.mktemp("whole")
+    return directory, make_state(directory)
+
+
+@pytest.fixture
+def damaged(whole: tuple[Path, Rows], tmp_path: Path) -> tuple[Path, Rows]:
+    """A copy, to be damaged."""
+    directory = tmp_path / "state"
+    shutil.copytree(whole[0], directory)
+    return directory, whole[1]
+
+
+def check_nothing_is_lost(directory: Path, rows: Rows) -> int:
+    """Opens the journal; how many of the rows go on."""
+    with closing(open_journal(directory)) as journal:
+        found = {row.node_id: row for row in journal.records()}
+        strays = journal.strays()
+    for node_id, row in found.items():
+        assert row == rows[node_id]
+    assert all((stray.node_id, stray.after_node_id) == (900, 3) for stray in strays)
+    asides = directories_set_aside(directory)
+    for node_id in rows:
+        places = [directory] if node_id in found else asides
+        copies = [place / "staged" / TASK_ID / str(node_id) for place in places]
+        assert [path.read_bytes() for path in copies if path.exists()] == [content_of(node_id)]
+    assert len(asides) == (len(found) < len(rows) or bool(asides))
+    return len(found)
+
+
+def flip(path: Path, offset_bytes: int, mask: int = 0x10) -> None:
+    with path.open("r+b") as file:
+        file.seek(offset_bytes)
+        byte = file.read(1)[0]
+        file.seek(offset_bytes)
+        file.write(bytes([byte ^ mask]))
+
+
+def test_whole_journal_is_opened_as_it_is(damaged: tuple[Path, Rows]) -> None:
+    directory, rows = damaged
+
+    assert check_nothing_is_lost(directory, rows) == ROW_COUNT
+    assert directories_set_aside(directory) == []
+
+
+def fill_with_garbage(directory: Path) -> None:
+    (directory / JOURNAL_NAME).write_bytes(os.urandom(50_000))
+
+
+def cut_after_the_first_page(directory: Path) -> None:
+    os.truncate(directory / JOURNAL_NAME, 6000)
+
+
+def cut_to_nothing(directory: Path) -> None:
+    os.truncate(directory / JOURNAL_NAME, 0)
+
+
+def remove(directory: Path) -> None:
+    (directory / JOURNAL_NAME).unlink()
+
+
+def drop_the_table(directory: Path) -> None:
+    with closing(sqlite3.connect(directory / JOURNAL_NAME)) as database:
+        database.execute("DROP TABLE pending")
+
+
+def blank_a_page_in_the_middle(directory: Path) -> None:
+    with (directory / JOURNAL_NAME).open("r+b") as file:
+        file.seek(3 * 4096)
+        file.write(bytes(4096))
+
+
+def damage_the_log(directory: Path) -> None:
+    path = directory / f"{JOURNAL_NAME}-wal"
+    flip(path, path.stat().st_size // 2)
+
+
+def damage_the_beginning_of_the_log(directory: Path) -> None:
+    flip(directory / f"{JOURNAL_NAME}-wal", 17)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        fill_with_garbage,
+        cut_after_the_first_page,
+        cut_to_nothing,
+        remove,
+        drop_the_table,
+        blank_a_page_in_the_middle,
+        damage_the_log,
+        damage_the_beginning_of_the_log,
+    ],
+)
+def test_damaged_journal_is_set_aside_with_the_files_whose_rows_are_lost(
+    damaged: tuple[Path, Rows], damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    directory, rows = damaged
+    damage(directory)
+
+    check_nothing_is_lost(directory, rows)
+
+    (aside,) = directories_set_aside(directory)
+    assert str(aside) in caplog.text
+    assert caplog.text.count("the journal is unusable") == 1
+    assert "Nothing here is used any more" in (aside / "README").read_text()
+    # The next mount finds nothing to say.
+    caplog.clear()
+    check_nothing_is_lost(directory, rows)
+    assert caplog.text == ""
+
+
+def test_rows_on_both_sides_of_an_unreadable_page_are_saved(damaged: tuple[Path, Rows]) -> None:
+    directory, _ = damaged
+    (directory / f"{JOURNAL_NAME}-wal").unlink()
+    blank_a_page_in_the_middle(directory)
+
+    with closing(open_journal(directory)) as journal:
+        found = {row.node_id for row in journal.records()}
+
+    assert 1 in found
+    assert ROW_COUNT * 2 // 3 in found
+    assert len(found) >= ROW_COUNT // 3
+
+
+def test_journal_of_a_newer_version_stays_as_it_is(damaged: tuple[Path, Rows]) -> None:
+    directory, _ = damaged
+    with closing(sqlite3.connect(directory / JOURNAL_NAME)) as database:
+        database.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+    before = {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
+
+    with pytest.raises(JournalTooNew, match=f"version={SCHEMA_VERSION + 1}"):
+        open_journal(directory)
+
+    assert {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()} == before
+
+
+def test_journal_that_cannot_be_opened_is_an_error_and_stays(damaged: tuple[Path, Rows]) -> None:
+    directory, _ = damaged
+    (directory / JOURNAL_NAME).unlink()
+    (directory / JOURNAL_NAME).mkdir()
+
+    with pytest.raises(IsADirectoryError):
+        open_journal(directory)
+
+    assert directories_set_aside(directory) == []
+
+
+def test_log_whose_last_transaction_was_cut_short_is_whole(damaged: tuple[Path, Rows]) -> None:
+    directory, rows = damaged
+    path = directory / f"{JOURNAL_NAME}-wal"
+    os.truncate(path, path.stat().st_size - 1000)
+
+    with closing(open_journal(directory)) as journal:
+        assert {row.node_id for row in journal.records()} == rows.keys()
+        assert journal.strays() == []  # it was the last
+    assert directories_set_aside(directory) == []
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@given(name=st.sampled_from(["", "-wal"]), share=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_flipped_bit_anywhere_changes_no_row_and_loses_no_staged_file(
+    whole: tuple[Path, Rows],
+    tmp_path_factory: pytest.TempPathFactory,
+    name: str,
+    share: float,
+    bit: int,
+) -> None:
+    directory = tmp_path_factory.mktemp("flip") / "state"
+    shutil.copytree(whole[0], directory)
+    path = directory / f"{JOURNAL_NAME}{name}"
+    flip(path, int(share * path.stat().st_size), 1 << bit)
+    try:
+        check_nothing_is_lost(directory, whole[1])
+    except JournalTooNew:
+        assert (directory / "staged" / TASK_ID / "1").exists()
+    finally:
+        shutil.rmtree(directory.parent)
