@@ -15,7 +15,12 @@ from typing import Final, TypedDict, cast
 
 from cloudai_daemon.exit_codes import CommandFailed, ExitCode
 from cloudai_daemon.unix_sockets import SOCKET_PATH_BYTES_MAX
-from cloudai_fusefs.mount_control import CACHE_BYTES_DEFAULT, TIMEO_SECONDS_DEFAULT
+from cloudai_fusefs.mount_control import (
+    CACHE_BYTES_DEFAULT,
+    DRAIN_SECONDS_DEFAULT,
+    TIMEO_SECONDS_DEFAULT,
+    UNMOUNT_DRAIN_SECONDS_DEFAULT,
+)
 
 MASTER_PORT_DEFAULT: Final = 7443
 
@@ -36,6 +41,7 @@ class MountOptions(TypedDict, total=False):
     cache_dir: Path
     cache_bytes_max: int
     timeo_seconds: float
+    drain_seconds: float
     uid: int
     gid: int
     umask: int
@@ -73,6 +79,13 @@ def _parse_timeo(text: str) -> float:
     seconds = parse_duration(text)
     if not 0 < seconds <= _TIMEO_SECONDS_MAX:
         raise ValueError("must be more than nothing and at most 7d")
+    return seconds
+
+
+def _parse_drain(text: str) -> float:
+    seconds = parse_duration(text)
+    if seconds > _TIMEO_SECONDS_MAX:
+        raise ValueError("must be at most 7d")
     return seconds
 
 
@@ -157,6 +170,13 @@ OPTION_SPECS: Final = (
         parse=_parse_timeo,
         default=f"{TIMEO_SECONDS_DEFAULT:.0f}",
         help="the longest wait of one operation for the master, in seconds or with m, h, d",
+    ),
+    OptionSpec(
+        name="drain",
+        field="drain_seconds",
+        parse=_parse_drain,
+        default=f"{DRAIN_SECONDS_DEFAULT:.0f}, for `cloudai umount` {UNMOUNT_DRAIN_SECONDS_DEFAULT / 3600:.0f}h",
+        help="how long a mount that ends waits for uploads; what is left is sent by the next mount",
     ),
     OptionSpec(
         name="uid",

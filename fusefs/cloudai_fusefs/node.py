@@ -58,6 +58,7 @@ class Pending:
 
     __slots__ = (
         "acknowledged_count",
+        "agenda_seconds",
         "change_count",
         "content",
         "covered_ids",
@@ -88,6 +89,7 @@ class Pending:
         self.sent = False  # a commit with it has left: the master may know of it
         self.is_recovered = False  # left by an earlier daemon, and not written since
         self.due_seconds = math.inf  # on trio's clock; infinite: not yet given one
+        self.agenda_seconds = math.nan  # the moment by which it is on its run's agenda; NaN: it is not
         self.wanted_count = 0  # somebody waits for the changes up to here: fsync, wait, umount
         self.uploading = False
         self.publication: Publication | None = None  # of a file that is open for writing

@@ -14,17 +14,19 @@ import secrets
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import trio
 
-from cloudai_fusefs.background import keep_running
 from cloudai_fusefs.chunk_reader import FileContent
+from cloudai_fusefs.chunk_sender import Sending
 from cloudai_fusefs.commit_composer import ComposedCommit, compose_commit, fits_inline, order_for_commit
 from cloudai_fusefs.layout import Segment
 from cloudai_fusefs.node import Node, Pending, Publication
 from cloudai_fusefs.run_tree import RunTree
 from cloudai_fusefs.staging import fingerprint
+from cloudai_fusefs.upload_agenda import UploadAgenda
 from cloudai_fusefs.wire_errors import error_from_detail
 from cloudai_model.chunks import Manifest
 from cloudai_model.errors import (
@@ -83,10 +85,13 @@ _MENDABLE: Final = (NoSpace, QuotaExceeded, Unauthenticated)
 class RunUploader:
     """What is pending in one run, on its way."""
 
-    def __init__(self, uploader: Uploader, tree: RunTree, nursery: trio.Nursery) -> None:
+    def __init__(self, uploader: Uploader, tree: RunTree) -> None:
         self._uploader = uploader
         self._tree = tree
-        self._nursery = nursery
+        self._agenda = UploadAgenda()
+        # Of what is open for writing: a log's publication does not wait behind a backlog.
+        self._growing_agenda = UploadAgenda()
+        self._with_full_chunks: set[Node] = set()
         self._wake_at_seconds = math.inf
         self._woken = trio.Event()
         self._retry_bound_seconds = RETRY_SECONDS_MIN
@@ -104,6 +109,18 @@ class RunUploader:
     def wake_now(self) -> None:
         """Something is due already."""
         self.wake_at(-math.inf)
+
+    def arm(self, node: Node, pending: Pending) -> None:
+        """The node is due at its `due_seconds`, which may have changed."""
+        if pending.due_seconds < UNARMED_SECONDS:
+            agenda = self._growing_agenda if node.writer_count and pending.content else self._agenda
+            agenda.put(node, pending)
+            self.wake_at(pending.due_seconds)
+
+    def note_full_chunk(self, node: Node) -> None:
+        """A writer has gone past the end of a chunk, which can leave now."""
+        self._with_full_chunks.add(node)
+        self.wake_now()
 
     async def run(self) -> None:
         """Uploads for as long as the mount lives. Cancelled: what is pending stays in the journal."""
@@ -133,25 +150,32 @@ class RunUploader:
             async with self._tree.mutation_lock:
                 await self._remove_waiting_strays()
         now_seconds = trio.current_time()
+        with_full_chunks, self._with_full_chunks = self._with_full_chunks, set()
+        for node in with_full_chunks:
+            self._start_full_chunks(node)
         ready: list[Node] = []
-        next_due_seconds = math.inf
-        for node, pending in list(self._tree.pending.items()):
+        # A batch or a few at once, so that what becomes due meanwhile is not held up.
+        due = self._growing_agenda.take_due(now_seconds, COMMIT_NODES_MAX)
+        due += self._agenda.take_due(now_seconds, COMMIT_NODES_MAX)
+        for node, pending in due:
             if pending.uploading:
-                continue  # it wakes this task when it has ended
+                continue  # it is put on the agenda again when that has ended
             if not node.is_attached:
                 # News of its removal came by the watch while, say, a directory's new time was pending.
                 self._uploader.staging.discard(node)
-            elif pending.due_seconds > now_seconds:
-                self._start_full_chunks(node, pending)
             elif self._is_ready(node, pending, now_seconds):
                 ready.append(node)
-            if not pending.uploading and pending.due_seconds > now_seconds:
-                next_due_seconds = min(next_due_seconds, pending.due_seconds)
-        self.wake_at(next_due_seconds)
         if ready:
-            await self._commit(order_for_commit(ready))
+            self._uploader.put_in_order(ready)
+            try:
+                await self._commit(order_for_commit(ready))
+            finally:
+                for node in ready:
+                    if node.pending is not None:
+                        self.arm(node, node.pending)
             self._retry_bound_seconds = RETRY_SECONDS_MIN
             self._refusal = None
+        self.wake_at(min(self._agenda.next_due_seconds, self._growing_agenda.next_due_seconds))
 
     def _is_ready(self, node: Node, pending: Pending, now_seconds: float) -> bool:
         """Whether what is due can be committed; starts what has to come first."""
@@ -167,7 +191,8 @@ class RunUploader:
             return False
         if not pending.is_urgent and not _is_growing_slowly(node):
             pending.due_seconds = now_seconds + PUBLISH_INTERVAL_SECONDS
-            self._start_full_chunks(node, pending)
+            self.arm(node, pending)
+            self._start_full_chunks(node)
             return False
         if pending.publication is None:
             # What is there now is published; what a writer adds meanwhile starts a chunk of its own.
@@ -209,53 +234,63 @@ class RunUploader:
         if str(self._refusal) != str(error):
             logger.warning("%s: uploads are refused: %s", self._tree.path, error)
             self._refusal = error
-        for pending in self._tree.pending.values():
-            self._refuse(pending, error)
+        for node, pending in self._tree.pending.items():
+            self._refuse(node, pending, error)
 
     def _note_refused_node(self, node: Node, pending: Pending, error: CloudAIError) -> None:
         """Says when to try again and, where patience alone will not do, tells those who wait and the log."""
         if isinstance(error, MasterUnavailable):
             pending.due_seconds = trio.current_time() + self._next_pause_seconds()
-            self.wake_at(pending.due_seconds)
+            self.arm(node, pending)
             return
         if str(pending.failure) != str(error):
             logger.warning("%s: not uploaded yet: %s", self._tree.label_of(node), error)
-        self._refuse(pending, error)
+        self._refuse(node, pending, error)
 
-    def _refuse(self, pending: Pending, error: CloudAIError) -> None:
+    def _refuse(self, node: Node, pending: Pending, error: CloudAIError) -> None:
         pending.failure = error
         pending.wanted_count = 0
         is_mendable = isinstance(error, _MENDABLE)
         pause_seconds = RETRY_SECONDS_MAX if is_mendable else REFUSED_RETRY_SECONDS
         pending.due_seconds = trio.current_time() + pause_seconds
-        self.wake_at(pending.due_seconds)
+        self.arm(node, pending)
         self._uploader.note_progress()
 
     # --- chunks ------------------------------------------------------------------------------------------
 
-    def _start_full_chunks(self, node: Node, pending: Pending) -> None:
-        if node.staged is not None and pending.content:
-            segments = list(node.staged.layout.full_changed_segments())
-            if segments:
-                self._start_chunks(node, pending, segments)
+    def _start_full_chunks(self, node: Node) -> None:
+        pending = node.pending
+        if pending is None or not pending.content or pending.uploading or node.staged is None:
+            return  # what is being sent is followed by another look
+        # What is due is looked at as a whole. What has failed waits for its time.
+        if pending.due_seconds <= trio.current_time() or pending.failure is not None:
+            return
+        segments = list(node.staged.layout.full_changed_segments())
+        if segments:
+            self._start_chunks(node, pending, segments)
 
     def _start_chunks(self, node: Node, pending: Pending, segments: list[Segment]) -> None:
+        assert node.staged is not None
         pending.uploading = True
-        self._nursery.start_soon(
-            keep_running, "the upload of chunks", self._upload_chunks, node, pending, segments
+        self._uploader.sender.start(
+            Sending(
+                self._tree.task_id,
+                node.staged,
+                segments,
+                partial(self._uploader.rank_of, node),
+                partial(self._note_chunks_ended, node, pending),
+            )
         )
 
-    async def _upload_chunks(self, node: Node, pending: Pending, segments: list[Segment]) -> None:
-        failure: CloudAIError | None = None
-        try:
-            if node.staged is not None:
-                failure = await self._uploader.sender.send_segments(self._tree.task_id, node.staged, segments)
-        finally:
-            pending.uploading = False
-        if failure is None or node.pending is not pending:
+    def _note_chunks_ended(self, node: Node, pending: Pending, failure: CloudAIError | None) -> None:
+        pending.uploading = False
+        if node.pending is not pending:
             self.wake_now()
-        else:
+        elif failure is not None:
             self._note_refused_node(node, pending, failure)
+        else:
+            self.arm(node, pending)
+            self.note_full_chunk(node)
 
     # --- commits -----------------------------------------------------------------------------------------
 
@@ -301,7 +336,7 @@ class RunUploader:
             return None
         if item is None and node.pending is not None:
             node.pending.publication = None
-            self.wake_at(trio.current_time() + QUIET_SECONDS)
+            node.pending.due_seconds = trio.current_time() + QUIET_SECONDS
         return item
 
     async def _send(self, request: names.CommitNodesRequest, composed: Sequence[ComposedCommit]) -> None:
@@ -392,7 +427,7 @@ class RunUploader:
             is_open = bool(node.writer_count and pending.content)
             pause_seconds = PUBLISH_INTERVAL_SECONDS if is_open else QUIET_SECONDS
             pending.due_seconds = trio.current_time() + pause_seconds
-        self.wake_at(pending.due_seconds)
+        self.arm(node, pending)
 
     def _note_content(self, node: Node, manifest: Manifest) -> None:
         node.content = FileContent(
@@ -410,7 +445,7 @@ class RunUploader:
             if staged.layout.note_lost(set(error.digests)):
                 # The master lost or collected them, or never had them: made again.
                 item.pending.due_seconds = -math.inf
-                self.wake_now()
+                self.arm(item.node, item.pending)
                 return
         self._note_refused_node(item.node, item.pending, error)
 

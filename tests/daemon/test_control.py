@@ -28,6 +28,7 @@ from cloudai_fusefs.mount_control import (
     RunPlace,
     RunStatus,
     UncachedFile,
+    UploadCounts,
     WarmupProgress,
     WarmupReport,
 )
@@ -74,6 +75,19 @@ class ScriptedControl:
         except trio.Cancelled:
             self.cancelled.set()
             raise
+
+    async def upload_counts(self, path: str = "") -> UploadCounts:
+        return UploadCounts(connected=True, pending_count=2, pending_bytes=30, uploaded_bytes=4)
+
+    is_ending = False
+
+    async def drain(self, timeout_seconds: float | None = None) -> MountStatus:
+        self.is_ending = True
+        await self.durable.wait()
+        return STATUS
+
+    def resume(self) -> None:
+        self.is_ending = False
 
     async def create_run(self, task: str, *, name: str = "", task_id: str = "") -> RunPlace:
         if name:

@@ -34,6 +34,12 @@ async def begin_first_commit(file_system: FileSystemHarness, master: FakeMaster,
     assert master.call_count["commit_nodes"] == 1
 
 
+async def write_at_once(file_system: FileSystemHarness, handle: int) -> None:
+    """More than travels inside a commit, in writes that need no thread: no time passes."""
+    for number in range(3):
+        await file_system.write(handle, number * 32 * KIB, os.urandom(32 * KIB))
+
+
 def answer_at_once(master: FakeMaster) -> None:
     master.answer_latency_seconds = 0
     master.come_back()
@@ -520,6 +526,105 @@ async def test_one_changed_chunk_of_a_published_file_is_sent_alone(
     assert content[CHUNK_BYTES_MAX + 6 : CHUNK_BYTES_MAX + 15] == b"bchangedb"
     assert len(content) == 2 * CHUNK_BYTES_MAX + len(LARGE)
     assert master.call_count["put_chunk"] == 1
+
+
+async def test_drain_sends_complete_files_newest_first_and_then_what_is_still_being_written(
+    clock: MockClock,
+    file_system: FileSystemHarness,
+    master: FakeMaster,
+    client: FakeMasterClient,
+    run: types.Run,
+) -> None:
+    await file_system.namespace.load(file_system.tree.root)
+    log = await file_system.create(b"train.log")
+    await write_at_once(file_system, log)
+    for number in range(3):
+        await file_system.write_file(b"small-%d" % number, b"%d" % number)
+        large = await file_system.create(b"large-%d" % number)
+        await write_at_once(file_system, large)
+        file_system.close_handle(large)
+
+    left = await file_system.control.drain(60.0)
+
+    assert left.pending == []
+    tree = await tree_of(client, run)
+    by_revision = sorted((path for path in tree if path), key=lambda path: tree[path].revision)
+    small = [path for path in by_revision if path.startswith(b"small")]
+    large = [path for path in by_revision if path.startswith(b"large")]
+    assert small == [b"small-2", b"small-1", b"small-0"]
+    assert large == [b"large-2", b"large-1", b"large-0"]
+    assert by_revision[-1] == b"train.log"
+    file_system.close_handle(log)
+
+
+async def test_drain_goes_on_past_a_file_that_needs_a_person(
+    clock: MockClock, file_system: FileSystemHarness, client: FakeMasterClient, run: types.Run
+) -> None:
+    await file_system.namespace.load(file_system.tree.root)
+    await file_system.write_file(b"late", b"1")
+    await seal(client, run)
+    began_seconds = trio.current_time()
+
+    left = await file_system.control.drain(60.0)
+
+    (late,) = [file for file in left.pending if file.path.endswith("/late")]
+    assert late.state == FileState.FAILED
+    assert trio.current_time() - began_seconds < 10  # it does not wait for what patience alone will not do
+
+
+async def test_drain_ends_with_its_time_and_says_what_is_left(
+    clock: MockClock, file_system: FileSystemHarness, master: FakeMaster
+) -> None:
+    await file_system.namespace.load(file_system.tree.root)
+    master.go_away()
+    await file_system.write_file(b"f", LARGE)
+    began_seconds = trio.current_time()
+
+    left = await file_system.control.drain(30.0)
+
+    assert trio.current_time() - began_seconds == pytest.approx(30.0)
+    (file,) = [file for file in left.pending if file.path.endswith("/f")]
+    assert (file.state, file.size_bytes, file.uploaded_bytes) == (FileState.UPLOADING, len(LARGE), 0)
+
+
+async def test_log_is_published_within_its_second_while_a_backlog_goes_up(
+    clock: MockClock,
+    file_system: FileSystemHarness,
+    master: FakeMaster,
+    client: FakeMasterClient,
+    run: types.Run,
+) -> None:
+    handle = await file_system.create(b"big.bin")
+    await file_system.write(handle, 0, os.urandom(24 * CHUNK_BYTES_MAX))
+    file_system.close_handle(handle)
+    master.latency_seconds = 0.5  # 24 chunks take 3 s and more
+    log = await file_system.create(b"train.log")
+    await file_system.write(log, 0, LARGE)
+
+    await trio.sleep(PUBLISH_INTERVAL_SECONDS + 4 * master.latency_seconds)
+
+    master.latency_seconds = 0.0
+    tree = await tree_of(client, run)
+    assert tree[b"train.log"].size_bytes == len(LARGE)
+    assert b"big.bin" not in tree
+    file_system.close_handle(log)
+
+
+async def test_unchanged_chunks_of_a_checkpoint_are_asked_for_in_few_calls(
+    clock: MockClock, file_system: FileSystemHarness, master: FakeMaster
+) -> None:
+    chunks = [bytes([number]) * CHUNK_BYTES_MAX for number in range(40)]
+    await file_system.write_file(b"epoch-1", b"".join(chunks))
+    await file_system.make_all_durable()
+    for number in (3, 13, 23, 33):
+        chunks[number] = os.urandom(CHUNK_BYTES_MAX)
+    before = master.call_count.copy()
+
+    await file_system.write_file(b"epoch-2", b"".join(chunks))
+    await file_system.make_all_durable()
+
+    assert master.call_count["put_chunk"] - before["put_chunk"] == 4
+    assert master.call_count["find_missing_chunks"] - before["find_missing_chunks"] <= 12
 
 
 async def test_emptied_file_is_published_empty(
