@@ -46,7 +46,14 @@ def mark_of(path: Path) -> Path:
 class StagedFile:
     """One file being written. Used from the mount's loop only."""
 
-    def __init__(self, path: Path, base: Manifest, base_generation: int, read_base: ReadBase) -> None:
+    def __init__(
+        self,
+        path: Path,
+        base: Manifest,
+        base_generation: int,
+        read_base: ReadBase,
+        close_removed: Callable[[int], None] = os.close,
+    ) -> None:
         """Opens what is staged at the path, or starts with nothing; an extent log found there is replayed.
 
         Raises OSError when the state disk refuses. An extent record that a crash cut short is dropped: its
@@ -54,6 +61,10 @@ class StagedFile:
         """
         self._path = path
         self._read_base = read_base
+        self._close_descriptor: Callable[[int], None] = os.close
+        self._close_removed = (
+            close_removed  # the last close of a removed file frees its blocks, which takes time
+        )
         self._users = 0
         self._can_read_cached = True
         self._dropped = False
@@ -151,6 +162,7 @@ class StagedFile:
         if self._dropped:
             return
         self._dropped = True
+        self._close_descriptor = self._close_removed
         if leave_mark:
             self._path.rename(mark_of(self._path))
             os.ftruncate(self._fd, 0)
@@ -184,7 +196,7 @@ class StagedFile:
     def _close(self) -> None:
         for descriptor in (self._fd, self._extents_fd):
             if descriptor >= 0:
-                os.close(descriptor)
+                self._close_descriptor(descriptor)
         self._fd = self._extents_fd = -1
 
     def _pwrite(self, offset_bytes: int, data: bytes) -> None:

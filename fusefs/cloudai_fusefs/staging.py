@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import cast
 
 from cloudai_fusefs.chunk_reader import ChunkReader, FileContent
+from cloudai_fusefs.descriptor_closer import DescriptorCloser
 from cloudai_fusefs.journal import Journal, JournalRecord
 from cloudai_fusefs.node import DIRECTORY, Node, NodeAttributes, Pending, new_node_id
 from cloudai_fusefs.run_tree import RunTree
@@ -42,6 +43,7 @@ class Staging:
         self._reader = reader
         self._on_change = on_change
         self._journal = Journal(directory / "journal.sqlite")
+        self._closer = DescriptorCloser()
         self.failed_records: list[tuple[JournalRecord, Exception]] = []
         self._stale_rows: set[int] = set()
         self._unread: dict[str, list[JournalRecord]] = defaultdict(list)
@@ -174,6 +176,7 @@ class Staging:
     def close(self) -> None:
         """Closes the journal; every row and staged file stays for the next mount."""
         self._journal.close()
+        self._closer.stop()
 
     async def tidy(self) -> None:
         """Removes rows that a full disk kept, and moves the journal's log into its database."""
@@ -193,21 +196,27 @@ class Staging:
 
     # --- the next mount ----------------------------------------------------------------------------------
 
-    def recover(self, tree: RunTree) -> None:
-        """Lays what an earlier mount left over the tree as the master lists it. Once per tree."""
-        records = self._unread.pop(tree.task_id, [])
+    def recover(self, tree: RunTree, records_max: int) -> bool:
+        """Lays what an earlier mount left over the tree as the master lists it, a part of it at once. Once per
+        tree, until it returns that nothing more is left to do: nobody may see the tree before.
+        """
+        unread = self._unread.pop(tree.task_id, [])
+        records, rest = unread[:records_max], unread[records_max:]
+        if rest:
+            self._unread[tree.task_id] = rest
         for record in records:
             try:
-                node = self._recover_node(tree, record)
+                self._recover_node(tree, record)
             except (CloudAIError, OSError) as error:
                 # Row and bytes stay for a person to look at, and keep no other from going on.
                 logger.error("%s: cannot be recovered: %s", record.path, error)  # noqa: TRY400
                 self.failed_records.append((record, error))
-                continue
-            if node is not None:
+        if records and not rest:
+            # At the end, so that it goes in full batches.
+            for node in list(tree.pending):
                 self._on_change(node)
-        if records:
-            logger.info("%s: %d changes of an earlier mount go on uploading", tree.path, len(records))
+            logger.info("%s: the changes of an earlier mount go on uploading", tree.path)
+        return bool(rest)
 
     def _recover_node(self, tree: RunTree, record: JournalRecord) -> Node | None:
         node = tree.nodes.get(record.node_id)
@@ -326,7 +335,7 @@ class Staging:
         async def read_base(offset_bytes: int, length_bytes: int) -> bytes | memoryview:
             return await self._reader.read(content, offset_bytes, length_bytes)
 
-        return StagedFile(path, base, base_generation, read_base)
+        return StagedFile(path, base, base_generation, read_base, self._closer.close)
 
     def _record(self, node: Node, pending: Pending) -> None:
         staged = node.staged if pending.content else None
