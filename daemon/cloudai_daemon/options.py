@@ -42,6 +42,7 @@ class MountOptions(TypedDict, total=False):
     cache_bytes_max: int
     timeo_seconds: float
     drain_seconds: float
+    staging_bytes_max: int
     uid: int
     gid: int
     umask: int
@@ -68,7 +69,7 @@ def parse_duration(text: str) -> float:
     return float(match[1]) * _UNIT_SECONDS[match[2]]
 
 
-def _parse_cache_size(text: str) -> int:
+def _parse_limit(text: str) -> int:
     size_bytes = parse_size(text)
     if size_bytes == 0:
         raise ValueError("must be more than nothing")
@@ -160,9 +161,16 @@ OPTION_SPECS: Final = (
     OptionSpec(
         name="cache_size",
         field="cache_bytes_max",
-        parse=_parse_cache_size,
+        parse=_parse_limit,
         default=f"{CACHE_BYTES_DEFAULT // 1024**3}G",
         help="limit of the cache, in bytes or with K, M, G, T",
+    ),
+    OptionSpec(
+        name="staging_size",
+        field="staging_bytes_max",
+        parse=_parse_limit,
+        default="what is free on the disk of state_dir, less a reserve",
+        help="limit of what is written and not yet uploaded; when it is reached, writers wait for uploads",
     ),
     OptionSpec(
         name="timeo",

@@ -118,7 +118,9 @@ async def _serve(
     reader = ChunkReader(client, memory, disk_cache, write_behind, nursery)
     range_reader = RangeReader(client, reader, memory, disk_cache, write_behind, nursery)
     uploader = Uploader(client, reader, nursery)
-    staging = uploader.staging = Staging(config.state_dir, reader, uploader.note_change)
+    staging = uploader.staging = Staging(
+        config.state_dir, reader, uploader.note_change, bytes_max=config.staging_bytes_max
+    )
     open_parts.callback(staging.close)
     managed = ManagedTree()
     sync = TreeSync(client, managed, staging, sealed_cache, notifier.tell, nursery)

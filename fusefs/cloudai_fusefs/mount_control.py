@@ -38,6 +38,8 @@ class MountConfig:
     timeo_seconds: float = TIMEO_SECONDS_DEFAULT
     drain_seconds: float | None = None
     """How long a mount that ends waits for uploads, however it is told to end. None: the two defaults."""
+    staging_bytes_max: int = 0
+    """What staged files may take. 0: what is free on the disk of the state directory, less a reserve."""
     uid: int | None = None
     """Set: everything is shown as this owner's, and chown is refused. None: numeric owners as stored."""
     gid: int | None = None

@@ -70,6 +70,7 @@ class Pending:
         "sent",
         "sequence",
         "stray_ids",
+        "told_failure",
         "uploading",
         "wanted_count",
     )
@@ -94,6 +95,7 @@ class Pending:
         self.uploading = False
         self.publication: Publication | None = None  # of a file that is open for writing
         self.failure: Exception | None = None
+        self.told_failure = ""  # what the log says of it already
 
     @property
     def is_urgent(self) -> bool:

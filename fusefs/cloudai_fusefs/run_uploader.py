@@ -210,17 +210,19 @@ class RunUploader:
 
     async def _wait_for_master(self, error: CloudAIError) -> None:
         """Waits until the master answers again. Nothing is lost meanwhile: all of it is in the journal."""
-        if isinstance(error, Unauthenticated):
-            self._note_refused_call(error)
         while True:
+            if isinstance(error, Unauthenticated):
+                # Again each time: somebody may have begun to wait meanwhile.
+                self._note_refused_call(error)
             await trio.sleep(self._next_pause_seconds())
             try:
                 # A probe and not the commit itself, whose batch is large.
                 await self._uploader.client.get_capabilities()
-            except CloudAIError:
-                continue
-            self.wake_now()
-            return
+            except CloudAIError as still:
+                error = still
+            else:
+                self.wake_now()
+                return
 
     def _next_pause_seconds(self) -> float:
         bound_seconds = self._retry_bound_seconds
@@ -243,7 +245,8 @@ class RunUploader:
             pending.due_seconds = trio.current_time() + self._next_pause_seconds()
             self.arm(node, pending)
             return
-        if str(pending.failure) != str(error):
+        if pending.told_failure != str(error):
+            pending.told_failure = str(error)
             logger.warning("%s: not uploaded yet: %s", self._tree.label_of(node), error)
         self._refuse(node, pending, error)
 

@@ -30,6 +30,9 @@ from cloudai_model.limits import KIB
 # 15 us for 64 KiB) than the way to another thread and back (about 100 us).
 _INLINE_WRITE_BYTES_MAX: Final = 64 * KIB
 
+_STAT_BLOCK_BYTES: Final = 512
+"""Of stat(2), whatever the file system's own."""
+
 _EXTENT_RECORD: Final = struct.Struct("<cQQ")
 _WRITTEN: Final = b"W"
 _TRUNCATED: Final = b"T"
@@ -90,6 +93,11 @@ class StagedFile:
     @property
     def size_bytes(self) -> int:
         return self.layout.size_bytes
+
+    @property
+    def used_bytes(self) -> int:
+        """What it takes of its disk: holes take nothing."""
+        return os.fstat(self._fd).st_blocks * _STAT_BLOCK_BYTES
 
     @property
     def base(self) -> Manifest:

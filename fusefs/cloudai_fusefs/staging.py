@@ -21,6 +21,7 @@ from cloudai_fusefs.journal import Journal, JournalRecord
 from cloudai_fusefs.node import DIRECTORY, Node, NodeAttributes, Pending, new_node_id
 from cloudai_fusefs.run_tree import RunTree
 from cloudai_fusefs.staged_file import StagedFile, mark_of
+from cloudai_fusefs.staging_space import StagingSpace
 from cloudai_fusefs.wire_manifests import manifest_from_wire, manifest_to_wire
 from cloudai_model.chunks import Manifest
 from cloudai_model.errors import CloudAIError
@@ -32,7 +33,9 @@ logger = logging.getLogger(__name__)
 class Staging:
     """The state directory's content: `journal.sqlite` and `staged/<task id>/<node id>`."""
 
-    def __init__(self, directory: Path, reader: ChunkReader, on_change: Callable[[Node], None]) -> None:
+    def __init__(
+        self, directory: Path, reader: ChunkReader, on_change: Callable[[Node], None], *, bytes_max: int = 0
+    ) -> None:
         """Opens the journal; `on_change` is called with each node that has something new to upload, or
         nothing any more.
 
@@ -44,6 +47,7 @@ class Staging:
         self._on_change = on_change
         self._journal = Journal(directory / "journal.sqlite")
         self._closer = DescriptorCloser()
+        self.space = StagingSpace(self._files_directory, bytes_max)
         self.failed_records: list[tuple[JournalRecord, Exception]] = []
         self._stale_rows: set[int] = set()
         self._unread: dict[str, list[JournalRecord]] = defaultdict(list)
@@ -168,6 +172,7 @@ class Staging:
             except OSError as error:
                 # A leftover without a row is removed by the next mount.
                 logger.warning("a staged file cannot be removed: %s", error)
+            self.space.note_dropped(node.staged)
             node.staged = None
             if node.is_attached:
                 # Somebody else may have committed while the file was open here.
@@ -335,7 +340,9 @@ class Staging:
         async def read_base(offset_bytes: int, length_bytes: int) -> bytes | memoryview:
             return await self._reader.read(content, offset_bytes, length_bytes)
 
-        return StagedFile(path, base, base_generation, read_base, self._closer.close)
+        staged = StagedFile(path, base, base_generation, read_base, self._closer.close)
+        self.space.note_written(staged)
+        return staged
 
     def _record(self, node: Node, pending: Pending) -> None:
         staged = node.staged if pending.content else None

@@ -143,6 +143,14 @@ class Uploader:
                     self._run_uploader(member.tree).arm(member, pending)
         return targets
 
+    def can_make_room(self) -> bool:
+        """Whether a staged file goes away once what is under way has arrived: one that nobody writes to."""
+        return any(
+            pending.content and not node.writer_count and pending.failure is None
+            for tree in self._runs
+            for node, pending in tree.pending.items()
+        )
+
     def note_progress(self) -> None:
         """Something was acknowledged or refused: those who wait look again."""
         self._progress.set()

@@ -572,6 +572,53 @@ async def test_drain_goes_on_past_a_file_that_needs_a_person(
     assert trio.current_time() - began_seconds < 10  # it does not wait for what patience alone will not do
 
 
+async def test_revoked_token_is_a_failure_with_its_reason_and_one_line_in_the_log(
+    clock: MockClock,
+    file_system: FileSystemHarness,
+    client: FakeMasterClient,
+    run: types.Run,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    await file_system.namespace.load(file_system.tree.root)
+    client.is_revoked = True
+    await file_system.write_file(b"f", b"kept")
+    for _ in range(3):
+        left = await file_system.control.drain(60.0)
+        await trio.sleep(REFUSED_RETRY_SECONDS)
+
+    (file,) = [file for file in left.pending if file.path.endswith("/f")]
+    assert file.state == FileState.FAILED
+    assert "not authenticated" in file.reason
+    assert len([record for record in caplog.records if "refused" in record.message]) == 1
+    client.is_revoked = False
+    await trio.sleep(REFUSED_RETRY_SECONDS)
+    assert await published(client, run) == {b"f": b"kept"}
+
+
+async def test_status_of_a_file_says_staged_uploading_and_durable(
+    clock: MockClock, file_system: FileSystemHarness, master: FakeMaster
+) -> None:
+    path = f"{file_system.tree.path}/f"
+
+    def state() -> tuple[str, int, int]:
+        file = file_system.control.status(path).file
+        assert file is not None
+        return str(file.state), file.uploaded_bytes, file.size_bytes
+
+    await file_system.namespace.load(file_system.tree.root)
+    handle = await file_system.create(b"f")
+    assert state() == ("staged", 0, 0)
+    await file_system.write(handle, 0, b"1" * CHUNK_BYTES_MAX + LARGE)
+    while file_system.control.status(path).pending[0].uploaded_bytes == 0:
+        await trio.lowlevel.checkpoint()
+    assert state() == ("uploading", CHUNK_BYTES_MAX, CHUNK_BYTES_MAX + len(LARGE))
+    file_system.close_handle(handle)
+    await file_system.make_all_durable()
+    assert state() == ("durable", CHUNK_BYTES_MAX + len(LARGE), CHUNK_BYTES_MAX + len(LARGE))
+    directory = file_system.control.status(file_system.tree.path)
+    assert (directory.file, directory.durable_count, directory.pending) == (None, 1, [])
+
+
 async def test_drain_ends_with_its_time_and_says_what_is_left(
     clock: MockClock, file_system: FileSystemHarness, master: FakeMaster
 ) -> None:
