@@ -21,7 +21,7 @@ from cloudai_fusefs.layout import Segment
 from cloudai_fusefs.master_client import MasterClient
 from cloudai_fusefs.staged_file import StagedFile
 from cloudai_model.chunks import digest_of
-from cloudai_model.errors import CloudAIError, InternalError
+from cloudai_model.errors import CloudAIError, InternalError, MasterUnavailable
 from cloudai_model.limits import MIB
 
 # 4 in flight fill the wire (FACTS: 0.5-0.85 GB/s); each holds up to three copies of a chunk.
@@ -33,6 +33,8 @@ SHORT_SENDINGS_MAX: Final = 2
 SHORT_BYTES_MAX: Final = MIB
 """What counts as short: a tenth of a second at 10 MB/s."""
 
+PUTS_MAX: Final = CHUNKS_IN_FLIGHT_MAX + SHORT_SENDINGS_MAX
+
 ASKED_WITH_DATA_MAX: Final = 3
 """Chunks of one file that a worker asks for in one call, after the first; all of them are in memory meanwhile:
 4 x 3 x 4 MiB. A call costs both ends about 0.5 ms of CPU, as much as hashing 4 MiB."""
@@ -40,6 +42,10 @@ ASKED_WITH_DATA_MAX: Final = 3
 ASKED_AT_ONCE_MAX: Final = 16
 """The same where the master had what was asked for last, as of a checkpoint of which little has changed: their
 bytes are let go, and what is missing after all is read again."""
+
+RAISED_AFTER_PUTS: Final = 16
+"""Chunks that arrived before one more is sent at once again: a deadline that they missed together costs a minute,
+on a line where fewer of them keep it."""
 
 HASH_THREADS_MAX: Final = 2
 """One thread hashes 6.8 GB/s; two keep a slow read of the staging disk from stopping the other."""
@@ -111,6 +117,9 @@ class ChunkSender:
             _Lane(workers_max=SHORT_SENDINGS_MAX),
         )
         self._turns = itertools.count()
+        # Halved when chunks do not arrive: four in flight share a line, and each has the same deadline.
+        self._puts = trio.CapacityLimiter(PUTS_MAX)
+        self._arrived_count = 0
         self.sent_bytes = 0
 
     def start(self, sending: Sending) -> None:
@@ -183,12 +192,24 @@ class ChunkSender:
                     data, digest_now = await self._read(sending, segment)
                     if digest_now != digest:
                         continue  # written to meanwhile: it is another segment now
-                await self._client.put_chunk(sending.task_id, digest, data)
+                await self._put_chunk(sending.task_id, digest, data)
                 missing.discard(digest)
                 self.sent_bytes += len(data)
             if data:
                 self._reader.keep_written(digest, data)
             sending.staged.layout.note_stored(segment, digest)
+
+    async def _put_chunk(self, task_id: str, digest: bytes, data: bytes) -> None:
+        async with self._puts:
+            try:
+                await self._client.put_chunk(task_id, digest, data)
+            except MasterUnavailable:
+                self._puts.total_tokens = max(1, self._puts.total_tokens // 2)
+                self._arrived_count = 0
+                raise
+        self._arrived_count += 1
+        if self._arrived_count % RAISED_AFTER_PUTS == 0:
+            self._puts.total_tokens = min(PUTS_MAX, self._puts.total_tokens + 1)
 
     async def _read(self, sending: Sending, segment: Segment) -> tuple[bytes, bytes]:
         """The segment's bytes and their digest; of one that was cut short meanwhile nothing."""

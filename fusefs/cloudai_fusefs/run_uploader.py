@@ -189,7 +189,7 @@ class RunUploader:
                 return True
             self._start_chunks(node, pending, list(staged.layout.changed_segments()))
             return False
-        if not pending.is_urgent and not _is_growing_slowly(node):
+        if not pending.is_urgent and pending.publication is None and not _is_growing_slowly(node):
             pending.due_seconds = now_seconds + PUBLISH_INTERVAL_SECONDS
             self.arm(node, pending)
             self._start_full_chunks(node)
@@ -454,5 +454,14 @@ class RunUploader:
 
 
 def _is_growing_slowly(node: Node) -> bool:
+    """Whether it is a log. To be asked once in each PUBLISH_INTERVAL_SECONDS.
+
+    By what was written and not by what is yet to be sent: a fast upload would make a log of a checkpoint, and
+    send its tail of each second twice.
+    """
     staged = node.staged
-    return staged is not None and staged.has_only_grown and staged.layout.changed_bytes <= PUBLISH_BYTES_MAX
+    if staged is None:
+        return False
+    grown_bytes = staged.size_bytes - staged.size_seen_bytes
+    staged.size_seen_bytes = staged.size_bytes
+    return staged.has_only_grown and max(grown_bytes, staged.layout.changed_bytes) <= PUBLISH_BYTES_MAX

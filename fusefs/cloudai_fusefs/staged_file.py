@@ -78,6 +78,7 @@ class StagedFile:
         self._local: RangeSet | None = RangeSet() if base.chunks else None  # None: everything is
         self.layout = Layout(base)
         self.has_only_grown = True  # since it was last published, and from its end
+        self.size_seen_bytes = 0  # when it was last thought of publishing it
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._extents_fd = -1
         self._extent_count = 0

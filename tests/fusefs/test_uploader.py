@@ -657,6 +657,56 @@ async def test_log_is_published_within_its_second_while_a_backlog_goes_up(
     file_system.close_handle(log)
 
 
+async def test_fewer_chunks_are_sent_at_once_where_they_did_not_arrive(
+    clock: MockClock,
+    file_system: FileSystemHarness,
+    master: FakeMaster,
+    client: FakeMasterClient,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    in_flight = 0
+    lost_count = 0
+    is_line_slow = True
+
+    async def put_chunk(task_id: str, digest: bytes, data: bytes | memoryview) -> None:
+        nonlocal in_flight, lost_count
+        in_flight += 1
+        try:
+            await trio.sleep(5.0)  # so that all that are sent at once are there
+            if is_line_slow and in_flight > 1:
+                lost_count += 1
+                raise MasterUnavailable("the deadline is over")
+        finally:
+            in_flight -= 1
+        await put(task_id, digest, data)
+
+    put = client.put_chunk
+    monkeypatch.setattr(client, "put_chunk", put_chunk)
+    await file_system.write_file(b"model", os.urandom(6 * CHUNK_BYTES_MAX))
+
+    with trio.fail_after(600):
+        await file_system.make_all_durable()
+
+    assert lost_count > 0
+    assert master.call_count["put_chunk"] == 6
+
+
+async def test_fast_writer_is_not_taken_for_a_log_because_its_upload_keeps_up(
+    clock: MockClock, file_system: FileSystemHarness, master: FakeMaster
+) -> None:
+    handle = await file_system.create(b"checkpoint")
+    for second in range(6):
+        for number in range(3):
+            offset_bytes = (second * 3 + number) * CHUNK_BYTES_MAX
+            await file_system.write(handle, offset_bytes, os.urandom(CHUNK_BYTES_MAX))
+        await trio.sleep(PUBLISH_INTERVAL_SECONDS)
+    file_system.close_handle(handle)
+
+    await file_system.make_all_durable()
+
+    assert master.call_count["put_chunk"] == 18
+
+
 async def test_unchanged_chunks_of_a_checkpoint_are_asked_for_in_few_calls(
     clock: MockClock, file_system: FileSystemHarness, master: FakeMaster
 ) -> None:
