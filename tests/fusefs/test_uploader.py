@@ -535,6 +535,9 @@ async def test_drain_sends_complete_files_newest_first_and_then_what_is_still_be
     client: FakeMasterClient,
     run: types.Run,
 ) -> None:
+    """U2. While a mount ends, complete files are sent before those that are still being written, and the newest of them
+    first.
+    """
     await file_system.namespace.load(file_system.tree.root)
     log = await file_system.create(b"train.log")
     await write_at_once(file_system, log)
@@ -598,6 +601,9 @@ async def test_revoked_token_is_a_failure_with_its_reason_and_one_line_in_the_lo
 async def test_status_of_a_file_says_staged_uploading_and_durable(
     clock: MockClock, file_system: FileSystemHarness, master: FakeMaster
 ) -> None:
+    """U4. `cloudai status` of a file says whether it is staged, uploading, durable or failed, and why; what failed
+    stays staged.
+    """
     path = f"{file_system.tree.path}/f"
 
     def state() -> tuple[str, int, int]:

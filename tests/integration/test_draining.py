@@ -36,6 +36,9 @@ def assert_next_mount_sends(
 def test_umount_names_what_is_left_after_its_time_and_the_next_mount_sends_it(
     make_mount: MakeMount, master: MasterProcess
 ) -> None:
+    """U1. `cloudai umount`, `umount` and SIGTERM wait for uploads for as long as `drain=` says; what is not durable by
+    then stays staged, is named, and is sent by the next mount.
+    """
     mount = make_mount()
     content = make_backlog(mount, master)
 

@@ -40,6 +40,9 @@ def open_run(mount: MountProcess) -> Path:
 def test_full_staging_fails_write_after_timeo_and_keeps_what_was_acknowledged(
     make_mount: MakeMount, master: MasterProcess
 ) -> None:
+    """U3. Where as much is staged as `staging_size=` allows, or as the disk holds, a write waits for uploads for at
+    most `timeo` and then fails with ENOSPC; what was acknowledged before is kept.
+    """
     mount = make_mount(options="insecure,timeo=1,staging_size=8M")
     run = open_run(mount)
     free_before = os.statvfs(mount.mount_point).f_bavail
