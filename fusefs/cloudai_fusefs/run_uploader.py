@@ -153,10 +153,20 @@ class RunUploader:
         with_full_chunks, self._with_full_chunks = self._with_full_chunks, set()
         for node in with_full_chunks:
             self._start_full_chunks(node)
-        ready: list[Node] = []
         # A batch or a few at once, so that what becomes due meanwhile is not held up.
         due = self._growing_agenda.take_due(now_seconds, COMMIT_NODES_MAX)
         due += self._agenda.take_due(now_seconds, COMMIT_NODES_MAX)
+        try:
+            await self._upload(due, now_seconds)
+        finally:
+            # Whatever happened, nothing that is pending is forgotten.
+            for node, pending in due:
+                if node.pending is pending and not pending.uploading:
+                    self.arm(node, pending)
+        self.wake_at(min(self._agenda.next_due_seconds, self._growing_agenda.next_due_seconds))
+
+    async def _upload(self, due: Sequence[tuple[Node, Pending]], now_seconds: float) -> None:
+        ready: list[Node] = []
         for node, pending in due:
             if pending.uploading:
                 continue  # it is put on the agenda again when that has ended
@@ -167,15 +177,9 @@ class RunUploader:
                 ready.append(node)
         if ready:
             self._uploader.put_in_order(ready)
-            try:
-                await self._commit(order_for_commit(ready))
-            finally:
-                for node in ready:
-                    if node.pending is not None:
-                        self.arm(node, node.pending)
+            await self._commit(order_for_commit(ready))
             self._retry_bound_seconds = RETRY_SECONDS_MIN
             self._refusal = None
-        self.wake_at(min(self._agenda.next_due_seconds, self._growing_agenda.next_due_seconds))
 
     def _is_ready(self, node: Node, pending: Pending, now_seconds: float) -> bool:
         """Whether what is due can be committed; starts what has to come first."""
