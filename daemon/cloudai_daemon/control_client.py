@@ -120,6 +120,15 @@ class ControlClient:
                 note_progress(progress)
         return self.take(request_id)
 
+    def next_progress(self, request_id: int, timeout_seconds: float) -> Json:
+        """What was told last of a request, waiting at most the given time for it or for the answer; None:
+        neither has come, or the answer has.
+        """
+        self._receive_until(
+            lambda: request_id in self._answers or request_id in self._progress, timeout_seconds
+        )
+        return self._progress.pop(request_id, None)
+
     def call(
         self, method: str, params: Mapping[str, Json], timeout_seconds: float = CALL_SECONDS_DEFAULT
     ) -> Json:

@@ -41,7 +41,7 @@ class Request:
 
 @dataclass(frozen=True, kw_only=True)
 class PendingFile:
-    """One name that is not durable yet, as in FileStatus of the mount."""
+    """One name and its state, as in FileStatus of the mount."""
 
     path: str
     state: str
@@ -72,6 +72,10 @@ class StatusReport:
     """Of the mount, whatever the path."""
     set_aside: list[str] = field(default_factory=list)
     """As in MountStatus."""
+    durable_count: int = 0
+    """Files below a path in a run that are at the master as they are here."""
+    file: PendingFile | None = None
+    """The state of the file that the path names, durable or not; None for a directory."""
 
     def to_json(self) -> dict[str, Json]:
         return asdict(self)
@@ -81,7 +85,8 @@ class StatusReport:
         pending = [PendingFile(**entry) for entry in fields["pending"]]
         # A mount that is older than this program counted less.
         counters = MountCounters(**fields.get("counters", {}))
-        return cls(**{**fields, "pending": pending, "counters": counters})
+        file = PendingFile(**fields["file"]) if fields.get("file") else None
+        return cls(**{**fields, "pending": pending, "counters": counters, "file": file})
 
 
 def encode_line(message: Mapping[str, Json]) -> bytes:

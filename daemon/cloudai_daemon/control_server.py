@@ -11,6 +11,7 @@ import logging
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -39,6 +40,7 @@ from cloudai_fusefs.mount_control import (
     MountControl,
     MountCounters,
     MountStatus,
+    UploadCounts,
     WarmupProgress,
 )
 from cloudai_model.errors import CloudAIError, InternalError, InvalidRequest
@@ -46,6 +48,9 @@ from cloudai_model.errors import CloudAIError, InternalError, InvalidRequest
 log = logging.getLogger(__name__)
 
 _READ_BYTES: Final = 64 * 1024
+MEASURING_SHARE_MAX: Final = 0.05
+"""Of the mount's time that may go into telling one peer how far the uploads of a long backlog are."""
+
 # A peer that does not read what it asked for is gone for all we know.
 _SEND_SECONDS_MAX: Final = 30.0
 
@@ -133,7 +138,7 @@ class _Connection:
 
     async def _answer(self, request: Request) -> None:
         try:
-            if request.method in _LONG_METHODS:
+            if request.method == "warmup" or request.params.get("progress") is True:
                 await self._answer_with_progress(request)
             else:
                 await self._send(await self._outcome(request, _Progress()))
@@ -150,11 +155,15 @@ class _Connection:
         await self._send(line)
 
     async def _send_progress(self, request_id: int, progress: _Progress) -> None:
+        pause_seconds = PROGRESS_SECONDS
         while True:
-            with trio.move_on_after(PROGRESS_SECONDS):
+            with trio.move_on_after(pause_seconds):
                 await progress.is_over.wait()
                 return
-            await self._send(encode_line({"id": request_id, "progress": progress.latest}))
+            began_seconds = trio.current_time()
+            latest = await progress.measure()
+            pause_seconds = max(PROGRESS_SECONDS, (trio.current_time() - began_seconds) / MEASURING_SHARE_MAX)
+            await self._send(encode_line({"id": request_id, "progress": latest}))
 
     async def _outcome(self, request: Request, progress: _Progress) -> bytes:
         try:
@@ -182,11 +191,19 @@ class _Progress:
     """How far a long request is."""
 
     def __init__(self) -> None:
-        self.latest: Json = None  # until there is something to say: a sign of life
+        self._latest: Json = None  # until there is something to say: a sign of life
+        self._measure: Callable[[], Awaitable[UploadCounts]] | None = None
         self.is_over = trio.Event()
 
     def note(self, progress: WarmupProgress) -> None:
-        self.latest = asdict(progress)
+        self._latest = asdict(progress)
+
+    def measure_by(self, measure: Callable[[], Awaitable[UploadCounts]]) -> None:
+        """It is looked up when it is told."""
+        self._measure = measure
+
+    async def measure(self) -> Json:
+        return asdict(await self._measure()) if self._measure is not None else self._latest
 
 
 async def call_method(
@@ -224,13 +241,33 @@ class _Params:
             raise InvalidRequest("a parameter must be a whole number", parameter=name)
         return value
 
+    def seconds(self, name: str) -> float | None:
+        value = self._given.get(name)
+        if value is None:
+            return None
+        if not isinstance(value, int | float) or isinstance(value, bool) or not value >= 0:
+            raise InvalidRequest("a parameter must be a number of seconds", parameter=name)
+        return value
+
 
 async def _status(control: MountControl, params: _Params) -> Json:
     return report_status(control.status(params.text("path")), await control.counters()).to_json()
 
 
-async def _wait_durable(control: MountControl, params: _Params) -> Json:
-    await control.wait_durable(params.text("path"))
+async def _wait_durable(control: MountControl, params: _Params, progress: _Progress) -> Json:
+    path = params.text("path")
+    progress.measure_by(partial(control.upload_counts, path))
+    await control.wait_durable(path)
+
+
+async def _drain(control: MountControl, params: _Params, progress: _Progress) -> Json:
+    progress.measure_by(control.upload_counts)
+    left = await control.drain(params.seconds("timeout_seconds"))
+    return report_status(left, MountCounters()).to_json()
+
+
+async def _resume(control: MountControl, params: _Params) -> Json:
+    control.resume()
 
 
 async def _create_run(control: MountControl, params: _Params) -> Json:
@@ -262,7 +299,7 @@ async def _warmup(control: MountControl, params: _Params, progress: _Progress) -
 
 _METHODS: Final[Mapping[str, Callable[[MountControl, _Params], Awaitable[Json]]]] = {
     "status": _status,
-    "wait_durable": _wait_durable,
+    "resume": _resume,
     "create_run": _create_run,
     "list_runs": _list_runs,
     "seal_run": _seal_run,
@@ -271,6 +308,8 @@ _METHODS: Final[Mapping[str, Callable[[MountControl, _Params], Awaitable[Json]]]
 
 _LONG_METHODS: Final[Mapping[str, Callable[[MountControl, _Params, _Progress], Awaitable[Json]]]] = {
     "warmup": _warmup,
+    "wait_durable": _wait_durable,
+    "drain": _drain,
 }
 
 
@@ -291,6 +330,8 @@ def report_status(status: MountStatus, counters: MountCounters) -> StatusReport:
         pending=[_pending_file(file) for file in failed_first[:STATUS_NAMES_MAX]],
         counters=counters,
         set_aside=list(status.set_aside),
+        durable_count=status.durable_count,
+        file=_pending_file(status.file) if status.file is not None else None,
     )
 
 

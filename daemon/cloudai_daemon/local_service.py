@@ -30,7 +30,7 @@ from cloudai_daemon.mount_table import find_mounted, is_dead
 from cloudai_daemon.mounting import check_mount, resolve_config, resolve_mount_point, start_mount
 from cloudai_daemon.places import escape_path, make_private_dir
 from cloudai_daemon.process_identity import ProcessIdentity
-from cloudai_daemon.unmounting import unmount_in_order
+from cloudai_daemon.unmounting import unmount_when_durable
 
 MASTER_PROGRAM: Final = Path(sys.executable).with_name("cloudai-master")
 
@@ -126,7 +126,7 @@ class LocalService:
             if state.mount_point and find_mounted(Path(state.mount_point)) is not None:
                 mount_point = Path(state.mount_point)
                 if is_dead(mount_point) or find_at(mount_point) is not None:
-                    unmount_in_order(mount_point, timeout_seconds=timeout_seconds)
+                    unmount_when_durable(mount_point, timeout_seconds=timeout_seconds)
                     stopped.append(f"unmounted {mount_point}")
             if state.master is not None and state.master.send_signal(signal.SIGTERM):
                 if not state.master.wait_gone(_MASTER_STOP_SECONDS_MAX):
@@ -225,10 +225,11 @@ class LocalService:
     def _mount(self, mount_point: Path, port: int) -> tuple[int, bool]:
         entry = find_at(mount_point)
         source = f"127.0.0.1:{port}"
-        if entry is not None and entry.source == source and not is_dead(mount_point):
+        is_mounted = find_mounted(mount_point) is not None  # else its daemon is still uploading what was left
+        if entry is not None and entry.source == source and is_mounted and not is_dead(mount_point):
             return entry.process.pid, False
         # The mount table first: a dead mount answers no stat.
-        if find_mounted(mount_point) is None and not mount_point.is_dir():
+        if not is_mounted and not mount_point.is_dir():
             _make_mount_point(mount_point)
         config = resolve_config(
             source,

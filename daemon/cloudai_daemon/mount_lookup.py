@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cloudai_daemon.control_client import DaemonUnreachable
 from cloudai_daemon.exit_codes import CommandFailed, ExitCode
+from cloudai_daemon.mount_table import find_mounted
 from cloudai_daemon.mounting import resolve_mount_point
 from cloudai_daemon.places import runtime_dirs_to_search
 from cloudai_daemon.registry import RegistryEntry, find_by_path, list_live
@@ -70,7 +71,7 @@ def choose_mount(given: Path | None) -> RegistryEntry:
         return require_at(given)
     if from_environment := os.environ.get("CLOUDAI_MOUNT"):
         return require_at(Path(from_environment))
-    mounts = list_mounts()
+    mounts = [entry for entry in list_mounts() if find_mounted(entry.mount_point) is not None]
     here = find_by_path(mounts, Path.cwd())
     if here is not None:
         return here

@@ -28,7 +28,7 @@ from cloudai_daemon.mount_config_codec import decode_config
 from cloudai_daemon.places import make_private_dir, runtime_dir, short_name_of
 from cloudai_daemon.process_identity import ProcessIdentity
 from cloudai_daemon.registry import RegistryEntry, register, unregister
-from cloudai_fusefs.mount_control import MountConfig, MountControl
+from cloudai_fusefs.mount_control import DRAIN_SECONDS_DEFAULT, MountConfig, MountControl, MountStatus
 from cloudai_fusefs.version import software_version
 from cloudai_model.errors import CloudAIError
 
@@ -36,10 +36,9 @@ from cloudai_model.errors import CloudAIError
 log = logging.getLogger("cloudai_daemon.mount_process")
 
 Failure = TypeVar("Failure", bound=Exception)
-ServeMount: TypeAlias = Callable[[MountConfig, Callable[[MountControl], None]], Awaitable[None]]
-
-DRAIN_SECONDS_MAX: Final = 20.0
-"""What uploads get after SIGTERM. Below the 90 s after which systemd kills; staged files wait anyway."""
+ServeMount: TypeAlias = Callable[
+    [MountConfig, Callable[[MountControl], None], Callable[[], Awaitable[None]]], Awaitable[None]
+]
 
 # Three old logs of 10 MiB: weeks of a healthy mount.
 _LOG_BYTES_MAX: Final = 10 * 1024 * 1024
@@ -51,12 +50,12 @@ _LEFT_NAMES_MAX: Final = 100
 class MountDaemon:
     """Runs one mount with its control socket and registry entry, and takes them down in order."""
 
-    def __init__(
-        self, config: MountConfig, serve: ServeMount, *, drain_seconds_max: float = DRAIN_SECONDS_MAX
-    ) -> None:
+    def __init__(self, config: MountConfig, serve: ServeMount) -> None:
         self._config = config
         self._serve = serve
-        self._drain_seconds_max = drain_seconds_max
+        given_seconds = config.drain_seconds
+        self._drain_seconds = DRAIN_SECONDS_DEFAULT if given_seconds is None else given_seconds
+        self._is_unmounted = False
         self._serving = trio.CancelScope()
         self._control: MountControl | None = None
         self._failure: OSError | None = None
@@ -76,7 +75,7 @@ class MountDaemon:
 
             with self._serving:
                 try:
-                    await self._serve(self._config, take_control)
+                    await self._serve(self._config, take_control, self._drain_unmounted)
                 except* (CloudAIError, OSError) as group:
                     failure = _first_of(group)
             nursery.cancel_scope.cancel()
@@ -120,6 +119,10 @@ class MountDaemon:
                     log.info("%s: unmounting %s", signal.Signals(number).name, self._config.mount_point)
                     if self._serving.cancel_called:
                         continue
+                    if self._is_unmounted:
+                        log.info("not waiting for uploads")
+                        self._serving.cancel()
+                        continue
                     nursery.start_soon(self._drain_and_stop)
                     await anext(signals)
                     log.info("asked again: not waiting for uploads")
@@ -128,16 +131,17 @@ class MountDaemon:
     async def _drain_and_stop(self) -> None:
         """Waits for uploads within the bound, then ends the mount whatever is left."""
         if self._control is not None:
-            with trio.move_on_after(self._drain_seconds_max):
-                try:
-                    await self._control.wait_durable("")
-                except CloudAIError as error:
-                    log.warning("uploads did not finish: %s", error)
-            self._name_what_is_left(self._control)
+            self._name_what_is_left(await self._control.drain(self._drain_seconds))
         self._serving.cancel()
 
-    def _name_what_is_left(self, control: MountControl) -> None:
-        status = control.status("")
+    async def _drain_unmounted(self) -> None:
+        """The same after an umount(8), which waits for nothing. Who drained before has waited already."""
+        self._is_unmounted = True
+        if self._control is not None:
+            is_waited_for = not self._control.is_ending
+            self._name_what_is_left(await self._control.drain(self._drain_seconds if is_waited_for else 0))
+
+    def _name_what_is_left(self, status: MountStatus) -> None:
         if not status.pending:
             return
         log.warning(
@@ -147,7 +151,14 @@ class MountDaemon:
             self._config.state_dir,
         )
         for file in status.pending[:_LEFT_NAMES_MAX]:
-            log.warning("staged: %r, %d of %d bytes sent", file.path, file.uploaded_bytes, file.size_bytes)
+            log.warning(
+                "%s: %r, %d of %d bytes sent%s",
+                file.state,
+                file.path,
+                file.uploaded_bytes,
+                file.size_bytes,
+                f": {file.reason}" if file.reason else "",
+            )
 
 
 async def _serve_metrics(

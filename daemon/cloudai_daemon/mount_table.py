@@ -37,10 +37,10 @@ class MountedTree:
     """Its number, as stat's st_dev, without asking the tree."""
 
 
-def list_mounted() -> list[MountedTree]:
-    """All mounts of this process's mount namespace, in the order in which they were made."""
+def list_mounted(process: int | str = "self") -> list[MountedTree]:
+    """All mounts of a process's mount namespace, in the order in which they were made."""
     found = []
-    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
+    for line in Path(f"/proc/{process}/mountinfo").read_bytes().splitlines():
         before, _, after = line.partition(b" - ")
         fields = before.split(b" ")
         major, _, minor = fields[2].partition(b":")
@@ -56,9 +56,9 @@ def list_mounted() -> list[MountedTree]:
     return found
 
 
-def find_mounted(mount_point: Path) -> MountedTree | None:
+def find_mounted(mount_point: Path, process: int | str = "self") -> MountedTree | None:
     """The topmost mount at exactly this absolute path."""
-    found = [tree for tree in list_mounted() if tree.mount_point == mount_point]
+    found = [tree for tree in list_mounted(process) if tree.mount_point == mount_point]
     return found[-1] if found else None
 
 

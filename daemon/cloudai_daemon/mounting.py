@@ -22,7 +22,14 @@ from cloudai_daemon.exit_codes import CommandFailed, ExitCode
 from cloudai_daemon.mount_config_codec import encode_config
 from cloudai_daemon.mount_table import find_mounted, is_dead, unmount, within_bound
 from cloudai_daemon.options import MountOptions, is_loopback, parse_source
-from cloudai_daemon.places import cache_home, is_root, make_private_dir, mount_state_dir, runtime_dir
+from cloudai_daemon.places import (
+    cache_home,
+    is_root,
+    make_private_dir,
+    mount_state_dir,
+    runtime_dir,
+    runtime_dirs_to_search,
+)
 from cloudai_daemon.process_identity import ProcessIdentity
 from cloudai_daemon.registry import RegistryEntry, list_live
 from cloudai_fusefs.mount_control import MountConfig
@@ -157,11 +164,24 @@ def check_mount(config: MountConfig) -> None:
     """All that can be refused before a process is started. Raises CommandFailed."""
     check_machine(config)
     prepare_mount_point(config.mount_point)
+    _end_unmounted(config.state_dir)
     try:
         make_private_dir(config.state_dir)
         make_private_dir(config.cache_dir)
     except OSError as error:
         raise CommandFailed(ExitCode.MOUNT_FAILED, f"{error.filename}: {error.strerror}") from error
+
+
+def _end_unmounted(state_dir: Path) -> None:
+    """A daemon of this state directory whose mount is gone, and which is still uploading what was left, leaves
+    that to the mount that is to come.
+    """
+    for entry in list_live(runtime_dirs_to_search()):
+        # In its own mount namespace: what is mounted in a container is not seen here.
+        with suppress(OSError):
+            if entry.state_dir == state_dir and find_mounted(entry.mount_point, entry.process.pid) is None:
+                entry.process.send_signal(signal.SIGTERM)
+                entry.process.wait_gone(_STOP_SECONDS_MAX)
 
 
 def start_mount(config: MountConfig, command: Sequence[str] = MOUNT_PROCESS_COMMAND) -> RegistryEntry:

@@ -17,9 +17,11 @@ from cloudai_daemon.exit_codes import CommandFailed, ExitCode
 from cloudai_daemon.unix_sockets import SOCKET_PATH_BYTES_MAX
 from cloudai_fusefs.mount_control import (
     CACHE_BYTES_DEFAULT,
+    DRAIN_SECONDS_DEFAULT,
     MEMORY_BYTES_DEFAULT,
     MEMORY_BYTES_MIN,
     TIMEO_SECONDS_DEFAULT,
+    UNMOUNT_DRAIN_SECONDS_DEFAULT,
 )
 
 MASTER_PORT_DEFAULT: Final = 7443
@@ -42,6 +44,8 @@ class MountOptions(TypedDict, total=False):
     cache_bytes_max: int
     memory_bytes_max: int
     timeo_seconds: float
+    drain_seconds: float
+    staging_bytes_max: int
     uid: int
     gid: int
     umask: int
@@ -68,7 +72,7 @@ def parse_duration(text: str) -> float:
     return float(match[1]) * _UNIT_SECONDS[match[2]]
 
 
-def _parse_cache_size(text: str) -> int:
+def _parse_limit(text: str) -> int:
     size_bytes = parse_size(text)
     if size_bytes == 0:
         raise ValueError("must be more than nothing")
@@ -86,6 +90,13 @@ def _parse_timeo(text: str) -> float:
     seconds = parse_duration(text)
     if not 0 < seconds <= _TIMEO_SECONDS_MAX:
         raise ValueError("must be more than nothing and at most 7d")
+    return seconds
+
+
+def _parse_drain(text: str) -> float:
+    seconds = parse_duration(text)
+    if seconds > _TIMEO_SECONDS_MAX:
+        raise ValueError("must be at most 7d")
     return seconds
 
 
@@ -160,7 +171,7 @@ OPTION_SPECS: Final = (
     OptionSpec(
         name="cache_size",
         field="cache_bytes_max",
-        parse=_parse_cache_size,
+        parse=_parse_limit,
         default=f"{CACHE_BYTES_DEFAULT // 1024**3}G",
         help="limit of the cache, in bytes or with K, M, G, T",
     ),
@@ -175,11 +186,25 @@ OPTION_SPECS: Final = (
         ),
     ),
     OptionSpec(
+        name="staging_size",
+        field="staging_bytes_max",
+        parse=_parse_limit,
+        default="what is free on the disk of state_dir, less a reserve",
+        help="limit of what is written and not yet uploaded; when it is reached, writers wait for uploads",
+    ),
+    OptionSpec(
         name="timeo",
         field="timeo_seconds",
         parse=_parse_timeo,
         default=f"{TIMEO_SECONDS_DEFAULT:.0f}",
         help="the longest wait of one operation for the master, in seconds or with m, h, d",
+    ),
+    OptionSpec(
+        name="drain",
+        field="drain_seconds",
+        parse=_parse_drain,
+        default=f"{DRAIN_SECONDS_DEFAULT:.0f}, for `cloudai umount` {UNMOUNT_DRAIN_SECONDS_DEFAULT / 3600:.0f}h",
+        help="how long a mount that ends waits for uploads; what is left is sent by the next mount",
     ),
     OptionSpec(
         name="uid",

@@ -12,9 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
-from cloudai_daemon.control_protocol import StatusReport
 from cloudai_daemon.quantities import count_files, format_bytes
-from cloudai_fusefs.mount_control import WarmupProgress
+from cloudai_fusefs.mount_control import UploadCounts, WarmupProgress
 
 
 class UploadProgress:
@@ -56,24 +55,26 @@ class TransferBar:
 
 
 class UploadBar(TransferBar):
-    """What is left to be sent. Nothing is drawn before the first report."""
+    """What is left to be sent. Nothing is drawn before it is known."""
+
+    is_shown = True
 
     def __init__(self) -> None:
         super().__init__(description="", visible=False)
         self._progress = UploadProgress()
 
-    def show(self, report: StatusReport) -> None:
+    def show(self, counts: UploadCounts) -> None:
         progress = self._progress
-        progress.update(report.pending_bytes - report.uploaded_bytes)
-        state = "uploading" if report.connected else "waiting for the master"
+        progress.update(counts.pending_bytes - counts.uploaded_bytes)
+        state = "uploading" if counts.connected else "waiting for the master"
         self._display.update(
             self._line,
-            description=f"{state}, {count_files(report.pending_count)}",
+            description=f"{state}, {count_files(counts.pending_count)}",
             completed=progress.done_bytes,
             total=progress.total_bytes,
             sizes=f"{format_bytes(progress.done_bytes)} of {format_bytes(progress.total_bytes)}",
             # What a wait may end with is the master's word on directories and names.
-            visible=report.pending_count > 0,
+            visible=counts.pending_count > 0,
         )
 
 

@@ -1,48 +1,93 @@
-"""What `cloudai umount` does: waits for uploads, unmounts, and sees the mount daemon end."""
+"""What `cloudai umount` does: waits for uploads within a bound, unmounts, and sees the mount daemon end.
+
+What is not durable by then stays staged, and the next mount goes on with it.
+"""
 
 from __future__ import annotations
 
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from cloudai_daemon.control_client import ControlClient, DaemonUnreachable
+from cloudai_daemon.control_protocol import RemoteError, StatusReport
 from cloudai_daemon.exit_codes import CommandFailed, ExitCode
 from cloudai_daemon.mount_lookup import find_at
 from cloudai_daemon.mount_table import find_mounted, is_dead, unmount
-from cloudai_daemon.upload_wait import wait_durable
-
-UNMOUNT_WAIT_SECONDS_DEFAULT: Final = 3600.0
-"""An hour of uploads; then the mount stays, and the person decides."""
+from cloudai_daemon.registry import RegistryEntry
+from cloudai_daemon.upload_wait import NotDurable, open_display, show_until_answered, wait_durable
 
 _END_SECONDS_MAX: Final = 30.0
+# The longest `drain=` that a mount takes.
+UNMOUNT_DRAIN_SECONDS_MAX: Final = 7 * 86400.0
+# For the answer of a drain that has come to its end.
+_ANSWER_SECONDS_MAX: Final = 30.0
 
 
-def unmount_in_order(mount_point: Path, *, timeout_seconds: float) -> None:
+def unmount_when_durable(mount_point: Path, *, timeout_seconds: float) -> None:
     """Returns when everything is durable, the mount is gone and its daemon has ended.
 
     Raises NotDurable (75) when uploads did not finish in time, CommandFailed (32) when nothing is mounted
     or the mount is busy: the mount is as before then. A dead mount is cleared away.
     """
-    if find_mounted(mount_point) is None:
-        raise CommandFailed(ExitCode.MOUNT_FAILED, f"{mount_point}: not mounted")
-    if is_dead(mount_point):
-        unmount(mount_point, lazily=True)
-        return
-    entry = find_at(mount_point)
-    if entry is None:
-        raise CommandFailed(ExitCode.MOUNT_FAILED, f"{mount_point}: mounted, but not by CloudAI")
-    wait_durable(mount_point, timeout_seconds=timeout_seconds)
-    unmount_now(mount_point)
+    if _find_living(mount_point) is not None:
+        wait_durable(mount_point, timeout_seconds=timeout_seconds)
+        drain_and_unmount(mount_point, timeout_seconds=0)
 
 
-def unmount_now(mount_point: Path) -> None:
-    """Unmounts without waiting for uploads: what is staged is sent by the next mount.
+def drain_and_unmount(mount_point: Path, *, timeout_seconds: float | None) -> StatusReport | None:
+    """Waits at most that long for uploads, unmounts, and returns when the daemon has ended: what is left.
 
-    Raises CommandFailed (32).
+    None for the time: the mount's own `drain=`, or an hour. Nothing is left to say of a dead mount, which is
+    cleared away. Raises CommandFailed (32) when nothing is mounted or the mount is busy: it goes on as before.
     """
-    entry = find_at(mount_point)
-    unmount(mount_point)
-    if entry is not None and not entry.process.wait_gone(_END_SECONDS_MAX):
+    entry = _find_living(mount_point)
+    if entry is None:
+        return None
+    try:
+        with ControlClient(entry) as client:
+            left = _drain(client, timeout_seconds)
+            try:
+                unmount(mount_point)
+            except CommandFailed:
+                with suppress(DaemonUnreachable, RemoteError):
+                    client.call("resume", {})
+                raise
+    except (DaemonUnreachable, RemoteError) as error:
+        if is_dead(mount_point):
+            unmount(mount_point, lazily=True)
+        raise NotDurable(f"{error}; what it staged is sent by the next `cloudai mount`") from error
+    if not entry.process.wait_gone(_END_SECONDS_MAX):
         raise CommandFailed(
             ExitCode.MOUNT_FAILED,
             f"{mount_point}: unmounted, but its daemon (pid {entry.process.pid}) has not ended",
         )
+    return left
+
+
+def _find_living(mount_point: Path) -> RegistryEntry | None:
+    """The mount there; None: it was a dead one, and is gone."""
+    if find_mounted(mount_point) is None:
+        raise CommandFailed(ExitCode.MOUNT_FAILED, f"{mount_point}: not mounted")
+    if is_dead(mount_point):
+        unmount(mount_point, lazily=True)
+        return None
+    entry = find_at(mount_point)
+    if entry is None:
+        raise CommandFailed(ExitCode.MOUNT_FAILED, f"{mount_point}: mounted, but not by CloudAI")
+    return entry
+
+
+def _drain(client: ControlClient, timeout_seconds: float | None) -> StatusReport:
+    with open_display() as display:
+        # Without a time the mount takes its own.
+        params = {} if timeout_seconds is None else {"timeout_seconds": timeout_seconds}
+        request_id = client.send("drain", {**params, "progress": display.is_shown})
+        bound_seconds = UNMOUNT_DRAIN_SECONDS_MAX if timeout_seconds is None else timeout_seconds
+        show_until_answered(
+            client, request_id, display, time.monotonic() + bound_seconds + _ANSWER_SECONDS_MAX
+        )
+        if not client.poll(request_id, 0):
+            raise DaemonUnreachable(client.entry.mount_point, "its drain does not end")
+        return StatusReport.from_json(client.take(request_id))

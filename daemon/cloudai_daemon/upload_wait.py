@@ -18,12 +18,13 @@ from cloudai_daemon.control_protocol import RemoteError, StatusReport
 from cloudai_daemon.exit_codes import CommandFailed, ExitCode
 from cloudai_daemon.mount_lookup import require_alive
 from cloudai_daemon.quantities import count_files, format_bytes
+from cloudai_fusefs.mount_control import UploadCounts
 
 UPLOAD_SECONDS_MAX_DEFAULT: Final = 86400.0
 """A day: long enough for a weekend's backlog on a bad line, and yet an end for a container nobody watches."""
 
-# Five times a second: smooth to the eye, nothing to the daemon.
-_POLL_SECONDS: Final = 0.2
+# Between two looks whether the daemon is back.
+_RETURN_POLL_SECONDS: Final = 0.2
 # A daemon that was killed and is started again by whoever looks after it.
 _RETURN_SECONDS_MAX: Final = 30.0
 
@@ -36,11 +37,18 @@ class NotDurable(CommandFailed):
 
 
 class ProgressDisplay(Protocol):
-    def show(self, report: StatusReport) -> None: ...
+    @property
+    def is_shown(self) -> bool:
+        """Whether anybody sees it: counting a backlog costs the mount something."""
+        ...
+
+    def show(self, counts: UploadCounts) -> None: ...
 
 
 class _NoDisplay:
-    def show(self, report: StatusReport) -> None:
+    is_shown = False
+
+    def show(self, counts: UploadCounts) -> None:
         """Nothing: standard error is no terminal."""
 
 
@@ -77,19 +85,27 @@ def wait_durable(mount_point: Path, path: str = "", *, timeout_seconds: float) -
                     raise NotDurable(
                         f"{error}; what it staged is sent by the next `cloudai mount`"
                     ) from error
-                time.sleep(_POLL_SECONDS)
+                time.sleep(_RETURN_POLL_SECONDS)
             except RemoteError as error:
                 raise NotDurable(f"{mount_point / path}: not durable: {error}") from error
 
 
 def _wait_at(client: ControlClient, path: str, deadline: float, display: ProgressDisplay) -> None:
-    request_id = client.send("wait_durable", {"path": path})
-    while not client.poll(request_id, min(_POLL_SECONDS, max(0.001, deadline - time.monotonic()))):
-        report = client.status(path)
-        display.show(report)
-        if time.monotonic() >= deadline:
-            raise NotDurable(describe_backlog(client.entry.mount_point / path, report))
+    request_id = client.send("wait_durable", {"path": path, "progress": display.is_shown})
+    show_until_answered(client, request_id, display, deadline)
+    if not client.poll(request_id, 0):
+        raise NotDurable(describe_backlog(client.entry.mount_point / path, client.status(path)))
     client.take(request_id)
+
+
+def show_until_answered(
+    client: ControlClient, request_id: int, display: ProgressDisplay, deadline: float
+) -> None:
+    """Returns when the request has its answer or the time is over, whichever comes first."""
+    while not client.poll(request_id, 0) and (remaining := deadline - time.monotonic()) > 0:
+        progress = client.next_progress(request_id, remaining)
+        if progress is not None:
+            display.show(UploadCounts(**progress))
 
 
 def describe_backlog(place: Path, report: StatusReport) -> str:

@@ -123,14 +123,5 @@ def unplaced_line(node: Node) -> list[Node]:
 
 
 def order_for_commit(nodes: Iterable[Node]) -> list[Node]:
-    """The nodes and the directories they need, so that each commit finds its directory: from the top down."""
-    members = {member: None for node in nodes for member in unplaced_line(node)}
-
-    def depth(node: Node) -> int:
-        count = 0
-        while node.edges:
-            node = node.edges[0][0]
-            count += 1
-        return count
-
-    return sorted(members, key=depth)
+    """The nodes in their order, each behind the directories it needs: each commit finds its directory."""
+    return list({member: None for node in nodes for member in unplaced_line(node)})

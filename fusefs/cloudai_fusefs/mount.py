@@ -8,7 +8,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
@@ -62,13 +62,17 @@ FLUSH_SECONDS_MAX: Final = 2.0
 """Of an unmount, for what waits for the disk cache: at most 100 MiB."""
 
 
-async def serve_mount(config: MountConfig, on_ready: Callable[[MountControl], None]) -> None:
+async def serve_mount(
+    config: MountConfig,
+    on_ready: Callable[[MountControl], None],
+    on_unmounted: Callable[[], Awaitable[None]],
+) -> None:
     """Mounts, calls `on_ready` once when the tree answers, and serves until the mount is gone.
 
-    Returns after `umount`/`fusermount3 -u` from outside. Cancelled: unmounts and returns; what is not yet
-    durable stays staged for the next mount. Raises MasterUnavailable, Unauthenticated or another
-    CloudAIError within a few seconds when the master cannot be used, OSError when the kernel refuses the
-    mount or the state directory is another mount's.
+    Returns after `umount`/`fusermount3 -u` from outside, once `on_unmounted` has: uploads go on meanwhile.
+    Cancelled: unmounts and returns; what is not yet durable stays staged for the next mount. Raises
+    MasterUnavailable, Unauthenticated or another CloudAIError within a few seconds when the master cannot be
+    used, OSError when the kernel refuses the mount or the state directory is another mount's.
     """
     keep_freed_memory()
     with _own_state_directory(config.state_dir):
@@ -84,7 +88,7 @@ async def serve_mount(config: MountConfig, on_ready: Callable[[MountControl], No
             # Closed when the tasks that use them have ended.
             with ExitStack() as open_parts:
                 async with trio.open_nursery() as nursery:
-                    await _serve(config, client, capabilities, nursery, open_parts, on_ready)
+                    await _serve(config, client, capabilities, nursery, open_parts, on_ready, on_unmounted)
                     nursery.cancel_scope.cancel()
 
 
@@ -101,6 +105,7 @@ async def _serve(
     nursery: trio.Nursery,
     open_parts: ExitStack,
     on_ready: Callable[[MountControl], None],
+    on_unmounted: Callable[[], Awaitable[None]],
 ) -> None:
     notifier = KernelNotifier()
     shares = divide_memory(config.memory_bytes_max)
@@ -116,7 +121,9 @@ async def _serve(
     reader = ChunkReader(client, memory, disk_cache, write_behind, nursery, fetches_max=shares.fetches_max)
     range_reader = RangeReader(client, reader, memory, disk_cache, write_behind, nursery)
     uploader = Uploader(client, reader, nursery)
-    staging = uploader.staging = Staging(config.state_dir, reader, uploader.note_change)
+    staging = uploader.staging = Staging(
+        config.state_dir, reader, uploader.note_change, bytes_max=config.staging_bytes_max
+    )
     open_parts.callback(staging.close)
     managed = ManagedTree()
     sync = TreeSync(client, managed, staging, sealed_cache, notifier.tell, nursery)
@@ -167,6 +174,8 @@ async def _serve(
         nursery.start_soon(_tidy_regularly, staging)
         nursery.start_soon(_announce, config.mount_point, control, on_ready)
         await pyfuse3.main()
+        notifier.stop()  # nobody is there to be told
+        await on_unmounted()
         # What was read once is cached after a remount. A disk that hangs does not keep the mount.
         with trio.move_on_after(FLUSH_SECONDS_MAX):
             await reader.flush()

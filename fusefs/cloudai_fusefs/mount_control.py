@@ -21,6 +21,11 @@ CACHE_BYTES_DEFAULT: Final = 20 * 1024**3
 MEMORY_BYTES_DEFAULT: Final = 256 * MIB
 MEMORY_BYTES_MIN: Final = 32 * MIB
 """With less a sequential reader would lose what is fetched ahead of it before it is read."""
+DRAIN_SECONDS_DEFAULT: Final = 20.0
+"""What uploads get when a mount ends by a signal or a plain umount(8): below the 90 s after which systemd kills."""
+
+UNMOUNT_DRAIN_SECONDS_DEFAULT: Final = 3600.0
+"""The same when a person says `cloudai umount` and can see how it goes on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +43,10 @@ class MountConfig:
     memory_bytes_max: int = MEMORY_BYTES_DEFAULT
     """Of contents in memory, whatever the number of open files; at least MEMORY_BYTES_MIN."""
     timeo_seconds: float = TIMEO_SECONDS_DEFAULT
+    drain_seconds: float | None = None
+    """How long a mount that ends waits for uploads, however it is told to end. None: the two defaults."""
+    staging_bytes_max: int = 0
+    """What staged files may take. 0: what is free on the disk of the state directory, less a reserve."""
     uid: int | None = None
     """Set: everything is shown as this owner's, and chown is refused. None: numeric owners as stored."""
     gid: int | None = None
@@ -103,6 +112,22 @@ class MountStatus:
     """What is not yet durable below the path asked for; empty means that all of it is."""
     set_aside: Sequence[str] = ()
     """Directories with what was found in the state directory and could not be used, until they are removed."""
+    file: FileStatus | None = None
+    """The file that the path names, durable or not. None: the path names a directory."""
+    durable_count: int = 0
+    """Files at and below a path in a run that are at the master as they are here."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UploadCounts:
+    """How far the uploads are: a MountStatus without names, cheap enough to be asked for again and again."""
+
+    connected: bool
+    pending_count: int = 0
+    pending_bytes: int = 0
+    uploaded_bytes: int = 0
+    """Of the pending bytes, those that the master has already."""
+    failed_count: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,6 +269,28 @@ class MountControl(Protocol):
 
         Raises the failure of a file that needs a person. No bound of its own: callers cancel it.
         """
+        ...
+
+    async def upload_counts(self, path: str = "") -> UploadCounts:
+        """Lets others run in between."""
+        ...
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether `drain` was the last word: who unmounts has waited for uploads, or chosen not to."""
+        ...
+
+    async def drain(self, timeout_seconds: float | None = None) -> MountStatus:
+        """Uploads what is pending now, complete files first and the newest of them before others, until all of
+        it is durable, all that is left needs a person, or the time is over. Returns what is left.
+
+        None for the time is the mount's own `drain_seconds`, or an hour.
+        The mount stays as it is: `is_ending` is all that it remembers. Cancelled: the uploads go on.
+        """
+        ...
+
+    def resume(self) -> None:
+        """The mount goes on after a drain: it could not be unmounted."""
         ...
 
     async def create_run(self, task: str, *, name: str = "", task_id: str = "") -> RunPlace:

@@ -59,6 +59,7 @@ class Pending:
 
     __slots__ = (
         "acknowledged_count",
+        "agenda_seconds",
         "change_count",
         "content",
         "covered_ids",
@@ -71,6 +72,7 @@ class Pending:
         "sent",
         "sequence",
         "stray_ids",
+        "told_failure",
         "uploading",
         "wanted_count",
     )
@@ -90,11 +92,13 @@ class Pending:
         self.sent = False  # a commit with it has left: the master may know of it
         self.is_recovered = False  # left by an earlier daemon, and not written since
         self.due_seconds = math.inf  # on trio's clock; infinite: not yet given one
+        self.agenda_seconds = math.nan  # the moment by which it is on its run's agenda; NaN: it is not
         self.wanted_count = 0  # somebody waits for the changes up to here: fsync, wait, umount
         self.uploading = False
         self.publication: Publication | None = None  # of a file that is open for writing
         self.failure: Exception | None = None
         self.disk_state = DiskState.UNKNOWN  # of its staged bytes, as its row says
+        self.told_failure = ""  # what the log says of it already
 
     @property
     def is_urgent(self) -> bool:

@@ -170,16 +170,21 @@ class OpenFiles:
     async def write(self, handle: int, offset_bytes: int, data: bytes) -> int:
         """Stages the bytes; they survive the death of the daemon once this has returned.
 
-        Raises FileTooLarge, RunSealed, OSError (ENOSPC) of the state disk.
+        Raises FileTooLarge, RunSealed, OSError (ENOSPC) of the state disk, or of staging after timeo.
         """
         node = self._handles[handle].node
         self._check_writable(node)
         await self._prepare_change(node)
+        space = self._staging.space
+        if not space.has_room(len(data)):
+            await space.wait_for_room(len(data), self._uploader.can_make_room, self._timeo_seconds)
         staged = node.staged or await self._stage(node)
         if node.pending is None or not node.pending.content:
             # The row first: bytes without one would be taken for a leftover by the next mount.
             self._staging.note_content(node)
-        await staged.write(offset_bytes, data)
+        with space.claimed(len(data)):
+            await staged.write(offset_bytes, data)
+        space.note_written(staged)
         node.set_size(staged.size_bytes)
         node.touch()
         staged.note_written(node.mtime_ns)
@@ -205,6 +210,7 @@ class OpenFiles:
             return
         self._staging.note_content(node)
         staged.truncate(size_bytes)
+        self._staging.space.note_written(staged)
         node.set_size(size_bytes)
         node.touch()
         staged.note_written(node.mtime_ns)
@@ -272,6 +278,7 @@ class OpenFiles:
         else:
             staged = node.staged
             staged.truncate(0)
+            self._staging.space.note_written(staged)
         node.set_size(0)
         node.touch()
         staged.note_written(node.mtime_ns)

@@ -72,23 +72,31 @@ class Recovery:
         """Whether the run has more to it than names to be removed at the master."""
         return task_id in self._unread
 
-    def recover(self, tree: RunTree) -> None:
-        """Lays what is left over the tree as the master lists it. Once per tree."""
-        records = self._unread.pop(tree.task_id, [])
+    def recover(self, tree: RunTree, records_max: int) -> bool:
+        """Lays what is left over the tree as the master lists it, a part of it at once. Once per tree, until it
+        returns that nothing more is left to do: nobody may see the tree before.
+        """
+        unread = self._unread.pop(tree.task_id, [])
+        records, rest = unread[:records_max], unread[records_max:]
+        if rest:
+            self._unread[tree.task_id] = rest
         for record in records:
             try:
-                node = self._recover_node(tree, record)
+                self._recover_node(tree, record)
             except (CloudAIError, OSError, DecodeError) as error:
                 # Row and bytes stay for a person to look at, and keep no other from going on.
                 logger.error("%s: cannot be recovered: %s", record.path, error)  # noqa: TRY400
                 self.failed_records.append((record, error))
-                continue
-            if node is not None:
-                self._staging.note_recovered(node)
+        if rest:
+            return True
         for stray in self._strays.pop(tree.task_id, []):
             self._recover_stray(tree, stray)
         if records:
-            logger.info("%s: %d changes of an earlier mount go on uploading", tree.path, len(records))
+            # At the end, so that it goes in full batches.
+            for node in list(tree.pending):
+                self._staging.note_recovered(node)
+            logger.info("%s: the changes of an earlier mount go on uploading", tree.path)
+        return False
 
     def _recover_stray(self, tree: RunTree, stray: StrayRecord) -> None:
         after = tree.nodes.get(stray.after_node_id)

@@ -13,11 +13,12 @@ import random
 import secrets
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import trio
 
-from cloudai_fusefs.background import keep_running
+from cloudai_fusefs.chunk_sender import Sending
 from cloudai_fusefs.commit_composer import ComposedCommit, compose_commit, fits_inline, order_for_commit
 from cloudai_fusefs.file_content import FileContent
 from cloudai_fusefs.journal import DiskState
@@ -25,6 +26,7 @@ from cloudai_fusefs.layout import Segment
 from cloudai_fusefs.node import Node, Pending, Publication
 from cloudai_fusefs.run_tree import RunTree
 from cloudai_fusefs.staging import fingerprint
+from cloudai_fusefs.upload_agenda import UploadAgenda
 from cloudai_fusefs.wire_errors import error_from_detail
 from cloudai_model.chunks import Manifest
 from cloudai_model.errors import (
@@ -83,10 +85,13 @@ _MENDABLE: Final = (NoSpace, QuotaExceeded, Unauthenticated)
 class RunUploader:
     """What is pending in one run, on its way."""
 
-    def __init__(self, uploader: Uploader, tree: RunTree, nursery: trio.Nursery) -> None:
+    def __init__(self, uploader: Uploader, tree: RunTree) -> None:
         self._uploader = uploader
         self._tree = tree
-        self._nursery = nursery
+        self._agenda = UploadAgenda()
+        # Of what is open for writing: a log's publication does not wait behind a backlog.
+        self._growing_agenda = UploadAgenda()
+        self._with_full_chunks: set[Node] = set()
         self._wake_at_seconds = math.inf
         self._woken = trio.Event()
         self._retry_bound_seconds = RETRY_SECONDS_MIN
@@ -102,6 +107,18 @@ class RunUploader:
     def wake_now(self) -> None:
         """Something is due already."""
         self.wake_at(-math.inf)
+
+    def arm(self, node: Node, pending: Pending) -> None:
+        """The node is due at its `due_seconds`, which may have changed."""
+        if pending.due_seconds < UNARMED_SECONDS and pending.disk_state != DiskState.IN_DOUBT:
+            agenda = self._growing_agenda if node.writer_count and pending.content else self._agenda
+            agenda.put(node, pending)
+            self.wake_at(pending.due_seconds)
+
+    def note_full_chunk(self, node: Node) -> None:
+        """A writer has gone past the end of a chunk, which can leave now."""
+        self._with_full_chunks.add(node)
+        self.wake_now()
 
     async def run(self) -> None:
         """Uploads for as long as the mount lives. Cancelled: what is pending stays in the journal."""
@@ -131,24 +148,35 @@ class RunUploader:
             async with self._tree.mutation_lock:
                 await self._remove_waiting_strays()
         now_seconds = trio.current_time()
+        with_full_chunks, self._with_full_chunks = self._with_full_chunks, set()
+        for node in with_full_chunks:
+            self._start_full_chunks(node)
+        # A batch or a few at once, so that what becomes due meanwhile is not held up.
+        due = self._growing_agenda.take_due(now_seconds, COMMIT_NODES_MAX)
+        due += self._agenda.take_due(now_seconds, COMMIT_NODES_MAX)
+        try:
+            await self._upload(due, now_seconds)
+        finally:
+            # Whatever happened, nothing that is pending is forgotten.
+            for node, pending in due:
+                if node.pending is pending and not pending.uploading:
+                    self.arm(node, pending)
+        self.wake_at(min(self._agenda.next_due_seconds, self._growing_agenda.next_due_seconds))
+
+    async def _upload(self, due: Sequence[tuple[Node, Pending]], now_seconds: float) -> None:
         ready: list[Node] = []
-        next_due_seconds = math.inf
-        for node, pending in list(self._tree.pending.items()):
+        for node, pending in due:
             if pending.uploading:
-                continue  # it wakes this task when it has ended
+                continue  # it is put on the agenda again when that has ended
             if pending.disk_state == DiskState.IN_DOUBT and node.is_attached:
                 continue  # not before somebody has looked at it
             if not node.is_attached:
                 # News of its removal came by the watch while, say, a directory's new time was pending.
                 self._uploader.staging.discard(node)
-            elif pending.due_seconds > now_seconds:
-                self._start_full_chunks(node, pending)
             elif self._is_ready(node, pending, now_seconds):
                 ready.append(node)
-            if not pending.uploading and pending.due_seconds > now_seconds:
-                next_due_seconds = min(next_due_seconds, pending.due_seconds)
-        self.wake_at(next_due_seconds)
         if ready:
+            self._uploader.put_in_order(ready)
             await self._commit(order_for_commit(ready))
             self._retry_bound_seconds = RETRY_SECONDS_MIN
             self._refusal = None
@@ -165,9 +193,10 @@ class RunUploader:
                 return True
             self._start_chunks(node, pending, list(staged.layout.changed_segments()))
             return False
-        if not pending.is_urgent and not _is_growing_slowly(node):
+        if not pending.is_urgent and pending.publication is None and not _is_growing_slowly(node):
             pending.due_seconds = now_seconds + PUBLISH_INTERVAL_SECONDS
-            self._start_full_chunks(node, pending)
+            self.arm(node, pending)
+            self._start_full_chunks(node)
             return False
         if pending.publication is None:
             # What is there now is published; what a writer adds meanwhile starts a chunk of its own.
@@ -185,17 +214,19 @@ class RunUploader:
 
     async def _wait_for_master(self, error: CloudAIError) -> None:
         """Waits until the master answers again. Nothing is lost meanwhile: all of it is in the journal."""
-        if isinstance(error, Unauthenticated):
-            self._note_refused_call(error)
         while True:
+            if isinstance(error, Unauthenticated):
+                # Again each time: somebody may have begun to wait meanwhile.
+                self._note_refused_call(error)
             await trio.sleep(self._next_pause_seconds())
             try:
                 # A probe and not the commit itself, whose batch is large.
                 await self._uploader.client.get_capabilities()
-            except CloudAIError:
-                continue
-            self.wake_now()
-            return
+            except CloudAIError as still:
+                error = still
+            else:
+                self.wake_now()
+                return
 
     def _next_pause_seconds(self) -> float:
         bound_seconds = self._retry_bound_seconds
@@ -209,54 +240,65 @@ class RunUploader:
         if str(self._refusal) != str(error):
             logger.warning("%s: uploads are refused: %s", self._tree.path, error)
             self._refusal = error
-        for pending in self._tree.pending.values():
+        for node, pending in self._tree.pending.items():
             if pending.disk_state != DiskState.IN_DOUBT:
-                self._refuse(pending, error)
+                self._refuse(node, pending, error)
 
     def _note_refused_node(self, node: Node, pending: Pending, error: CloudAIError) -> None:
         """Says when to try again and, where patience alone will not do, tells those who wait and the log."""
         if isinstance(error, MasterUnavailable):
             pending.due_seconds = trio.current_time() + self._next_pause_seconds()
-            self.wake_at(pending.due_seconds)
+            self.arm(node, pending)
             return
-        if str(pending.failure) != str(error):
+        if pending.told_failure != str(error):
+            pending.told_failure = str(error)
             logger.warning("%s: not uploaded yet: %s", self._tree.label_of(node), error)
-        self._refuse(pending, error)
+        self._refuse(node, pending, error)
 
-    def _refuse(self, pending: Pending, error: CloudAIError) -> None:
+    def _refuse(self, node: Node, pending: Pending, error: CloudAIError) -> None:
         pending.failure = error
         pending.wanted_count = 0
         is_mendable = isinstance(error, _MENDABLE)
         pause_seconds = RETRY_SECONDS_MAX if is_mendable else REFUSED_RETRY_SECONDS
         pending.due_seconds = trio.current_time() + pause_seconds
-        self.wake_at(pending.due_seconds)
+        self.arm(node, pending)
         self._uploader.note_progress()
 
     # --- chunks ------------------------------------------------------------------------------------------
 
-    def _start_full_chunks(self, node: Node, pending: Pending) -> None:
-        if node.staged is not None and pending.content:
-            segments = list(node.staged.layout.full_changed_segments())
-            if segments:
-                self._start_chunks(node, pending, segments)
+    def _start_full_chunks(self, node: Node) -> None:
+        pending = node.pending
+        if pending is None or not pending.content or pending.uploading or node.staged is None:
+            return  # what is being sent is followed by another look
+        # What is due is looked at as a whole. What has failed waits for its time.
+        if pending.due_seconds <= trio.current_time() or pending.failure is not None:
+            return
+        segments = list(node.staged.layout.full_changed_segments())
+        if segments:
+            self._start_chunks(node, pending, segments)
 
     def _start_chunks(self, node: Node, pending: Pending, segments: list[Segment]) -> None:
+        assert node.staged is not None
         pending.uploading = True
-        self._nursery.start_soon(
-            keep_running, "the upload of chunks", self._upload_chunks, node, pending, segments
+        self._uploader.sender.start(
+            Sending(
+                self._tree.task_id,
+                node.staged,
+                segments,
+                partial(self._uploader.rank_of, node),
+                partial(self._note_chunks_ended, node, pending),
+            )
         )
 
-    async def _upload_chunks(self, node: Node, pending: Pending, segments: list[Segment]) -> None:
-        failure: CloudAIError | None = None
-        try:
-            if node.staged is not None:
-                failure = await self._uploader.sender.send_segments(self._tree.task_id, node.staged, segments)
-        finally:
-            pending.uploading = False
-        if failure is None or node.pending is not pending:
+    def _note_chunks_ended(self, node: Node, pending: Pending, failure: CloudAIError | None) -> None:
+        pending.uploading = False
+        if node.pending is not pending:
             self.wake_now()
-        else:
+        elif failure is not None:
             self._note_refused_node(node, pending, failure)
+        else:
+            self.arm(node, pending)
+            self.note_full_chunk(node)
 
     # --- commits -----------------------------------------------------------------------------------------
 
@@ -302,7 +344,7 @@ class RunUploader:
             return None
         if item is None and node.pending is not None:
             node.pending.publication = None
-            self.wake_at(trio.current_time() + QUIET_SECONDS)
+            node.pending.due_seconds = trio.current_time() + QUIET_SECONDS
         return item
 
     async def _send(self, request: names.CommitNodesRequest, composed: Sequence[ComposedCommit]) -> None:
@@ -405,7 +447,7 @@ class RunUploader:
             is_open = bool(node.writer_count and pending.content)
             pause_seconds = PUBLISH_INTERVAL_SECONDS if is_open else QUIET_SECONDS
             pending.due_seconds = trio.current_time() + pause_seconds
-        self.wake_at(pending.due_seconds)
+        self.arm(node, pending)
 
     def _note_content(self, node: Node, manifest: Manifest) -> None:
         node.content = FileContent(
@@ -423,11 +465,20 @@ class RunUploader:
             if staged.layout.note_lost(set(error.digests)):
                 # The master lost or collected them, or never had them: made again.
                 item.pending.due_seconds = -math.inf
-                self.wake_now()
+                self.arm(item.node, item.pending)
                 return
         self._note_refused_node(item.node, item.pending, error)
 
 
 def _is_growing_slowly(node: Node) -> bool:
+    """Whether it is a log. To be asked once in each PUBLISH_INTERVAL_SECONDS.
+
+    By what was written and not by what is yet to be sent: a fast upload would make a log of a checkpoint, and
+    send its tail of each second twice.
+    """
     staged = node.staged
-    return staged is not None and staged.has_only_grown and staged.layout.changed_bytes <= PUBLISH_BYTES_MAX
+    if staged is None:
+        return False
+    grown_bytes = staged.size_bytes - staged.size_seen_bytes
+    staged.size_seen_bytes = staged.size_bytes
+    return staged.has_only_grown and max(grown_bytes, staged.layout.changed_bytes) <= PUBLISH_BYTES_MAX

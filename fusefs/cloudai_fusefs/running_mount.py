@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import trio
 
 from cloudai_fusefs.managed_tree import ManagedTree
 from cloudai_fusefs.mount_control import (
+    UNMOUNT_DRAIN_SECONDS_DEFAULT,
     CachedIf,
-    FileState,
-    FileStatus,
     MountConfig,
     MountCounters,
     MountInspection,
     MountStatus,
     RunPlace,
     RunStatus,
+    UploadCounts,
     WarmupProgress,
     WarmupReport,
 )
 from cloudai_fusefs.mount_measures import MountMeasures
 from cloudai_fusefs.namespace import Namespace, new_request_id
-from cloudai_fusefs.node import Node, Pending
+from cloudai_fusefs.pending_files import PendingFiles, is_below
 from cloudai_fusefs.retrying_master_client import RetryingMasterClient
 from cloudai_fusefs.run_tree import RunTree
 from cloudai_fusefs.tree_sync import TreeSync
@@ -62,13 +62,13 @@ class RunningMount:
         self._uploader = uploader
         self._warmup = warmup
         self._measures = measures
+        self._pending_files = PendingFiles(managed, sync, uploader)
+        self._is_ending = False
 
     def status(self, path: str = "") -> MountStatus:
         """See MountControl. Does not wait."""
-        pending = [
-            _file_status(tree, node, state) for tree, node, state in self._pending_below(path) if node.edges
-        ]
-        pending += self._unread_statuses()
+        path = path.strip("/")
+        pending = self._pending_files.statuses(path)
         return MountStatus(
             source=self._config.source,
             user=self._user,
@@ -78,17 +78,46 @@ class RunningMount:
             fetched_bytes=self._measures.fetched_bytes,
             pending=pending,
             set_aside=[str(path) for path in self._uploader.staging.list_set_aside()],
+            file=self._pending_files.state_at(path),
+            durable_count=self._pending_files.count_durable(path),
         )
 
     async def wait_durable(self, path: str = "") -> None:
         """See MountControl."""
+        path = path.strip("/")
         await self._sync.wait_recovered()
-        for error in self._sync.recovery_errors.values():
-            raise error
-        for record, failure in self._uploader.staging.recovery.failed_records:
-            raise InternalError(f"an earlier mount left what cannot be read: {failure}", path=record.path)
-        await self._uploader.make_durable([node for _, node, _ in self._pending_below(path)])
+        for label, failure in self._pending_files.unread(path):
+            if isinstance(failure, CloudAIError):
+                raise failure
+            raise InternalError(f"an earlier mount left what cannot be read: {failure}", path=label)
+        await self._uploader.make_durable(list(self._pending_files.below(path)))
         await self._uploader.wait_strays_removed()
+
+    async def upload_counts(self, path: str = "") -> UploadCounts:
+        """See MountControl."""
+        return await self._pending_files.counts(path.strip("/"), is_connected=self._client.is_connected)
+
+    @property
+    def is_ending(self) -> bool:
+        """See MountControl."""
+        return self._is_ending
+
+    async def drain(self, timeout_seconds: float | None = None) -> MountStatus:
+        """See MountControl."""
+        if timeout_seconds is None:
+            timeout_seconds = self._config.drain_seconds
+        if timeout_seconds is None:
+            timeout_seconds = UNMOUNT_DRAIN_SECONDS_DEFAULT
+        self._is_ending = True
+        with trio.move_on_after(timeout_seconds):
+            await self._sync.wait_recovered()
+            await self._uploader.drain()
+        return self.status()
+
+    def resume(self) -> None:
+        """See MountControl."""
+        self._is_ending = False
+        self._uploader.end_drain()
 
     async def create_run(self, task: str, *, name: str = "", task_id: str = "") -> RunPlace:
         """See MountControl."""
@@ -101,7 +130,7 @@ class RunningMount:
     async def list_runs(self, path: str = "") -> Sequence[RunStatus]:
         """See MountControl."""
         for user in self._managed.root.users.values():
-            if _is_below(user.name, path) or _is_below(path, user.name):
+            if is_below(user.name, path) or is_below(path, user.name):
                 await self._sync.load_user(user)
         found = [
             RunStatus(
@@ -112,7 +141,7 @@ class RunningMount:
                 exit_status=tree.exit_status if tree.is_sealed else None,
             )
             for tree in self._managed.runs.values()
-            if _is_below(tree.path, path)
+            if is_below(tree.path, path)
         ]
         if not found and path.count("/") == 2:
             raise NotFound(path=path)
@@ -176,56 +205,8 @@ class RunningMount:
         """See MountControl."""
         return await self._warmup.run(paths, note_progress, cached_if)
 
-    def _unread_statuses(self) -> list[FileStatus]:
-        """What an earlier mount left in runs whose trees are not there yet, by task id."""
-        recovery, errors = self._uploader.staging.recovery, self._sync.recovery_errors
-        waiting = [(record, errors.get(record.task_id)) for record in recovery.unread_records]
-        return [
-            FileStatus(
-                path=f"{record.user}/{record.task_id}/{record.path.decode(errors='surrogateescape')}",
-                state=FileState.STAGED if error is None else FileState.FAILED,
-                size_bytes=0,
-                uploaded_bytes=0,
-                reason="" if error is None else str(error),
-            )
-            for record, error in [*waiting, *recovery.failed_records]
-        ]
-
     def _run_at(self, path: str) -> RunTree:
         for tree in self._managed.runs.values():
             if tree.path == path.strip("/"):
                 return tree
         raise NotFound("not a run", path=path)
-
-    def _pending_below(self, path: str) -> Iterator[tuple[RunTree, Node, Pending]]:
-        path = path.strip("/")
-        for tree in self._uploader.trees:
-            if not _is_below(tree.path, path) and not _is_below(path, tree.path):
-                continue
-            for node, state in list(tree.pending.items()):
-                if _is_below(tree.label_of(node), path):
-                    yield tree, node, state
-
-
-def _is_below(path: str, ancestor: str) -> bool:
-    """Whether the path is the ancestor or something in it; "" holds everything."""
-    return not ancestor or path == ancestor or path.startswith(ancestor + "/")
-
-
-def _file_status(tree: RunTree, node: Node, pending: Pending) -> FileStatus:
-    staged = node.staged
-    size_bytes = node.size_bytes if pending.content else 0
-    uploaded_bytes = size_bytes - staged.layout.changed_bytes if staged is not None else 0
-    if pending.failure is not None:
-        state = FileState.FAILED
-    elif pending.uploading or pending.is_urgent or uploaded_bytes > 0:
-        state = FileState.UPLOADING
-    else:
-        state = FileState.STAGED
-    return FileStatus(
-        path=tree.label_of(node),
-        state=state,
-        size_bytes=size_bytes,
-        uploaded_bytes=max(0, uploaded_bytes) if pending.content else 0,
-        reason=str(pending.failure) if pending.failure is not None else "",
-    )

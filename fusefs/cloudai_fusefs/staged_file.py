@@ -30,6 +30,9 @@ from cloudai_model.limits import KIB
 # 15 us for 64 KiB) than the way to another thread and back (about 100 us).
 _INLINE_WRITE_BYTES_MAX: Final = 64 * KIB
 
+_STAT_BLOCK_BYTES: Final = 512
+"""Of stat(2), whatever the file system's own."""
+
 _EXTENT_RECORD: Final = struct.Struct("<cQQ")
 _WRITTEN: Final = b"W"
 _TRUNCATED: Final = b"T"
@@ -46,7 +49,14 @@ def mark_of(path: Path) -> Path:
 class StagedFile:
     """One file being written. Used from the mount's loop only."""
 
-    def __init__(self, path: Path, base: Manifest, base_generation: int, read_base: ReadBase) -> None:
+    def __init__(
+        self,
+        path: Path,
+        base: Manifest,
+        base_generation: int,
+        read_base: ReadBase,
+        close_removed: Callable[[int], None] = os.close,
+    ) -> None:
         """Opens what is staged at the path, or starts with nothing; an extent log found there is replayed.
 
         Raises OSError when the state disk refuses. An extent record that a crash cut short is dropped: its
@@ -54,6 +64,10 @@ class StagedFile:
         """
         self._path = path
         self._read_base = read_base
+        self._close_descriptor: Callable[[int], None] = os.close
+        self._close_removed = (
+            close_removed  # the last close of a removed file frees its blocks, which takes time
+        )
         self._users = 0
         self._can_read_cached = True
         self._dropped = False
@@ -64,6 +78,7 @@ class StagedFile:
         self._local: RangeSet | None = RangeSet() if base.chunks else None  # None: everything is
         self.layout = Layout(base)
         self.has_only_grown = True  # since it was last published, and from its end
+        self.size_seen_bytes = 0  # when it was last thought of publishing it
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._extents_fd = -1
         self._extent_count = 0
@@ -79,6 +94,11 @@ class StagedFile:
     @property
     def size_bytes(self) -> int:
         return self.layout.size_bytes
+
+    @property
+    def used_bytes(self) -> int:
+        """What it takes of its disk: holes take nothing."""
+        return os.fstat(self._fd).st_blocks * _STAT_BLOCK_BYTES
 
     @property
     def base(self) -> Manifest:
@@ -162,6 +182,7 @@ class StagedFile:
         if self._dropped:
             return
         self._dropped = True
+        self._close_descriptor = self._close_removed
         if leave_mark:
             self._path.rename(mark_of(self._path))
             os.ftruncate(self._fd, 0)
@@ -195,7 +216,7 @@ class StagedFile:
     def _close(self) -> None:
         for descriptor in (self._fd, self._extents_fd):
             if descriptor >= 0:
-                os.close(descriptor)
+                self._close_descriptor(descriptor)
         self._fd = self._extents_fd = -1
 
     def _pwrite(self, offset_bytes: int, data: bytes) -> None:

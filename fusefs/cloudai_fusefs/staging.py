@@ -19,8 +19,9 @@ from typing import Final
 import trio
 
 from cloudai_fusefs.chunk_reader import ChunkReader
+from cloudai_fusefs.descriptor_closer import DescriptorCloser
 from cloudai_fusefs.file_content import FileContent
-from cloudai_fusefs.journal import DiskState, JournalRecord, StrayRecord
+from cloudai_fusefs.journal import DiskState, Journal, JournalRecord, StrayRecord
 from cloudai_fusefs.journal_rescue import (
     FILES_NAME,
     directories_set_aside,
@@ -32,6 +33,7 @@ from cloudai_fusefs.node import Node, Pending
 from cloudai_fusefs.recovery import Recovery
 from cloudai_fusefs.run_tree import RunTree
 from cloudai_fusefs.staged_file import StagedFile, mark_of
+from cloudai_fusefs.staging_space import StagingSpace
 from cloudai_fusefs.wire_manifests import manifest_to_wire
 from cloudai_model.chunks import Manifest
 
@@ -50,7 +52,9 @@ _BOOT_ID_PATH: Final = Path("/proc/sys/kernel/random/boot_id")
 class Staging:
     """The state directory's content: `journal.sqlite` and `staged/<task id>/<node id>`."""
 
-    def __init__(self, directory: Path, reader: ChunkReader, on_change: Callable[[Node], None]) -> None:
+    def __init__(
+        self, directory: Path, reader: ChunkReader, on_change: Callable[[Node], None], *, bytes_max: int = 0
+    ) -> None:
         """Opens the journal; `on_change` is called with each node that has something new to upload, or
         nothing any more.
 
@@ -62,6 +66,10 @@ class Staging:
         self._reader = reader
         self._on_change = on_change
         self._journal = open_journal(directory)
+        self._journal = Journal(directory / "journal.sqlite")
+        self._closer = DescriptorCloser()
+        self.space = StagingSpace(self._files_directory, bytes_max)
+        self.failed_records: list[tuple[JournalRecord, Exception]] = []
         self._stale_rows: set[int] = set()
         marks = self._files_directory.glob(f"*/{mark_of(Path('*'))}")
         acknowledged = {int(path.name.partition(".")[0]) for path in marks}
@@ -302,6 +310,7 @@ class Staging:
             except OSError as error:
                 # A leftover without a row is removed by the next mount.
                 logger.warning("a staged file cannot be removed: %s", error)
+            self.space.note_dropped(node.staged)
             node.staged = None
             if node.is_attached:
                 # Somebody else may have committed while the file was open here.
@@ -310,6 +319,7 @@ class Staging:
     def close(self) -> None:
         """Closes the journal; every row and staged file stays for the next mount."""
         self._journal.close()
+        self._closer.stop()
 
     async def tidy(self) -> None:
         """Puts on the disk what has waited for long, removes rows that a full disk kept, and moves the
@@ -392,7 +402,9 @@ class Staging:
         async def read_base(offset_bytes: int, length_bytes: int) -> bytes | memoryview:
             return await self._reader.read(content, offset_bytes, length_bytes)
 
-        return StagedFile(path, base, base_generation, read_base)
+        staged = StagedFile(path, base, base_generation, read_base, self._closer.close)
+        self.space.note_written(staged)
+        return staged
 
     def _record(self, node: Node, pending: Pending) -> None:
         self._put_row(node, pending, pending.disk_state)

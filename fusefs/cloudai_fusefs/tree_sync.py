@@ -8,6 +8,7 @@ the kernel is given short timeouts.
 from __future__ import annotations
 
 import logging
+import math
 import random
 from collections.abc import Callable, Iterable
 from typing import Final
@@ -36,6 +37,9 @@ UNWATCHED_SECONDS_MAX: Final = 1.0
 
 WATCH_PATIENCE_SECONDS: Final = 0.2
 """The first answer of a watch takes one round trip."""
+
+RECOVERED_AT_ONCE: Final = 50
+"""Changes of an earlier mount, at about 0.1 ms each, between two chances for others to run."""
 
 LISTING_ATTEMPTS_MAX: Final = 10
 """Of a tree of more than one page whose directories are moved meanwhile."""
@@ -102,15 +106,16 @@ class TreeSync:
         """Whether the tree is known and kept so; one without a watch is for a second."""
         if not tree.is_loaded or tree.is_kept:
             return tree.is_loaded
-        return trio.current_time() < self._listed_at_seconds[tree.task_id] + UNWATCHED_SECONDS_MAX
+        listed_at_seconds = self._listed_at_seconds.get(tree.task_id, -math.inf)  # never: it is being loaded
+        return trio.current_time() < listed_at_seconds + UNWATCHED_SECONDS_MAX
 
     async def _load_run(self, tree: RunTree) -> None:
         if tree.is_sealed and await self._load_sealed(tree):
             tree.is_kept = True
             return
         is_final = await self._list_run(tree)
+        await self._recover(tree)
         self._listed_at_seconds[tree.task_id] = trio.current_time()
-        self._staging.recovery.recover(tree)
         tree.is_kept = True
         if not is_final:
             if len(self._run_watches) >= RUN_WATCHES_MAX:
@@ -185,8 +190,13 @@ class TreeSync:
         if pages is None:
             return False
         self._tell_kernel(tree.apply_tree(pages))
-        self._staging.recovery.recover(tree)
+        await self._recover(tree)
         return True
+
+    async def _recover(self, tree: RunTree) -> None:
+        """What an earlier mount left in the run is laid over it. Whoever looks into it waits in `load_run`."""
+        while self._staging.recovery.recover(tree, RECOVERED_AT_ONCE):
+            await trio.lowlevel.checkpoint()
 
     async def _list_run(self, tree: RunTree) -> bool:
         """True: the run was sealed before it was listed, so that nothing can follow."""

@@ -7,12 +7,13 @@ needs durability waits in `make_durable`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import trio
 
 from cloudai_fusefs.background import keep_running
 from cloudai_fusefs.chunk_reader import ChunkReader
-from cloudai_fusefs.chunk_sender import ChunkSender
+from cloudai_fusefs.chunk_sender import ChunkSender, Rank
 from cloudai_fusefs.commit_composer import unplaced_line
 from cloudai_fusefs.master_client import MasterClient
 from cloudai_fusefs.node import Node, Pending
@@ -28,9 +29,10 @@ class Uploader:
         self._nursery = nursery
         self._runs: dict[RunTree, RunUploader] = {}
         self._progress = trio.Event()
+        self._is_draining = False
         self.client = client
         self.reader = reader
-        self.sender = ChunkSender(client, reader)
+        self.sender = ChunkSender(client, reader, nursery)
         self.staging: (
             Staging  # set once by the composition root: it tells this one of changes, which tells it
         )
@@ -61,18 +63,18 @@ class Uploader:
             elif pending.due_seconds == UNARMED_SECONDS:
                 # Armed once: a log that never rests is published all the same.
                 pending.due_seconds = now_seconds + PUBLISH_INTERVAL_SECONDS
-        self._run_uploader(node.tree).wake_at(pending.due_seconds)
+        self._run_uploader(node.tree).arm(node, pending)
 
     def note_full_chunk(self, node: Node) -> None:
         """A writer has gone past the end of a chunk: it can leave now."""
-        self._run_uploader(node.tree).wake_now()
+        self._run_uploader(node.tree).note_full_chunk(node)
 
     def note_opened(self, node: Node) -> None:
         """A writer has it. What is yet to be published waits for its first second, or its end."""
         pending = node.pending
         if pending is not None and pending.content and not pending.is_urgent:
             pending.due_seconds = trio.current_time() + PUBLISH_INTERVAL_SECONDS
-            self._run_uploader(node.tree).wake_at(pending.due_seconds)
+            self._run_uploader(node.tree).arm(node, pending)
 
     def note_closed(self, node: Node) -> None:
         """The last writer is gone: the file is finished for now."""
@@ -89,26 +91,67 @@ class Uploader:
         pending.publication = None
         if not pending.is_urgent:
             pending.due_seconds = trio.current_time() + QUIET_SECONDS
-        self._run_uploader(node.tree).wake_at(pending.due_seconds)
+        self._run_uploader(node.tree).arm(node, pending)
 
     async def make_durable(self, nodes: Iterable[Node]) -> None:
         """Returns when all that is pending of the nodes and of their directories now is acknowledged.
 
         Raises the refusal of the first that was refused. No bound of its own. Cancelled: the uploads go on.
         """
-        targets: list[tuple[Node, Pending, int]] = []
+        for target in self._want_now(nodes):
+            while target.is_waited_for:
+                if target.pending.failure is not None:
+                    raise target.pending.failure
+                await self._progress.wait()
+
+    async def drain(self) -> None:
+        """Returns when all that is pending now is acknowledged or refused; complete files, the newest first,
+        go before those that are still open for writing.
+
+        Cancelled: the uploads go on, in this order until `end_drain`.
+        """
+        self._is_draining = True
+        self.sender.reorder()
+        nodes = [node for tree in self._runs for node in tree.pending]
+        self.put_in_order(nodes)  # so that a run that looks at a part of them looks at the newest
+        for target in self._want_now(nodes):
+            while target.is_waited_for and target.pending.failure is None:
+                await self._progress.wait()
+
+    def end_drain(self) -> None:
+        """Uploads go on in their usual order."""
+        self._is_draining = False
+        self.sender.reorder()
+
+    def rank_of(self, node: Node) -> Rank:
+        """Whose chunks go first: what somebody waits for, while draining by what it would be worth alone."""
+        if self._is_draining:
+            return (1 if node.writer_count else 0, -node.ctime_ns)
+        return (0 if node.pending is not None and node.pending.is_urgent else 1, 0)
+
+    def put_in_order(self, nodes: list[Node]) -> None:
+        """Sorts what is to be committed; in ordinary operation it goes as it became due."""
+        if self._is_draining:
+            nodes.sort(key=self.rank_of)
+
+    def _want_now(self, nodes: Iterable[Node]) -> list[_Target]:
+        targets = []
         for node in nodes:
             for member in unplaced_line(node):
                 pending = member.pending
                 if pending is not None:
                     pending.want_now()
-                    targets.append((member, pending, pending.change_count))
-                    self._run_uploader(member.tree).wake_now()
-        for node, pending, change_count in targets:
-            while node.pending is pending and pending.acknowledged_count < change_count:
-                if pending.failure is not None:
-                    raise pending.failure
-                await self._progress.wait()
+                    targets.append(_Target(member, pending, pending.change_count))
+                    self._run_uploader(member.tree).arm(member, pending)
+        return targets
+
+    def can_make_room(self) -> bool:
+        """Whether a staged file goes away once what is under way has arrived: one that nobody writes to."""
+        return any(
+            pending.content and not node.writer_count and pending.failure is None
+            for tree in self._runs
+            for node, pending in tree.pending.items()
+        )
 
     async def wait_strays_removed(self) -> None:
         """Returns when the master has no name any more of what was removed here. No bound of its own."""
@@ -123,6 +166,18 @@ class Uploader:
     def _run_uploader(self, tree: RunTree) -> RunUploader:
         run = self._runs.get(tree)
         if run is None:
-            run = self._runs[tree] = RunUploader(self, tree, self._nursery)
+            run = self._runs[tree] = RunUploader(self, tree)
             self._nursery.start_soon(keep_running, f"the upload of {tree.path}", run.run)
         return run
+
+
+class _Target(NamedTuple):
+    """A node's changes up to a count, which somebody waits for."""
+
+    node: Node
+    pending: Pending
+    change_count: int
+
+    @property
+    def is_waited_for(self) -> bool:
+        return self.node.pending is self.pending and self.pending.acknowledged_count < self.change_count

@@ -29,6 +29,7 @@ from cloudai_fusefs.mount_control import (
     RunPlace,
     RunStatus,
     UncachedFile,
+    UploadCounts,
     WarmupProgress,
     WarmupReport,
 )
@@ -60,6 +61,8 @@ class ScriptedControl:
         self.durable = trio.Event()
         self.waiting = trio.Event()
         self.cancelled = trio.Event()
+        self.counted_paths: list[str] = []
+        self.is_ending = False
 
     def status(self, path: str = "") -> MountStatus:
         if path == "fault":
@@ -75,6 +78,18 @@ class ScriptedControl:
         except trio.Cancelled:
             self.cancelled.set()
             raise
+
+    async def upload_counts(self, path: str = "") -> UploadCounts:
+        self.counted_paths.append(path)
+        return UploadCounts(connected=True, pending_count=2, pending_bytes=30, uploaded_bytes=4)
+
+    async def drain(self, timeout_seconds: float | None = None) -> MountStatus:
+        self.is_ending = True
+        await self.durable.wait()
+        return STATUS
+
+    def resume(self) -> None:
+        self.is_ending = False
 
     async def create_run(self, task: str, *, name: str = "", task_id: str = "") -> RunPlace:
         if name:
@@ -189,6 +204,38 @@ async def test_warmup_tells_how_far_it_is_until_it_is_answered(peer: Peer, contr
             answers[line["id"]] = line["result"]
     assert answers[7]["fetched_bytes"] == 6
     assert answers[7]["failed"] == [{"path": ODD_PATH, "reason": "damaged"}]
+
+
+async def test_wait_costs_the_mount_nothing_while_nobody_watches(
+    peer: Peer, control: ScriptedControl
+) -> None:
+    await peer.send({"id": 1, "method": "wait_durable", "params": {"path": ""}})
+    await control.waiting.wait()
+    await peer.send({"id": 2, "method": "inspect"})
+    assert (await peer.receive())["id"] == 2
+    control.durable.set()
+    assert await peer.receive() == {"id": 1, "result": None}
+    assert control.counted_paths == []
+
+
+async def test_wait_tells_who_watches_how_far_it_is(peer: Peer, control: ScriptedControl) -> None:
+    await peer.send({"id": 1, "method": "wait_durable", "params": {"path": "a", "progress": True}})
+    line = await peer.receive()
+    assert (line["id"], line["progress"]["pending_bytes"], line["progress"]["uploaded_bytes"]) == (1, 30, 4)
+    control.durable.set()
+    while "progress" in line:
+        line = await peer.receive()
+    assert line == {"id": 1, "result": None}
+    assert set(control.counted_paths) == {"a"}
+
+
+async def test_drain_answers_with_what_is_left(peer: Peer, control: ScriptedControl) -> None:
+    control.durable.set()
+    answer = await peer.ask("drain", timeout_seconds=0.5)
+    assert [file["path"] for file in answer["result"]["pending"]] == [ODD_PATH, "a"]
+    assert control.is_ending
+    await peer.ask("resume")
+    assert not control.is_ending
 
 
 async def test_peer_that_leaves_a_warmup_ends_it(peer: Peer, control: ScriptedControl) -> None:

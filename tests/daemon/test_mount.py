@@ -17,7 +17,7 @@ from cloudai_daemon.mount_lookup import list_mounts
 from cloudai_daemon.mount_table import find_mounted, is_dead
 from cloudai_daemon.mounting import prepare_mount_point, resolve_config, resolve_mount_point, start_mount
 from support.fake_mount import FAKE_MOUNT_PROCESS, FakeMount, RunCloudai, make_config
-from support.mount_process import wait_until
+from support.mount_process import PROGRAM, wait_until
 
 TOKEN = "token-of-user-123"
 
@@ -174,15 +174,24 @@ def test_failed_upload_at_sigterm_is_named_in_the_log(fake_mount: FakeMount) -> 
     assert "staged: 'model.safetensors', 0 of 10 bytes sent" in log
 
 
-def test_umount_waits_for_uploads(cloudai: RunCloudai, fake_mount: FakeMount) -> None:
+def test_umount_waits_for_uploads(fake_mount: FakeMount) -> None:
+    (fake_mount.mount_point / "file").write_bytes(b"x" * 2048)
+    fake_mount.hold_uploads()
+    with subprocess.Popen([PROGRAM, "umount", fake_mount.mount_point]) as umount:
+        wait_until(fake_mount.is_drained, "the drain")
+        assert find_mounted(fake_mount.mount_point) is not None
+        fake_mount.release_uploads()
+    assert umount.returncode == 0
+    assert find_mounted(fake_mount.mount_point) is None
+    assert not fake_mount.entry.process.is_alive
+
+
+def test_umount_waits_no_longer_than_it_is_told(cloudai: RunCloudai, fake_mount: FakeMount) -> None:
     (fake_mount.mount_point / "file").write_bytes(b"x" * 2048)
     fake_mount.hold_uploads()
     done = cloudai("umount", fake_mount.mount_point, "--timeout", "0.3")
     assert done.returncode == 75
     assert "1 file not durable yet, 2.0 KiB to send; the master does not answer" in done.stderr
-    assert find_mounted(fake_mount.mount_point) is not None
-    fake_mount.release_uploads()
-    assert cloudai("umount", fake_mount.mount_point).returncode == 0
     assert find_mounted(fake_mount.mount_point) is None
     assert not fake_mount.entry.process.is_alive
 

@@ -712,7 +712,7 @@ async def test_disk_that_hangs_is_left_alone_for_a_while_and_holds_no_reader(
         answers.wait(60)
         return None
 
-    monkeypatch.setattr(patient_disk, "PATIENCE_SECONDS", 0.01)
+    monkeypatch.setattr(patient_disk, "PATIENCE_SECONDS", 0.2)
     monkeypatch.setattr(ChunkFiles, "read_chunk", hang)
     cache = make_cache(tmp_path, nursery)
     digest, data = chunk_of(1)

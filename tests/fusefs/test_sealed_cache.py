@@ -34,7 +34,7 @@ def cache(tmp_path: Path) -> SealedCache:
 
 
 def only_file(directory: Path) -> Path:
-    (path,) = [path for path in directory.rglob("*") if path.is_file()]
+    (path,) = [path for path in (directory / "sealed").rglob("*") if path.is_file()]
     return path
 
 
@@ -149,7 +149,7 @@ async def test_forgotten_run_leaves_nothing(cache: SealedCache, tmp_path: Path) 
     await cache.store_manifest("run-1", 5 << 40, 1, MANIFEST)
     await cache.forget_run("run-1")
     await cache.forget_run("run-1")
-    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+    assert [path for path in (tmp_path / "sealed").rglob("*") if path.is_file()] == []
 
 
 @pytest.mark.parametrize("task_id", ["", "..", "a/b", "../../elsewhere"])

@@ -11,7 +11,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from cloudai_fusefs.mount_control import FileState
 from cloudai_fusefs.run_uploader import PUBLISH_INTERVAL_SECONDS, QUIET_SECONDS, REFUSED_RETRY_SECONDS
 from cloudai_model.errors import MasterUnavailable, NoSpace, RunSealed
-from cloudai_model.limits import CHUNK_BYTES_MAX, KIB
+from cloudai_model.limits import CHUNK_BYTES_MAX, KIB, MIB
 from cloudai_proto.storage.v1 import types_pb2 as types
 from fakes.fake_master import FakeMaster, FakeMasterClient
 from support.file_system_harness import FileSystemHarness
@@ -32,6 +32,12 @@ async def begin_first_commit(file_system: FileSystemHarness, master: FakeMaster,
     await file_system.write_file(path, b"1")
     await trio.sleep(QUIET_SECONDS * 2)
     assert master.call_count["commit_nodes"] == 1
+
+
+async def write_at_once(file_system: FileSystemHarness, handle: int) -> None:
+    """More than travels inside a commit, in writes that need no thread: no time passes."""
+    for number in range(3):
+        await file_system.write(handle, number * 32 * KIB, os.urandom(32 * KIB))
 
 
 def answer_at_once(master: FakeMaster) -> None:
@@ -520,6 +526,206 @@ async def test_one_changed_chunk_of_a_published_file_is_sent_alone(
     assert content[CHUNK_BYTES_MAX + 6 : CHUNK_BYTES_MAX + 15] == b"bchangedb"
     assert len(content) == 2 * CHUNK_BYTES_MAX + len(LARGE)
     assert master.call_count["put_chunk"] == 1
+
+
+async def test_drain_sends_complete_files_newest_first_and_then_what_is_still_being_written(
+    clock: MockClock,
+    file_system: FileSystemHarness,
+    master: FakeMaster,
+    client: FakeMasterClient,
+    run: types.Run,
+) -> None:
+    """U2. While a mount ends, complete files are sent before those that are still being written, and the newest of them
+    first.
+    """
+    await file_system.namespace.load(file_system.tree.root)
+    log = await file_system.create(b"train.log")
+    await write_at_once(file_system, log)
+    for number in range(3):
+        await file_system.write_file(b"small-%d" % number, b"%d" % number)
+        large = await file_system.create(b"large-%d" % number)
+        await write_at_once(file_system, large)
+        file_system.close_handle(large)
+
+    left = await file_system.control.drain(60.0)
+
+    assert left.pending == []
+    tree = await tree_of(client, run)
+    by_revision = sorted((path for path in tree if path), key=lambda path: tree[path].revision)
+    small = [path for path in by_revision if path.startswith(b"small")]
+    large_ones = [path for path in by_revision if path.startswith(b"large")]
+    assert small == [b"small-2", b"small-1", b"small-0"]
+    assert large_ones == [b"large-2", b"large-1", b"large-0"]
+    assert by_revision[-1] == b"train.log"
+    file_system.close_handle(log)
+
+
+async def test_drain_goes_on_past_a_file_that_needs_a_person(
+    clock: MockClock, file_system: FileSystemHarness, client: FakeMasterClient, run: types.Run
+) -> None:
+    await file_system.namespace.load(file_system.tree.root)
+    await file_system.write_file(b"late", b"1")
+    await seal(client, run)
+    began_seconds = trio.current_time()
+
+    left = await file_system.control.drain(60.0)
+
+    (late,) = [file for file in left.pending if file.path.endswith("/late")]
+    assert late.state == FileState.FAILED
+    assert trio.current_time() - began_seconds < 10  # it does not wait for what patience alone will not do
+
+
+async def test_revoked_token_is_a_failure_with_its_reason_and_one_line_in_the_log(
+    clock: MockClock,
+    file_system: FileSystemHarness,
+    client: FakeMasterClient,
+    run: types.Run,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    await file_system.namespace.load(file_system.tree.root)
+    client.is_revoked = True
+    await file_system.write_file(b"f", b"kept")
+    for _ in range(3):
+        left = await file_system.control.drain(60.0)
+        await trio.sleep(REFUSED_RETRY_SECONDS)
+
+    (file,) = [file for file in left.pending if file.path.endswith("/f")]
+    assert file.state == FileState.FAILED
+    assert "not authenticated" in file.reason
+    assert len([record for record in caplog.records if "refused" in record.message]) == 1
+    client.is_revoked = False
+    await trio.sleep(REFUSED_RETRY_SECONDS)
+    assert await published(client, run) == {b"f": b"kept"}
+
+
+async def test_status_of_a_file_says_staged_uploading_and_durable(
+    clock: MockClock, file_system: FileSystemHarness, master: FakeMaster
+) -> None:
+    """U4. `cloudai status` of a file says whether it is staged, uploading, durable or failed, and why; what failed
+    stays staged.
+    """
+    path = f"{file_system.tree.path}/f"
+
+    def state() -> tuple[str, int, int]:
+        file = file_system.control.status(path).file
+        assert file is not None
+        return str(file.state), file.uploaded_bytes, file.size_bytes
+
+    await file_system.namespace.load(file_system.tree.root)
+    handle = await file_system.create(b"f")
+    assert state() == ("staged", 0, 0)
+    await file_system.write(handle, 0, b"1" * CHUNK_BYTES_MAX + LARGE)
+    while file_system.control.status(path).pending[0].uploaded_bytes == 0:
+        await trio.lowlevel.checkpoint()
+    assert state() == ("uploading", CHUNK_BYTES_MAX, CHUNK_BYTES_MAX + len(LARGE))
+    file_system.close_handle(handle)
+    await file_system.make_all_durable()
+    assert state() == ("durable", CHUNK_BYTES_MAX + len(LARGE), CHUNK_BYTES_MAX + len(LARGE))
+    directory = file_system.control.status(file_system.tree.path)
+    assert (directory.file, directory.durable_count, directory.pending) == (None, 1, [])
+
+
+async def test_drain_ends_with_its_time_and_says_what_is_left(
+    clock: MockClock, file_system: FileSystemHarness, master: FakeMaster
+) -> None:
+    await file_system.namespace.load(file_system.tree.root)
+    master.go_away()
+    await file_system.write_file(b"f", LARGE)
+    began_seconds = trio.current_time()
+
+    left = await file_system.control.drain(30.0)
+
+    assert trio.current_time() - began_seconds == pytest.approx(30.0)
+    (file,) = [file for file in left.pending if file.path.endswith("/f")]
+    assert (file.size_bytes, file.uploaded_bytes) == (len(LARGE), 0)
+
+
+async def test_log_is_published_within_its_second_while_a_backlog_goes_up(
+    clock: MockClock,
+    file_system: FileSystemHarness,
+    master: FakeMaster,
+    client: FakeMasterClient,
+    run: types.Run,
+) -> None:
+    handle = await file_system.create(b"big.bin")
+    await file_system.write(handle, 0, os.urandom(24 * CHUNK_BYTES_MAX))
+    file_system.close_handle(handle)
+    master.latency_seconds = 0.5  # 24 chunks take 3 s and more
+    log = await file_system.create(b"train.log")
+    await file_system.write(log, 0, LARGE)
+
+    await trio.sleep(PUBLISH_INTERVAL_SECONDS + 4 * master.latency_seconds)
+
+    master.latency_seconds = 0.0
+    tree = await tree_of(client, run)
+    assert tree[b"train.log"].size_bytes == len(LARGE)
+    assert b"big.bin" not in tree
+    file_system.close_handle(log)
+
+
+async def test_fewer_chunks_are_sent_at_once_where_they_did_not_arrive(
+    clock: MockClock,
+    file_system: FileSystemHarness,
+    master: FakeMaster,
+    client: FakeMasterClient,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    in_flight: set[object] = set()
+    lost: set[object] = set()
+
+    async def put_chunk(task_id: str, digest: bytes, data: bytes | memoryview) -> None:
+        sent = object()
+        in_flight.add(sent)
+        if len(in_flight) > 1:
+            lost.update(in_flight)  # the line carries one within its deadline, and not two
+        try:
+            await trio.sleep(5.0)
+        finally:
+            in_flight.discard(sent)
+        if sent in lost:
+            raise MasterUnavailable("the deadline is over")
+        await put(task_id, digest, data)
+
+    put = client.put_chunk
+    monkeypatch.setattr(client, "put_chunk", put_chunk)
+    await file_system.write_file(b"model", os.urandom(6 * CHUNK_BYTES_MAX))
+
+    with trio.fail_after(600):
+        await file_system.make_all_durable()
+
+    assert lost
+    assert master.call_count["put_chunk"] == 6
+
+
+async def test_fast_writer_is_not_taken_for_a_log_because_its_upload_keeps_up(
+    clock: MockClock, file_system: FileSystemHarness, master: FakeMaster
+) -> None:
+    handle = await file_system.create(b"checkpoint")
+    for _ in range(6):
+        await file_system.append(handle, os.urandom(9 * MIB))
+        await trio.sleep(PUBLISH_INTERVAL_SECONDS)
+    file_system.close_handle(handle)
+
+    await file_system.make_all_durable()
+
+    assert master.call_count["put_chunk"] == 14  # 54 MiB, nothing of it twice
+
+
+async def test_unchanged_chunks_of_a_checkpoint_are_asked_for_in_few_calls(
+    clock: MockClock, file_system: FileSystemHarness, master: FakeMaster
+) -> None:
+    chunks = [bytes([number]) * CHUNK_BYTES_MAX for number in range(40)]
+    await file_system.write_file(b"epoch-1", b"".join(chunks))
+    await file_system.make_all_durable()
+    for number in (3, 13, 23, 33):
+        chunks[number] = os.urandom(CHUNK_BYTES_MAX)
+    before = master.call_count.copy()
+
+    await file_system.write_file(b"epoch-2", b"".join(chunks))
+    await file_system.make_all_durable()
+
+    assert master.call_count["put_chunk"] - before["put_chunk"] == 4
+    assert master.call_count["find_missing_chunks"] - before["find_missing_chunks"] <= 12
 
 
 async def test_emptied_file_is_published_empty(

@@ -34,6 +34,10 @@ class FakeMount:
     def release_uploads(self) -> None:
         (self.entry.state_dir / "hold-uploads").unlink()
 
+    def is_drained(self) -> bool:
+        """Whether somebody waits for the end of its uploads in order to unmount it."""
+        return (self.entry.state_dir / "drain-begun").exists()
+
     def fail_uploads(self, sentence: str) -> None:
         (self.entry.state_dir / "fail-uploads").write_text(sentence)
 

@@ -8,9 +8,11 @@ A source whose host is `127.0.0.9` is a master that is not there.
 from __future__ import annotations
 
 import importlib.metadata
+import math
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import trio
@@ -29,6 +31,7 @@ from cloudai_fusefs.mount_control import (
     RunPlace,
     RunStatus,
     UncachedFile,
+    UploadCounts,
     WarmupProgress,
     WarmupReport,
 )
@@ -45,6 +48,7 @@ class TmpfsControl:
 
     def __init__(self, config: MountConfig) -> None:
         self._config = config
+        self.is_ending = False
         self._sealed = config.state_dir / "sealed"
 
     def status(self, path: str = "") -> MountStatus:
@@ -67,6 +71,23 @@ class TmpfsControl:
             if failure.exists():
                 raise CloudAIError(failure.read_text())
             await trio.sleep(POLL_SECONDS)
+
+    async def upload_counts(self, path: str = "") -> UploadCounts:
+        status = self.status(path)
+        return UploadCounts(
+            connected=status.connected, pending_count=len(status.pending), pending_bytes=status.staged_bytes
+        )
+
+    async def drain(self, timeout_seconds: float | None = None) -> MountStatus:
+        self.is_ending = True
+        (self._config.state_dir / "drain-begun").touch()
+        with trio.move_on_after(math.inf if timeout_seconds is None else timeout_seconds):
+            with suppress(CloudAIError):
+                await self.wait_durable()
+        return self.status()
+
+    def resume(self) -> None:
+        self.is_ending = False
 
     async def create_run(self, task: str, *, name: str = "", task_id: str = "") -> RunPlace:
         name = name or "2026-11-20_15-04-05"
@@ -158,7 +179,11 @@ class TmpfsControl:
         )
 
 
-async def serve_tmpfs(config: MountConfig, on_ready: Callable[[MountControl], None]) -> None:
+async def serve_tmpfs(
+    config: MountConfig,
+    on_ready: Callable[[MountControl], None],
+    on_unmounted: Callable[[], Awaitable[None]],
+) -> None:
     """Stands in for cloudai_fusefs.mount.serve_mount."""
     if config.source.startswith("127.0.0.9:"):
         raise MasterUnavailable(source=config.source)
@@ -168,6 +193,7 @@ async def serve_tmpfs(config: MountConfig, on_ready: Callable[[MountControl], No
         on_ready(TmpfsControl(config))
         while find_mounted(config.mount_point) is not None:
             await trio.sleep(POLL_SECONDS)
+        await on_unmounted()
     finally:
         if find_mounted(config.mount_point) is not None:
             subprocess.run(["umount", "--lazy", target], check=True)

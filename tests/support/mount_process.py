@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -94,10 +95,9 @@ class MountProcess:
     def kill(self) -> None:
         """kill -9 of the mount daemon, and the dead mount taken away."""
         if self.pid:
-            os.kill(self.pid, signal.SIGKILL)
-            wait_until(
-                lambda: not Path(f"/proc/{self.pid}").exists() or self._is_zombie(), "the daemon's end"
-            )
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
+            wait_until(self.has_ended, "the daemon's end")
             self.pid = 0
         subprocess.run(["umount", "-l", str(self.mount_point)], capture_output=True, check=False)
 
@@ -110,10 +110,11 @@ class MountProcess:
         path = self.state_dir / "daemon.log"
         return path.read_text() if path.exists() else ""
 
-    def _is_zombie(self) -> bool:
+    def has_ended(self) -> bool:
+        """Whether the daemon is no more, whoever has yet to hear of it."""
         try:
             return Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
-        except FileNotFoundError:
+        except (FileNotFoundError, ProcessLookupError):
             return True
 
 

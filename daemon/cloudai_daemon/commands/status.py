@@ -10,11 +10,11 @@ import click
 
 from cloudai_daemon.commands.parameters import PATH, json_option, print_json, printable
 from cloudai_daemon.control_client import ControlClient, DaemonUnreachable
-from cloudai_daemon.control_protocol import RemoteError, StatusReport
+from cloudai_daemon.control_protocol import PendingFile, RemoteError, StatusReport
 from cloudai_daemon.exit_codes import CommandFailed, ExitCode
 from cloudai_daemon.mount_lookup import MountedPath, list_mounts, locate
 from cloudai_daemon.quantities import count_files, format_bytes
-from cloudai_fusefs.mount_control import MountCounters
+from cloudai_fusefs.mount_control import FileState, MountCounters
 
 # A screenful; --json has up to a thousand.
 _NAMES_SHOWN_MAX = 20
@@ -110,17 +110,32 @@ def _describe_looks(hits: int, misses: int) -> str:
 
 
 def _print_pending(report: StatusReport) -> None:
+    if report.file is not None:
+        click.echo(f"  {_describe_file(report.file)}")
+        return
+    durable = f", {count_files(report.durable_count)} durable" if report.durable_count else ""
     if not report.pending_count:
-        click.echo("  everything is durable")
+        click.echo(f"  everything is durable{durable.replace(' durable', '')}")
         return
     left_bytes = report.pending_bytes - report.uploaded_bytes
     failed = f", {report.failed_count} failed" if report.failed_count else ""
     files = count_files(report.pending_count)
-    click.echo(f"  {files} not durable yet, {format_bytes(left_bytes)} to send{failed}")
+    click.echo(f"  {files} not durable yet, {format_bytes(left_bytes)} to send{failed}{durable}")
+    print_pending_files(report)
+
+
+def print_pending_files(report: StatusReport) -> None:
+    """A line for each of the first."""
     for file in report.pending[:_NAMES_SHOWN_MAX]:
-        sizes = f"{format_bytes(file.uploaded_bytes)} of {format_bytes(file.size_bytes)}"
-        reason = f"  {file.reason}" if file.reason else ""
-        click.echo(f"  {file.state:<9}  {sizes:>22}  {printable(file.path)}{reason}")
+        click.echo(f"  {_describe_file(file)}")
     more_count = report.pending_count - _NAMES_SHOWN_MAX
     if more_count > 0:
         click.echo(f"  and {more_count} more")
+
+
+def _describe_file(file: PendingFile) -> str:
+    sizes = f"{format_bytes(file.uploaded_bytes)} of {format_bytes(file.size_bytes)}"
+    share = 100 * file.uploaded_bytes // file.size_bytes if file.size_bytes else 0
+    state = f"{file.state} {share} %" if file.state == FileState.UPLOADING else file.state
+    reason = f"  {file.reason}" if file.reason else ""
+    return f"{state:<15}  {sizes:>22}  {printable(file.path)}{reason}"

@@ -10,7 +10,7 @@ import click
 from cloudai_daemon.commands.parameters import DURATION, PATH, json_option, print_json
 from cloudai_daemon.local_service import LocalService
 from cloudai_daemon.places import state_home
-from cloudai_daemon.unmounting import UNMOUNT_WAIT_SECONDS_DEFAULT
+from cloudai_fusefs.mount_control import UNMOUNT_DRAIN_SECONDS_DEFAULT
 
 _state_option = click.option(
     "--state",
@@ -46,7 +46,7 @@ def up_command(directory: Path, state_dir: Path, user: str, as_json: bool) -> No
     "--timeout",
     "timeout_seconds",
     type=DURATION,
-    default=UNMOUNT_WAIT_SECONDS_DEFAULT,
+    default=UNMOUNT_DRAIN_SECONDS_DEFAULT,
     show_default="1h",
     help="How long to wait for uploads; then everything stays up and the exit status is 75.",
 )

@@ -1,0 +1,37 @@
+"""Closes the descriptors of removed files in a thread of its own.
+
+The last close of a removed file frees its blocks: 2 ms on a busy disk, half a second of the mount's loop for an
+acknowledged batch of small files.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+
+
+class DescriptorCloser:
+    """A thread that begins with the first descriptor. What waits for it is bounded by the open staged files."""
+
+    def __init__(self) -> None:
+        self._waiting: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def close(self, descriptor: int) -> None:
+        """Closes it soon. Does not wait."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="descriptor-closer", daemon=True)
+            self._thread.start()
+        self._waiting.put(descriptor)
+
+    def stop(self) -> None:
+        """Returns when everything is closed."""
+        if self._thread is not None:
+            self._waiting.put(None)
+            self._thread.join()
+            self._thread = None
+
+    def _run(self) -> None:
+        while (descriptor := self._waiting.get()) is not None:
+            os.close(descriptor)

@@ -1,0 +1,137 @@
+"""How a mount ends while something is still staged: within a bound, with what is left named and kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+
+from support.master_process import MasterProcess
+from support.mount_process import RUN, MakeMount, MountProcess, run_in, wait_until
+
+NOT_DURABLE = 75
+FILE_BYTES = 200_000
+"""Over what travels inside a commit."""
+
+
+def make_backlog(mount: MountProcess, master: MasterProcess) -> bytes:
+    """A file that cannot be sent, since the master is gone."""
+    run = mount.make_run(RUN)
+    (run / "first").write_text("looked into, so that the master is not needed")
+    mount.wait_durable(run)
+    master.kill()
+    content = os.urandom(FILE_BYTES)
+    (run / "model.bin").write_bytes(content)
+    return content
+
+
+def assert_next_mount_sends(
+    mount: MountProcess, master: MasterProcess, other: MountProcess, content: bytes
+) -> None:
+    mount.wait_durable()
+    assert (run_in(other) / "model.bin").read_bytes() == content
+
+
+def test_umount_names_what_is_left_after_its_time_and_the_next_mount_sends_it(
+    make_mount: MakeMount, master: MasterProcess
+) -> None:
+    """U1. `cloudai umount`, `umount` and SIGTERM wait for uploads for as long as `drain=` says; what is not durable by
+    then stays staged, is named, and is sent by the next mount.
+    """
+    mount = make_mount()
+    content = make_backlog(mount, master)
+
+    done = mount.cloudai("umount", str(mount.mount_point), "--timeout", "0.2")
+
+    assert done.returncode == NOT_DURABLE
+    assert f"user-123/training/{RUN}/model.bin" in done.stdout
+    assert "1 file not durable yet, 195.3 KiB to send" in done.stderr
+    assert not os.path.ismount(mount.mount_point)
+    assert mount.has_ended()
+    master.start()
+    mount.start()
+    assert_next_mount_sends(mount, master, make_mount("other"), content)
+
+
+def test_umount_names_what_is_left_as_json(make_mount: MakeMount, master: MasterProcess) -> None:
+    mount = make_mount()
+    make_backlog(mount, master)
+
+    done = mount.cloudai("umount", str(mount.mount_point), "--timeout", "0", "--json")
+
+    assert done.returncode == NOT_DURABLE
+    left = json.loads(done.stdout)
+    assert left["pending_count"] == 1
+    assert [(file["path"], file["size_bytes"], file["uploaded_bytes"]) for file in left["pending"]] == [
+        (f"user-123/training/{RUN}/model.bin", FILE_BYTES, 0)
+    ]
+
+
+def test_umount_waits_as_long_as_the_mount_option_says(make_mount: MakeMount, master: MasterProcess) -> None:
+    mount = make_mount(options="insecure,timeo=20,drain=0.2")
+    make_backlog(mount, master)
+
+    done = mount.cloudai("umount", str(mount.mount_point))
+
+    assert done.returncode == NOT_DURABLE
+    assert not os.path.ismount(mount.mount_point)
+
+
+def test_busy_mount_goes_on_after_an_umount_in_vain(make_mount: MakeMount, master: MasterProcess) -> None:
+    mount = make_mount()
+    run = mount.make_run(RUN)
+    with (run / "train.log").open("w") as log:
+        done = mount.cloudai("umount", str(mount.mount_point))
+        assert done.returncode == 32
+        assert "busy" in done.stderr
+        log.write("going on")
+    mount.wait_durable()
+    assert (run_in(make_mount("other")) / "train.log").read_text() == "going on"
+
+
+def test_sigterm_drains_for_as_long_as_the_mount_option_says_and_names_what_is_left(
+    make_mount: MakeMount, master: MasterProcess
+) -> None:
+    mount = make_mount(options="insecure,timeo=20,drain=0.2")
+    content = make_backlog(mount, master)
+
+    os.kill(mount.pid, signal.SIGTERM)
+    wait_until(mount.has_ended, "the daemon's end")
+
+    assert f"'user-123/training/{RUN}/model.bin', 0 of {FILE_BYTES} bytes sent" in mount.log_text()
+    master.start()
+    mount.start()
+    assert_next_mount_sends(mount, master, make_mount("other"), content)
+
+
+def test_after_a_plain_umount_the_daemon_goes_on_uploading_and_then_ends(
+    make_mount: MakeMount, master: MasterProcess
+) -> None:
+    mount = make_mount()
+    content = make_backlog(mount, master)
+
+    subprocess.run(["umount", str(mount.mount_point)], check=True)
+    assert not mount.has_ended()
+    master.start()
+    wait_until(mount.has_ended, "the daemon's end")
+
+    assert "not durable" not in mount.log_text()
+    assert (run_in(make_mount("other")) / "model.bin").read_bytes() == content
+
+
+def test_new_mount_takes_over_from_a_daemon_that_still_uploads_after_a_plain_umount(
+    make_mount: MakeMount, master: MasterProcess
+) -> None:
+    mount = make_mount()
+    content = make_backlog(mount, master)
+    subprocess.run(["umount", str(mount.mount_point)], check=True)
+    assert not mount.has_ended()
+
+    refused = mount.mount_command()
+
+    assert "did not answer" in refused.stderr  # the master, and not the first daemon
+    wait_until(mount.has_ended, "the end of the first daemon")
+    master.start()
+    mount.start()
+    assert_next_mount_sends(mount, master, make_mount("other"), content)
