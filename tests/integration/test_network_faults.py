@@ -9,12 +9,18 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import random
+import secrets
+import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import IO
 
 import pytest
 
+from cloudai_model.chunks import digest_of
 from support.files import write_synced
 from support.master_process import MasterProcess
 from support.mount_process import MountProcess, wait_until
@@ -333,3 +339,233 @@ def test_upload_goes_on_where_the_network_has_cut_it(
     assert passed_bytes <= size_bytes + cut_count * IN_FLIGHT_BYTES_MAX + overhead_bytes
     assert mount.status()["sent_bytes"] - sent_bytes == size_bytes
     assert (elsewhere / "big").read_bytes() == content
+
+
+def test_what_is_acknowledged_under_random_faults_is_at_the_master(
+    run: Path, elsewhere: Path, mount: MountProcess, proxy: NetworkProxy, beside: ThreadPoolExecutor
+) -> None:
+    """CLOUDAI_TEST_SEED repeats a round."""
+    seed = int(os.environ.get("CLOUDAI_TEST_SEED") or secrets.randbits(32))
+    print(f"CLOUDAI_TEST_SEED={seed}")
+    writer = RandomWriter(run, random.Random(seed))
+    choices = random.Random(seed + 1)
+    stop = threading.Event()
+    writing = beside.submit(writer.write_until, stop)
+    try:
+        for _ in range(RANDOM_FAULT_COUNT):
+            let_fail_once(proxy, choices, is_over=writing.done)
+    finally:
+        stop.set()
+        proxy.restore()
+    writing.result(120)
+
+    mount.wait_durable()
+
+    assert writer.synced_count > 0
+    assert {path.name: path.read_bytes() for path in elsewhere.iterdir()} == writer.expected
+
+
+RANDOM_FAULT_COUNT = 36
+"""A dozen of each act, about."""
+
+
+def let_fail_once(proxy: NetworkProxy, choices: random.Random, *, is_over: Callable[[], bool]) -> None:
+    """Arms one fault, waits for it, and mends what it left."""
+    fault = Fault(
+        way=choices.choice(list(Way)),
+        act=choices.choice(list(Act)),
+        after_bytes=int(2 ** choices.uniform(0, choices.choice([12, 22]))),  # in small calls, in large ones
+    )
+    proxy.slow_down(delay_seconds=choices.choice([0.0, 0.0, 0.005]))
+    proxy.arm(fault)
+    wait_until(lambda: not proxy.is_armed or is_over(), "a fault", seconds_max=40)
+    if choices.random() < 0.3:
+        proxy.refuse()
+    proxy.restore()
+
+
+class RandomWriter:
+    """Writes in every way that programs do, and knows what has to be there afterwards."""
+
+    def __init__(self, run: Path, choices: random.Random) -> None:
+        self._run = run
+        self._choices = choices
+        self.expected: dict[str, bytes] = {}
+        self.synced_count = 0
+
+    def write_until(self, stop: threading.Event) -> None:
+        """Raises what a write, a change of names, or a sync that came to no end raises."""
+        acts = [
+            self._create,
+            self._create,
+            self._append,
+            self._overwrite,
+            self._replace,
+            self._rename,
+            self._remove,
+        ]
+        while not stop.is_set():
+            self._choices.choice(acts)()
+
+    def _create(self) -> None:
+        name = f"file-{self._choices.randrange(12)}"
+        self._write(name, "wb", self._content())
+
+    def _append(self) -> None:
+        for _ in range(5):
+            self._write("log", "ab", b"line\n" * self._choices.randrange(1, 50))
+
+    def _overwrite(self) -> None:
+        name = self._some_name()
+        content = self.expected[name]
+        place = self._choices.randrange(len(content) + 1)
+        data = self._choices.randbytes(100)
+        with (self._run / name).open("r+b") as file:
+            file.seek(place)
+            file.write(data)
+            self._sync_sometimes(file)
+        self.expected[name] = content[:place] + data + content[place + len(data) :]
+
+    def _replace(self) -> None:
+        self._write("last.tmp", "wb", self._content())
+        os.rename(self._run / "last.tmp", self._run / "last")
+        self.expected["last"] = self.expected.pop("last.tmp")
+
+    def _rename(self) -> None:
+        old, new = self._some_name(), f"file-{self._choices.randrange(12)}"
+        if old != new:
+            os.rename(self._run / old, self._run / new)
+            self.expected[new] = self.expected.pop(old)
+
+    def _remove(self) -> None:
+        name = self._some_name()
+        (self._run / name).unlink()
+        del self.expected[name]
+
+    def _write(self, name: str, mode: str, content: bytes) -> None:
+        with (self._run / name).open(mode) as file:
+            file.write(content)
+            self._sync_sometimes(file)
+        before = self.expected.get(name, b"") if mode == "ab" else b""
+        self.expected[name] = before + content
+
+    def _sync_sometimes(self, file: IO[bytes]) -> None:
+        if self._choices.random() < 0.3:
+            file.flush()
+            os.fsync(file.fileno())
+            self.synced_count += 1
+
+    def _content(self) -> bytes:
+        size_bytes = self._choices.choice([0, 100, INLINE_BYTES, 300 * KIB, 5 * MIB])
+        return self._choices.randbytes(size_bytes)
+
+    def _some_name(self) -> str:
+        if not self.expected:
+            self._create()
+        return self._choices.choice(sorted(self.expected))
+
+
+OUTAGE_SECONDS = float(os.environ.get("CLOUDAI_TEST_OUTAGE_SECONDS", "5"))
+"""60 is what is promised to a training run; `make test` has a shorter one."""
+
+CHECKPOINT_BYTES = 5 * MIB
+
+
+def test_outage_during_a_training_run_costs_it_nothing(
+    run: Path, elsewhere: Path, mount: MountProcess, proxy: NetworkProxy, beside: ThreadPoolExecutor
+) -> None:
+    training = Training(run)
+    stop = threading.Event()
+    running = beside.submit(training.train_until, stop)
+    try:
+        wait_until(lambda: training.step_count > 3 * Training.CHECKPOINT_STEPS, "the first checkpoints")
+        wait_until(lambda: (elsewhere / "last").exists(), "a checkpoint elsewhere")
+        proxy.refuse()
+        first_step = training.step_count
+        outage_over = threading.Timer(OUTAGE_SECONDS, proxy.restore)
+        outage_over.start()
+        outage_over.join()
+        last_step = training.step_count
+    finally:
+        stop.set()
+    running.result(60)
+    assert last_step - first_step > 2 * Training.CHECKPOINT_STEPS, "the training stood still"
+    assert training.slowest_step_seconds < OUTAGE_SECONDS / 2
+
+    mount.wait_durable()
+
+    lines = (elsewhere / "train.log").read_text().splitlines()
+    assert lines == [f"step {step}" for step in range(training.step_count)]
+    assert (elsewhere / "last").read_bytes() == training.last_checkpoint
+    for step, digest in training.checkpoints.items():
+        assert digest_of((elsewhere / f"checkpoint-{step}").read_bytes()) == digest
+
+
+class Training:
+    """A training run as it looks from its directory: a line a step, and now and then a checkpoint under a name of its
+    own and one that replaces the last.
+    """
+
+    CHECKPOINT_STEPS = 25
+    STEP_SECONDS = 0.01
+
+    def __init__(self, run: Path) -> None:
+        self._run = run
+        self.step_count = 0
+        self.slowest_step_seconds = 0.0
+        self.checkpoints: dict[int, bytes] = {}
+        self.last_checkpoint = b""
+
+    def train_until(self, stop: threading.Event) -> None:
+        """Raises what the filesystem does."""
+        with (self._run / "train.log").open("w") as log:
+            while not stop.wait(self.STEP_SECONDS):
+                began = time.monotonic()
+                print(f"step {self.step_count}", file=log, flush=True)
+                if self.step_count % self.CHECKPOINT_STEPS == 0:
+                    self._save(self.step_count)
+                self.slowest_step_seconds = max(self.slowest_step_seconds, time.monotonic() - began)
+                self.step_count += 1
+
+    def _save(self, step: int) -> None:
+        content = os.urandom(CHECKPOINT_BYTES)
+        if len(self.checkpoints) < 20:
+            (self._run / f"checkpoint-{step}").write_bytes(content)
+            self.checkpoints[step] = digest_of(content)
+        (self._run / "last.tmp").write_bytes(content)
+        os.rename(self._run / "last.tmp", self._run / "last")
+        self.last_checkpoint = content
+
+
+BURST_BYTES = 200 * MIB
+DAEMON_GROWTH_BYTES_MAX = 96 * MIB
+"""Four chunks in flight, each in up to three copies, and what Python and gRPC keep of it."""
+
+
+def test_slow_network_bounds_the_memory_of_a_burst_and_holds_up_no_reader(
+    run: Path, elsewhere: Path, mount: MountProcess, proxy: NetworkProxy
+) -> None:
+    small = os.urandom(MIB)
+    write_synced(elsewhere / "small", small)
+    wait_until((run / "small").exists, "the small file")
+    proxy.slow_down(bytes_per_second=MIB)
+    before = memory_bytes(mount, "VmRSS")
+    Path(f"/proc/{mount.pid}/clear_refs").write_text("5")  # VmHWM counts from here
+
+    with (run / "burst").open("wb", buffering=0) as file:
+        for _ in range(BURST_BYTES // MIB):
+            file.write(os.urandom(MIB))
+
+    assert (run / "small").read_bytes() == small
+    assert mount.status()["staged_bytes"] > BURST_BYTES // 2, "the network was not slow"
+    assert memory_bytes(mount, "VmHWM") - before < DAEMON_GROWTH_BYTES_MAX
+    (run / "burst").unlink()
+
+
+def memory_bytes(mount: MountProcess, measure: str) -> int:
+    (line,) = [
+        line
+        for line in Path(f"/proc/{mount.pid}/status").read_text().splitlines()
+        if line.startswith(measure)
+    ]
+    return int(line.split()[1]) * KIB
