@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import logging
 import os
 import random
 import secrets
@@ -26,6 +27,8 @@ from support.master_process import MasterProcess
 from support.mount_process import MountProcess, wait_until
 from support.network_proxy import Act, Fault, NetworkProxy, Way
 from support.tree_snapshot import place_in
+
+logger = logging.getLogger(__name__)
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -346,7 +349,7 @@ def test_what_is_acknowledged_under_random_faults_is_at_the_master(
 ) -> None:
     """CLOUDAI_TEST_SEED repeats a round."""
     seed = int(os.environ.get("CLOUDAI_TEST_SEED") or secrets.randbits(32))
-    print(f"CLOUDAI_TEST_SEED={seed}")
+    logger.info("CLOUDAI_TEST_SEED=%d", seed)
     writer = RandomWriter(run, random.Random(seed))
     choices = random.Random(seed + 1)
     stop = threading.Event()

@@ -25,6 +25,8 @@ from support.http2_frames import Frame, FrameWalker
 from support.mount_process import wait_until
 
 PIECE_BYTES: Final = 64 * 1024
+BUFFER_BYTES: Final = 256 * 1024
+"""What a network holds on its way to the master. The loopback's own buffers would be many seconds of a slow one."""
 CONNECTIONS_MAX: Final = 64
 """A mount has one; those beyond are a client that does not let go, and are reset."""
 ACT_SECONDS_MAX: Final = 10.0
@@ -164,7 +166,9 @@ class NetworkProxy:
     async def _listen(self) -> None:
         if self._server is None:
             host, port = self.address.rsplit(":", 1)
-            self._server = await asyncio.start_server(self._serve, host, int(port), limit=PIECE_BYTES)
+            listener = socket.create_server((host, int(port)))
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_BYTES)  # handed on to connections
+            self._server = await asyncio.start_server(self._serve, sock=listener, limit=PIECE_BYTES)
             self.address = f"{host}:{self._server.sockets[0].getsockname()[1]}"
 
     async def _stop_listening(self) -> None:
