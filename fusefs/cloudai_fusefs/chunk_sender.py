@@ -16,12 +16,17 @@ from cloudai_fusefs.layout import Segment
 from cloudai_fusefs.master_client import MasterClient
 from cloudai_fusefs.staged_file import StagedFile
 from cloudai_model.chunks import digest_of
-from cloudai_model.errors import CloudAIError, InternalError
+from cloudai_model.errors import CloudAIError, InternalError, MasterUnavailable
 
 logger = logging.getLogger(__name__)
 
 # 4 in flight fill the wire (FACTS: 0.5-0.85 GB/s); each holds up to three copies of a chunk.
 CHUNKS_IN_FLIGHT_MAX: Final = 4
+
+FAST_CHUNK_SECONDS: Final = 1.0
+SLOW_CHUNK_SECONDS: Final = 5.0
+"""A chunk that was sent faster lets one more be in flight, one that took longer one fewer: four that share a slow
+link would each miss the deadline of a call, again and again, where one alone arrives."""
 
 HASH_THREADS_MAX: Final = 2
 """One thread hashes 6.8 GB/s; two keep a slow read of the staging disk from stopping the other."""
@@ -33,7 +38,7 @@ class ChunkSender:
     def __init__(self, client: MasterClient, reader: ChunkReader) -> None:
         self._client = client
         self._reader = reader
-        self._slots = trio.CapacityLimiter(CHUNKS_IN_FLIGHT_MAX)
+        self._slots = trio.CapacityLimiter(1)
         self._hash_threads = trio.CapacityLimiter(HASH_THREADS_MAX)
         self.sent_bytes = 0
 
@@ -78,7 +83,20 @@ class ChunkSender:
             return  # truncated meanwhile: it is another segment now
         digest = await trio.to_thread.run_sync(digest_of, data, limiter=self._hash_threads)
         if await self._client.find_missing_chunks(task_id, [digest]):
-            await self._client.put_chunk(task_id, digest, data)
+            await self._put(task_id, digest, data)
             self.sent_bytes += len(data)
         self._reader.keep_written(digest, data)
         staged.layout.note_stored(segment, digest)
+
+    async def _put(self, task_id: str, digest: bytes, data: bytes) -> None:
+        began_seconds = trio.current_time()
+        try:
+            await self._client.put_chunk(task_id, digest, data)
+        except MasterUnavailable:
+            self._slots.total_tokens = 1
+            raise
+        passed_seconds = trio.current_time() - began_seconds
+        if passed_seconds < FAST_CHUNK_SECONDS:
+            self._slots.total_tokens = min(self._slots.total_tokens + 1, CHUNKS_IN_FLIGHT_MAX)
+        elif passed_seconds > SLOW_CHUNK_SECONDS:
+            self._slots.total_tokens = max(self._slots.total_tokens - 1, 1)
