@@ -42,8 +42,8 @@ INLINE_BYTES = 60 * KIB
 """The content of a file that travels in its commit, and so says which request that is."""
 
 
-OPTIONS = "insecure,timeo=25"
-"""Longer than the 20 s in which a connection that only swallows is noticed, shorter than the 30 s of a call."""
+OPTIONS = "insecure,timeo=50"
+"""Longer than the 30 s in which a connection that only swallows is noticed, shorter than gRPC's own minute."""
 
 _run_numbers = itertools.count()
 
@@ -186,7 +186,7 @@ def test_connection_that_swallows_is_given_up_by_writers_and_watches_without_hel
 ) -> None:
     content = os.urandom(9 * MIB)
     connection_count = proxy.connection_count
-    proxy.arm(Fault(way=Way.TO_MOUNT, act=Act.SWALLOW_TO_MOUNT, after_bytes=0))
+    proxy.arm(Fault(way=Way.TO_MOUNT, act=Act.SWALLOW_ALL, after_bytes=0))
 
     synced = beside.submit(write_synced, run / "file", content)
     proxy.wait_for_fault()

@@ -50,6 +50,14 @@ class Act(Enum):
     CUT = "cut"
     SWALLOW_TO_MASTER = "swallow what goes to the master"
     SWALLOW_TO_MOUNT = "swallow what goes to the mount"
+    SWALLOW_ALL = "swallow what goes either way"
+
+
+_SWALLOWED_WAYS: Final = {
+    Act.SWALLOW_TO_MASTER: frozenset({Way.TO_MASTER}),
+    Act.SWALLOW_TO_MOUNT: frozenset({Way.TO_MOUNT}),
+    Act.SWALLOW_ALL: frozenset(Way),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,9 +238,7 @@ class NetworkProxy:
         except (ConnectionError, asyncio.IncompleteReadError):
             pass
         finally:
-            # That the other end has given up is among what is swallowed.
-            if way not in link.swallowed_ways:
-                link.reset()
+            link.end()
 
     def _place_of_fault(self, link: _Link, way: Way, frames: list[Frame]) -> int | None:
         """At which byte of the piece the armed fault happens; None: not in this one."""
@@ -261,9 +267,8 @@ class NetworkProxy:
         if act is Act.CUT:
             link.reset()
             return True
-        swallowed = Way.TO_MASTER if act is Act.SWALLOW_TO_MASTER else Way.TO_MOUNT
-        link.swallowed_ways |= {swallowed}
-        return swallowed is way
+        link.swallowed_ways |= _SWALLOWED_WAYS[act]
+        return way in link.swallowed_ways
 
     def _do(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(ACT_SECONDS_MAX)
@@ -289,13 +294,20 @@ class _Link:
         to_master: asyncio.StreamWriter,
         swallowed_ways: frozenset[Way],
     ) -> None:
-        self._writers = to_mount, to_master
+        self._writers = {Way.TO_MOUNT: to_mount, Way.TO_MASTER: to_master}
         self.swallowed_ways = swallowed_ways
         self.request_bytes: Counter[int] = Counter()
         """By stream: a number for each call that the connection has carried."""
 
+    def end(self) -> None:
+        """One end has given up. That is said to the other, unless it is swallowed with the rest."""
+        for way, writer in self._writers.items():
+            if way not in self.swallowed_ways:
+                _reset(writer)
+
     def reset(self) -> None:
-        for writer in self._writers:
+        """Ends it at both ends."""
+        for writer in self._writers.values():
             _reset(writer)
 
 
