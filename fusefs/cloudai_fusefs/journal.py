@@ -173,6 +173,10 @@ class Journal:
         self._database.close()
 
 
+# What SQLite says when the disk is full: plainly, or while its log's index grows.
+_FULL_DISK_CODES: Final = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE}
+
+
 def _to_os_error(error: sqlite3.OperationalError) -> OSError:
-    number = errno.ENOSPC if error.sqlite_errorcode == sqlite3.SQLITE_FULL else errno.EIO
+    number = errno.ENOSPC if error.sqlite_errorcode in _FULL_DISK_CODES else errno.EIO
     return OSError(number, f"the journal cannot be written: {error}")
