@@ -190,7 +190,7 @@ def test_full_disk_refuses_rows_and_removals_until_it_has_room_again(small_disk:
 
 def test_full_disk_that_keeps_the_logs_index_from_growing_is_told_as_one(tmp_path: Path) -> None:
     """SQLite makes an I/O error of it, where each other write says that the disk is full."""
-    refusals = []
+    refusals: list[tuple[int | None, str]] = []
     with disk_of(tmp_path / "disk", "32m") as disk, closing(Journal(disk / "journal.sqlite")) as journal:
         log = disk / "journal.sqlite-wal"
         while log.stat().st_size < INDEX_GROWTH_BYTES - 4 * PAGE_BYTES:
