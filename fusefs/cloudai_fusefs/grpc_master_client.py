@@ -61,9 +61,12 @@ CHANNEL_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.min_reconnect_backoff_ms", 2_000),
     ("grpc.max_reconnect_backoff_ms", 2_000),
-    # A network that swallows packets is noticed in 15 s, also between calls.
+    # A network that swallows packets is noticed in 30 s, also between calls. gRPC holds its pings to a timeout of
+    # their own, a minute unless it is set. Not less than 20 s, which is the master's too: on a slow link a ping waits
+    # behind a chunk, and with 10 s one of 3 Mbit/s was given up while it worked.
     ("grpc.keepalive_time_ms", 10_000),
-    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.ping_timeout_ms", 20_000),
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.max_pings_without_data", 0),
     # Repeating a call is ours to decide: gRPC's retry buffer holds 256 KiB, a chunk is 4 MiB.

@@ -7,7 +7,7 @@ import os
 import sqlite3
 import subprocess
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,10 +44,15 @@ def record(node_id: int, path: bytes = b"f", *, sequence: int = 1) -> JournalRec
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 256 KiB, and a file `filler` on it that takes what is free."""
-    directory = tmp_path / "disk"
+    """A disk of 256 KiB, for a file `filler` that takes what is free."""
+    with disk_of(tmp_path / "disk", "256k") as directory:
+        yield directory
+
+
+@contextmanager
+def disk_of(directory: Path, size: str) -> Iterator[Path]:
     directory.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", directory], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", directory], check=True)
     try:
         yield directory
     finally:
@@ -182,6 +187,30 @@ def test_full_disk_refuses_rows_and_removals_until_it_has_room_again(small_disk:
         (small_disk / "filler").unlink()
         journal.put(record(7))
         assert [row.node_id for row in journal.records()] == [5, 7]
+
+
+def test_full_disk_that_keeps_the_logs_index_from_growing_is_told_as_one(tmp_path: Path) -> None:
+    """SQLite makes an I/O error of it, where each other write says that the disk is full."""
+    refusals: list[tuple[int | None, str]] = []
+    with disk_of(tmp_path / "disk", "32m") as disk, closing(Journal(disk / "journal.sqlite")) as journal:
+        log = disk / "journal.sqlite-wal"
+        while log.stat().st_size < INDEX_GROWTH_BYTES - 4 * PAGE_BYTES:
+            journal.put(record(5))
+        fill(disk)
+        while log.stat().st_size < INDEX_GROWTH_BYTES + PAGE_BYTES and len(refusals) < 20:
+            try:
+                journal.put(record(5))
+            except OSError as refusal:
+                refusals.append((refusal.errno, getattr(refusal.__cause__, "sqlite_errorname", "")))
+                os.truncate(disk / "filler", (disk / "filler").stat().st_size - PAGE_BYTES)
+
+    assert {number for number, _ in refusals} == {errno.ENOSPC}
+    assert "SQLITE_IOERR_SHMSIZE" in {name for _, name in refusals}
+
+
+PAGE_BYTES = 4096
+INDEX_GROWTH_BYTES = 32 + 4062 * (24 + PAGE_BYTES)
+"""The first part of the log's index holds so many pages."""
 
 
 async def test_checkpoint_on_a_full_disk_is_refused_and_loses_nothing(small_disk: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -13,9 +13,10 @@ import pytest
 
 from support.files import write_synced
 from support.master_process import MasterProcess
-from support.mount_process import RUN, MakeMount, wait_until
+from support.mount_process import RUN, MakeMount, MountProcess, run_in, wait_until
 
-MIB = 1024 * 1024
+KIB = 1024
+MIB = 1024 * KIB
 
 
 @contextmanager
@@ -28,6 +29,164 @@ def small_disk(directory: Path, size_mib: int) -> Iterator[Path]:
         yield directory
     finally:
         subprocess.run(["umount", "-l", directory], check=True)
+
+
+def fill(disk: Path) -> Path:
+    """Takes all that is free; returns the file that does so."""
+    filler = disk / "filler"
+    for block_bytes in (MIB, 4 * KIB):
+        with suppress(OSError), filler.open("ab", buffering=0) as file:
+            while True:
+                file.write(bytes(block_bytes))
+    assert os.statvfs(disk).f_bavail == 0
+    return filler
+
+
+@pytest.fixture
+def master_on_small_disk(tmp_path: Path) -> Iterator[MasterProcess]:
+    """Its data directory is on a disk of 40 MiB, and its log elsewhere."""
+    with small_disk(tmp_path / "disk", 40) as disk:
+        master = MasterProcess(disk / "data")
+        master.log_path = tmp_path / "master.log"
+        master.start()
+        try:
+            yield master
+        finally:
+            master.kill()
+
+
+def contents_of(run: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in run.iterdir()}
+
+
+def all_name_the_full_disk(mount: MountProcess, count: int) -> bool:
+    status = mount.status()
+    return status["failed_count"] == count and all(
+        entry["state"] == "failed" and "no space left" in entry["reason"] for entry in status["pending"]
+    )
+
+
+def test_closed_files_wait_for_room_at_the_master_through_the_death_of_the_daemon(
+    master_on_small_disk: MasterProcess, mount_of: MakeMount
+) -> None:
+    master = master_on_small_disk
+    mount = mount_of(master, "mount")
+    run = mount.make_run(RUN)
+    write_synced(run / "before", b"before")
+    filler = fill(master.data_dir.parent)
+    closed = {f"file-{number}": os.urandom(1000 * number) for number in range(1, 60)}
+    closed["large"] = os.urandom(9 * MIB)
+
+    for name, content in closed.items():
+        (run / name).write_bytes(content)
+
+    wait_until(lambda: all_name_the_full_disk(mount, len(closed)), "the reason in the status")
+    mount.kill()
+    mount.start()
+    wait_until(lambda: all_name_the_full_disk(mount, len(closed)), "the reason after the daemon's death")
+    assert contents_of(run) == closed | {"before": b"before"}
+    with pytest.raises(OSError, match="No space"):
+        write_synced(run / "after", b"after")
+
+    filler.unlink()
+
+    wait_until(lambda: mount.status()["pending_count"] == 0, "the upload when there is room again")
+    expected = closed | {"before": b"before", "after": b"after"}
+    assert contents_of(run_in(mount_of(master, "other"))) == expected
+
+
+def test_names_wait_for_room_in_the_masters_database_through_its_death(
+    master_on_small_disk: MasterProcess, mount_of: MakeMount
+) -> None:
+    """Empty files and directories take no chunk."""
+    master = master_on_small_disk
+    mount = mount_of(master, "mount", options="insecure,timeo=40")
+    run = mount.make_run(RUN)
+    write_synced(run / "before", b"before")
+    filler = fill(master.data_dir.parent)
+    names = {f"directory-{number}-{'x' * 200}" for number in range(5000)}
+
+    for name in names:
+        (run / name).mkdir()
+
+    wait_until(lambda: mount.status()["failed_count"] > 0, "a refusal")
+    assert all_name_the_full_disk(mount, int(mount.status()["pending_count"]))
+    with pytest.raises(OSError, match="No space"):
+        (run.parent / "2026-11-21_00-00-00").mkdir()
+    master.kill()
+    filler.unlink()
+    master.start()
+
+    wait_until(lambda: mount.status()["pending_count"] == 0, "the upload when there is room again")
+    assert {path.name for path in run_in(mount_of(master, "other")).iterdir()} == names | {"before"}
+    assert "Traceback" not in master.log_text()
+
+
+def test_what_was_acknowledged_on_a_full_staging_disk_survives_the_daemon(
+    tmp_path: Path, master: MasterProcess, mount_of: MakeMount
+) -> None:
+    """The journal is on the same disk."""
+    with small_disk(tmp_path / "mount" / "state", 8) as disk:
+        mount = mount_of(master, "mount")
+        run = mount.make_run(RUN)
+        (run / "published").write_bytes(bytes(5 * MIB))
+        (run / "log").write_bytes(b"line\n")
+        mount.wait_durable()
+        master.kill()  # nothing leaves the staging disk meanwhile
+        acknowledged = {"published": bytes(5 * MIB), "log": b"line\n"}
+        refusals = [write_file(run, number, acknowledged) for number in range(50)]
+        filler = fill(disk)
+        refusals += [write_file(run, number, acknowledged) for number in range(50, 100)]
+        refusals += [
+            refusal_of(lambda: (run / "directory").mkdir()),
+            refusal_of(lambda: (run / "link").symlink_to("x" * 3000)),
+            refusal_of(lambda: write_at(run / "published", 5 * MIB, bytes(MIB))),
+            refusal_of(lambda: write_at(run / "log", 5, bytes(MIB))),
+        ]
+        assert 0 in refusals
+        assert set(refusals) == {0, errno.ENOSPC}
+        assert refusals[-4:] == [errno.ENOSPC] * 4
+        mount.kill()
+        master.start()
+
+        mount.start()
+        assert contents_of(run).items() >= acknowledged.items()
+        filler.unlink()
+        mount.wait_durable()
+
+        write_synced(run / "after", b"room again")
+        acknowledged["after"] = b"room again"
+        elsewhere = run_in(mount_of(master, "other"))
+        found = contents_of(elsewhere)
+        assert {name: found[name] for name in acknowledged} == acknowledged
+        assert found.keys() - acknowledged.keys() <= {f"file-{number}" for number in range(100)}
+        mount.kill()
+
+
+def write_file(run: Path, number: int, acknowledged: dict[str, bytes]) -> int:
+    """The errno of it, or 0, and then it is among the acknowledged."""
+    name, content = f"file-{number}", os.urandom(100 * KIB)
+    refusal = refusal_of(lambda: (run / name).write_bytes(content))
+    if not refusal:
+        acknowledged[name] = content
+    return refusal
+
+
+def write_at(path: Path, offset_bytes: int, content: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY)
+    try:
+        assert os.pwrite(descriptor, content, offset_bytes) == len(content)
+    finally:
+        os.close(descriptor)
+
+
+def refusal_of(act: Callable[[], object]) -> int:
+    """The errno that it fails with; 0: it does not."""
+    try:
+        act()
+    except OSError as error:
+        return error.errno or -1
+    return 0
 
 
 def test_full_disk_at_the_master_fails_fsync_and_keeps_what_was_acknowledged(
