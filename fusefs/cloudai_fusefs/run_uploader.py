@@ -20,7 +20,7 @@ import trio
 from cloudai_fusefs.background import keep_running
 from cloudai_fusefs.chunk_reader import FileContent
 from cloudai_fusefs.commit_composer import ComposedCommit, compose_commit, fits_inline, order_for_commit
-from cloudai_fusefs.journal import DiskState
+from cloudai_fusefs.journal_rows import DiskState
 from cloudai_fusefs.layout import Segment
 from cloudai_fusefs.node import Node, Pending, Publication
 from cloudai_fusefs.run_tree import RunTree
