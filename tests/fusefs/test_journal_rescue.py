@@ -144,6 +144,13 @@ def blank_a_page_in_the_middle(directory: Path) -> None:
         file.write(bytes(4096))
 
 
+def change_a_path(directory: Path) -> None:
+    """As a flipped bit would: SQLite has no checksum for it."""
+    with closing(sqlite3.connect(directory / JOURNAL_NAME)) as database:
+        database.execute("UPDATE pending SET path = CAST('directory/file-7' AS BLOB) WHERE node_id = 5")
+        database.commit()
+
+
 def damage_the_log(directory: Path) -> None:
     path = directory / f"{JOURNAL_NAME}-wal"
     flip(path, path.stat().st_size // 2)
@@ -162,6 +169,7 @@ def damage_the_beginning_of_the_log(directory: Path) -> None:
         remove,
         drop_the_table,
         blank_a_page_in_the_middle,
+        change_a_path,
         damage_the_log,
         damage_the_beginning_of_the_log,
     ],
