@@ -14,11 +14,8 @@ import errno
 import os
 import sqlite3
 import time
-import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from enum import IntEnum
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +23,7 @@ import trio
 
 from cloudai_fusefs.journal_errors import JournalDamaged, JournalTooNew
 from cloudai_fusefs.journal_log import check_log
+from cloudai_fusefs.journal_rows import JournalRecord, StrayRecord, record_from_row, row_of
 
 SCHEMA_VERSION: Final = 2
 
@@ -81,54 +79,6 @@ _UPGRADES: Final = {
     ),
 }
 assert max(_UPGRADES) == SCHEMA_VERSION <= SCHEMA_VERSION_MAX
-
-
-class DiskState(IntEnum):
-    """What a loss of power leaves of a node's staged bytes."""
-
-    UNKNOWN = 0
-    """They are in the page cache, and perhaps on the disk."""
-    ON_DISK = 1
-    """All of them are there: synced, and not written since."""
-    IN_DOUBT = 2
-    """Power was lost while they were UNKNOWN, and nobody has said since that they are right."""
-
-
-@dataclass(kw_only=True)
-class JournalRecord:
-    """One row of `pending`; fields as the columns."""
-
-    node_id: int
-    user: str
-    task_id: str
-    sequence: int
-    kind: int
-    path: bytes
-    parent_node_id: int
-    place: bool
-    has_content: bool
-    mode: int
-    uid: int
-    gid: int
-    mtime_ns: int
-    ctime_ns: int
-    atime_ns: int
-    symlink_target: bytes = b""
-    base: bytes = b""
-    base_generation: int = 0
-    committed: bytes = b""
-    written_at_ns: int = 0
-    disk_state: int = DiskState.UNKNOWN
-
-
-@dataclass(frozen=True, kw_only=True)
-class StrayRecord:
-    """One row of `strays`; fields as the columns."""
-
-    node_id: int
-    user: str
-    task_id: str
-    after_node_id: int
 
 
 _COLUMNS: Final = tuple(JournalRecord.__dataclass_fields__)
@@ -201,7 +151,7 @@ class Journal:
     def _read(self, select: str, record_type: type[Any]) -> list[Any]:
         found = []
         for row in self._database.execute(select):
-            record = _record_from_row(record_type, row)
+            record = record_from_row(record_type, row)
             if record is None:
                 raise JournalDamaged("a row is not as it was written", path=str(self._path))
             found.append(record)
@@ -242,7 +192,7 @@ class Journal:
 
     def put_again(self, record: JournalRecord) -> None:
         """The same of a row that comes from another journal, and keeps its moment. Raises OSError as put."""
-        self._execute(_UPSERT, _row_of(record))
+        self._execute(_UPSERT, row_of(record))
 
     def remove(self, node_id: int) -> None:
         """Takes the row away; nothing happens when there is none. Raises OSError as put."""
@@ -250,7 +200,7 @@ class Journal:
 
     def put_stray(self, stray: StrayRecord) -> None:
         """Writes the row, new or again. Raises OSError as put."""
-        self._execute(_UPSERT_STRAY, _row_of(stray))
+        self._execute(_UPSERT_STRAY, row_of(stray))
 
     def remove_stray(self, node_id: int) -> None:
         """Takes the row away; nothing happens when there is none. Raises OSError as put."""
@@ -357,39 +307,9 @@ def _take_rows(
 ) -> None:
     with suppress(sqlite3.DatabaseError):
         for row in database.execute(query, values):
-            record = _record_from_row(record_type, row)
+            record = record_from_row(record_type, row)
             if record is not None:
                 found[record.node_id] = record
-
-
-def _row_of(record: JournalRecord | StrayRecord) -> tuple[object, ...]:
-    """The values of the record's row, its check last."""
-    # SQLite has no booleans: as what comes back, or the check would differ.
-    values = tuple(int(value) if isinstance(value, int) else value for value in vars(record).values())
-    return (*values, _check_of(values))
-
-
-def _record_from_row(record_type: type[Any], row: tuple[Any, ...]) -> Any:
-    """The record of a row as it was selected; None when it is not as it was written."""
-    *values, check = row
-    if check is None and record_type is JournalRecord:
-        # Of version 1, which kept no check: at least it must be of the right kind.
-        given = {"int": int, "bool": int, "str": str, "bytes": bytes}
-        types = [given[str(field.type)] for field in record_type.__dataclass_fields__.values()]
-        if any(value.__class__ is not type_ for value, type_ in zip(values, types, strict=True)):
-            return None
-    elif check != _check_of(tuple(values)):
-        return None
-    record = record_type(**dict(zip(record_type.__dataclass_fields__, values, strict=True)))
-    if isinstance(record, JournalRecord):
-        record.place = bool(record.place)
-        record.has_content = bool(record.has_content)
-        record.disk_state = DiskState(record.disk_state)
-    return record
-
-
-def _check_of(values: tuple[object, ...]) -> int:
-    return zlib.crc32(repr(values).encode(errors="surrogatepass"))
 
 
 # What SQLite says of bytes that it, or a statement of ours, did not expect there. The rest is the disk's.
@@ -410,7 +330,11 @@ def _to_refusal(error: sqlite3.DatabaseError, path: Path) -> Exception:
     return _to_os_error(error)
 
 
+# What SQLite says when the disk is full: plainly, or while its log's index grows.
+_FULL_DISK_CODES: Final = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE}
+
+
 def _to_os_error(error: sqlite3.DatabaseError) -> OSError:
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
-    number = errno.ENOSPC if code == sqlite3.SQLITE_FULL else errno.EIO
+    number = errno.ENOSPC if code in _FULL_DISK_CODES else errno.EIO
     return OSError(number, f"the journal cannot be written: {error}")

@@ -16,8 +16,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from cloudai_fusefs.journal import Journal, JournalRecord, StrayRecord, read_what_is_left
+from cloudai_fusefs.journal import Journal, read_what_is_left
 from cloudai_fusefs.journal_errors import JournalDamaged
+from cloudai_fusefs.journal_rows import JournalRecord, StrayRecord
 
 logger = logging.getLogger(__name__)
 

@@ -183,7 +183,7 @@ async def _serve(
     finally:
         notifier.stop()
         pyfuse3.close(unmount=True)
-        await staging.settle_at_end()
+        await staging.settling.settle_at_end()
 
 
 async def _announce(

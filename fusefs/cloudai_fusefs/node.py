@@ -12,7 +12,7 @@ import secrets
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cloudai_fusefs.journal import DiskState
+from cloudai_fusefs.journal_rows import DiskState
 from cloudai_model.chunks import Chunk, Manifest
 from cloudai_model.limits import NODE_ID_MAX, NODE_ID_MIN
 from cloudai_proto.storage.v1 import types_pb2 as types

@@ -14,7 +14,6 @@ import trio
 
 from cloudai_fusefs.chunk_reader import ChunkReader
 from cloudai_fusefs.file_content import FileContent
-from cloudai_fusefs.journal import DiskState
 from cloudai_fusefs.master_client import MasterClient
 from cloudai_fusefs.node import DIRECTORY, Node
 from cloudai_fusefs.range_reader import RANGE_BYTES_MAX, RangeReader
@@ -102,7 +101,7 @@ class OpenFiles:
         if can_write or flags & os.O_TRUNC:
             self._check_writable(node)
         if flags & os.O_TRUNC:
-            await self._prepare_change(node)
+            await self._staging.settling.unsettle(node)
             self._truncate_to_nothing(node)
         elif can_write and node.staged is None and not (node.pending is not None and node.pending.content):
             # Known now, so that no write has to wait for it; staged by the first write alone, over what is
@@ -174,7 +173,7 @@ class OpenFiles:
         """
         node = self._handles[handle].node
         self._check_writable(node)
-        await self._prepare_change(node)
+        await self._staging.settling.unsettle(node)
         space = self._staging.space
         if not space.has_room(len(data)):
             await space.wait_for_room(len(data), self._uploader.can_make_room, self._timeo_seconds)
@@ -199,7 +198,7 @@ class OpenFiles:
         self._check_writable(node)
         if node.is_directory:
             raise IsADirectory
-        await self._prepare_change(node)
+        await self._staging.settling.unsettle(node)
         if size_bytes == 0:
             self._truncate_to_nothing(node)
             return
@@ -257,10 +256,6 @@ class OpenFiles:
         if self._read_only:
             raise ReadOnlyMount
         node.tree.check_writable()
-
-    async def _prepare_change(self, node: Node) -> None:
-        if node.pending is not None and node.pending.disk_state == DiskState.ON_DISK:
-            await self._staging.unsettle(node)
 
     async def _stage(self, node: Node) -> StagedFile:
         if node.staged is not None:

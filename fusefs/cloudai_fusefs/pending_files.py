@@ -10,7 +10,7 @@ from typing import Final
 
 import trio
 
-from cloudai_fusefs.journal import JournalRecord
+from cloudai_fusefs.journal_rows import JournalRecord
 from cloudai_fusefs.managed_tree import ManagedTree
 from cloudai_fusefs.mount_control import FileState, FileStatus, UploadCounts
 from cloudai_fusefs.node import Node, Pending

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 
 from google.protobuf.message import DecodeError
 
-from cloudai_fusefs.journal import DiskState, JournalRecord, StrayRecord
+from cloudai_fusefs.journal_rows import DiskState, JournalRecord, StrayRecord
 from cloudai_fusefs.node import DIRECTORY, Node, NodeAttributes, new_node_id
 from cloudai_fusefs.run_tree import RunTree
 from cloudai_fusefs.staged_file import StagedFile

@@ -21,7 +21,7 @@ import trio
 from cloudai_fusefs.chunk_sender import Sending
 from cloudai_fusefs.commit_composer import ComposedCommit, compose_commit, fits_inline, order_for_commit
 from cloudai_fusefs.file_content import FileContent
-from cloudai_fusefs.journal import DiskState
+from cloudai_fusefs.journal_rows import DiskState
 from cloudai_fusefs.layout import Segment
 from cloudai_fusefs.node import Node, Pending, Publication
 from cloudai_fusefs.run_tree import RunTree

@@ -10,18 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-import trio
-
 from cloudai_fusefs.chunk_reader import ChunkReader
 from cloudai_fusefs.descriptor_closer import DescriptorCloser
 from cloudai_fusefs.file_content import FileContent
-from cloudai_fusefs.journal import DiskState, Journal, JournalRecord, StrayRecord
 from cloudai_fusefs.journal_rescue import (
     FILES_NAME,
     directories_set_aside,
@@ -29,21 +25,17 @@ from cloudai_fusefs.journal_rescue import (
     set_files_aside,
     staged_node_ids,
 )
+from cloudai_fusefs.journal_rows import DiskState, JournalRecord, StrayRecord
 from cloudai_fusefs.node import Node, Pending
 from cloudai_fusefs.recovery import Recovery
 from cloudai_fusefs.run_tree import RunTree
+from cloudai_fusefs.settling import Settling
 from cloudai_fusefs.staged_file import StagedFile, mark_of
 from cloudai_fusefs.staging_space import StagingSpace
 from cloudai_fusefs.wire_manifests import manifest_to_wire
 from cloudai_model.chunks import Manifest
 
 logger = logging.getLogger(__name__)
-
-SYNCED_TOGETHER_MAX: Final = 100
-"""Files that are synced before their rows say so."""
-
-SETTLE_SECONDS_MAX: Final = 5.0
-"""Of an unmount, for the disk to take what is still staged."""
 
 _BOOT_ID_PATH: Final = Path("/proc/sys/kernel/random/boot_id")
 """Another one since the machine last started."""
@@ -66,17 +58,12 @@ class Staging:
         self._reader = reader
         self._on_change = on_change
         self._journal = open_journal(directory)
-        self._journal = Journal(directory / "journal.sqlite")
         self._closer = DescriptorCloser()
         self.space = StagingSpace(self._files_directory, bytes_max)
-        self.failed_records: list[tuple[JournalRecord, Exception]] = []
         self._stale_rows: set[int] = set()
         marks = self._files_directory.glob(f"*/{mark_of(Path('*'))}")
         acknowledged = {int(path.name.partition(".")[0]) for path in marks}
-        self._disk_lock = trio.Lock()
-        self._unsettled: dict[
-            Node, int
-        ] = {}  # staged and not known to be on the disk: changes when last seen
+        self.settling = Settling(self._journal, self._files_directory, self._put_row)
         records = self._journal.records()
         for record in records:
             if record.node_id in acknowledged:
@@ -163,76 +150,8 @@ class Staging:
 
     def note_recovered(self, node: Node) -> None:
         """What an earlier mount left of the node is pending again; its row is there."""
-        self._note_unsettled(node)
+        self.settling.note_staged(node)
         self._on_change(node)
-
-    async def unsettle(self, node: Node) -> None:
-        """The node's content is about to change: a loss of power from now on may leave part of the change.
-
-        To be awaited before the first byte of it, while `pending.disk_state` is not UNKNOWN. Raises OSError,
-        and then nothing may be written.
-        """
-        async with self._disk_lock:
-            pending = node.pending
-            if pending is None or pending.disk_state != DiskState.ON_DISK:
-                return
-            self._put_row(node, pending, DiskState.UNKNOWN)
-            # The bytes may reach the disk in any order with the row that says so, unless it goes first.
-            await self._journal.sync()
-            if node.pending is pending:
-                pending.disk_state = DiskState.UNKNOWN
-                self._put_row(node, pending, pending.disk_state)  # another may have written the old word
-                self._note_unsettled(node)
-
-    async def settle(self) -> None:
-        """Puts on the disk what was finished when this was last called and has not changed since.
-
-        What uploads as it should is gone by then, and costs the disk nothing. Raises OSError.
-        """
-        ready: list[tuple[Node, Pending, StagedFile | None, int]] = []
-        for node, seen_count in list(self._unsettled.items()):
-            pending = node.pending
-            if pending is None or not pending.content or pending.disk_state != DiskState.UNKNOWN:
-                del self._unsettled[node]
-            elif node.writer_count or pending.change_count != seen_count:
-                self._unsettled[node] = pending.change_count
-            else:
-                ready.append((node, pending, node.staged, seen_count))
-        for start in range(0, len(ready), SYNCED_TOGETHER_MAX):
-            await self._sync(ready[start : start + SYNCED_TOGETHER_MAX])
-
-    async def settle_at_end(self) -> None:
-        """Of a mount that ends in order: what is left goes to the disk, as much as fits in a few seconds.
-
-        Not cancelled from outside. What did not fit is in doubt only if power is lost before the next mount.
-        """
-        with trio.move_on_after(SETTLE_SECONDS_MAX, shield=True):
-            try:
-                for _ in range(2):  # the first looks, the second finds nothing changed
-                    await self.settle()
-                await self._journal.sync()
-            except OSError as error:
-                logger.warning("the state directory cannot be synced: %s", error)
-
-    async def _sync(self, ready: Sequence[tuple[Node, Pending, StagedFile | None, int]]) -> None:
-        for _, _, staged, _ in ready:
-            if staged is not None:
-                await staged.sync()
-        directories = {self._path_of(node).parent for node, _, staged, _ in ready if staged is not None}
-        for directory in (*directories, self._files_directory):
-            await trio.to_thread.run_sync(_sync_directory, directory)
-        async with self._disk_lock:
-            for node, pending, staged, seen_count in ready:
-                is_same = node.pending is pending and node.staged is staged
-                if is_same and pending.change_count == seen_count and not node.writer_count:
-                    self._put_row(node, pending, DiskState.ON_DISK)
-                    pending.disk_state = DiskState.ON_DISK
-                    self._unsettled.pop(node, None)
-
-    def _note_unsettled(self, node: Node) -> None:
-        pending = node.pending
-        if pending is not None and pending.content and pending.disk_state == DiskState.UNKNOWN:
-            self._unsettled.setdefault(node, -1)
 
     def stage(self, node: Node, base: Manifest) -> StagedFile:
         """The node's staged file, opened over the base manifest of its present generation.
@@ -284,7 +203,7 @@ class Staging:
     def acknowledge(self, node: Node) -> None:
         """The master has acknowledged all of the node's changes."""
         node.tree.forget_pending(node)
-        self._unsettled.pop(node, None)
+        self.settling.forget(node)
         self.remove_row(node.node_id)
         self.drop_staged_if_idle(node)
 
@@ -326,7 +245,7 @@ class Staging:
         journal's log into its database.
         """
         try:
-            await self.settle()
+            await self.settling.settle()
             for node_id in list(self._stale_rows):
                 self._journal.remove(node_id)
                 self._forget_stale_row(node_id)
@@ -408,7 +327,7 @@ class Staging:
 
     def _record(self, node: Node, pending: Pending) -> None:
         self._put_row(node, pending, pending.disk_state)
-        self._note_unsettled(node)
+        self.settling.note_staged(node)
         if node.node_id in self._stale_rows:
             self._forget_stale_row(node.node_id)
         self._on_change(node)
@@ -445,14 +364,6 @@ def _accept_content(pending: Pending) -> None:
     """Somebody has written or touched what a loss of power left: it is as they want it."""
     if pending.disk_state == DiskState.IN_DOUBT:
         pending.disk_state = DiskState.UNKNOWN
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def fingerprint(manifest: Manifest) -> bytes:

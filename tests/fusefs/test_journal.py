@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from cloudai_fusefs.journal import SCHEMA_VERSION, Journal, JournalRecord
+from cloudai_fusefs.journal import SCHEMA_VERSION, Journal
 from cloudai_fusefs.journal_errors import JournalDamaged, JournalTooNew
+from cloudai_fusefs.journal_rows import JournalRecord
 from cloudai_fusefs.node import FILE
 
 

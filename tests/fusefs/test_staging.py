@@ -332,7 +332,7 @@ async def stage_early_and_late(file_system: FileSystemHarness) -> None:
     await file_system.write_file(b"early", b"long before")
     await file_system.write_file(b"rewritten", b"long before")
     for _ in range(2):
-        await file_system.staging.settle()
+        await file_system.staging.settling.settle()
     handle = await file_system.open(b"rewritten")
     await file_system.write(handle, 0, b"just now...")
     file_system.close_handle(handle)
@@ -423,16 +423,16 @@ async def test_file_that_waits_is_synced_once_and_its_row_goes_first_when_it_is_
         note(Journal, "sync")
 
         for _ in range(4):
-            await fs.staging.settle()
+            await fs.staging.settling.settle()
         assert said == ["StagedFile.sync"]
         handle = await fs.open(b"f")
         await fs.write(handle, 0, b"again")
         await fs.write(handle, 0, b"and again")
         assert said[1:] == ["Journal.sync", "StagedFile.write", "StagedFile.write"]
         for _ in range(4):
-            await fs.staging.settle()
+            await fs.staging.settling.settle()
         assert len(said) == 4  # it is still being written
         fs.close_handle(handle)
         for _ in range(4):
-            await fs.staging.settle()
+            await fs.staging.settling.settle()
         assert said[4:] == ["StagedFile.sync"]
