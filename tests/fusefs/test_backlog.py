@@ -14,7 +14,7 @@ from fakes.fake_master import FakeMaster, FakeMasterClient
 from support.file_system_harness import open_file_system
 from support.storage_requests import published
 
-FILE_COUNT = 4 * RECOVERED_AT_ONCE
+FILE_COUNT = 8 * RECOVERED_AT_ONCE
 
 
 async def test_backlog_is_taken_up_in_small_steps_and_sent_in_full_batches(
@@ -38,6 +38,7 @@ async def test_backlog_is_taken_up_in_small_steps_and_sent_in_full_batches(
 
     steps = [before - after for before, after in itertools.pairwise(left_counts)]
     assert left_counts[0] == FILE_COUNT
-    assert 0 < max(steps) <= RECOVERED_AT_ONCE
+    # Two, where both tasks take their turns in another order from one round to the next.
+    assert 0 < max(steps) <= 2 * RECOVERED_AT_ONCE
     assert master.call_count["commit_nodes"] <= 2
     assert len(await published(client, run)) == FILE_COUNT
