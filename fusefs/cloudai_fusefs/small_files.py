@@ -30,7 +30,7 @@ DIRECTORIES_MAX: Final = 64
 
 @dataclass(slots=True, eq=False)
 class _Reading:
-    """One directory as it was when its first file was read."""
+    """One directory as it was when its first file was read, and what has been added to it since."""
 
     nodes: list[Node]
     places: dict[Node, int] = field(init=False)
@@ -40,6 +40,18 @@ class _Reading:
 
     def __post_init__(self) -> None:
         self.places = {node: place for place, node in enumerate(self.nodes)}
+
+    def add_newer(self, directory: Node) -> None:
+        """Takes in what has come at the directory's end; the cost is that of what has come."""
+        children = directory.children or {}
+        newer: list[Node] = []
+        for name in reversed(children):
+            if children[name] in self.places:
+                break
+            newer.append(children[name])
+        for node in dict.fromkeys(reversed(newer)):
+            self.places[node] = len(self.nodes)
+            self.nodes.append(node)
 
 
 class SmallFileReadAhead:
@@ -58,7 +70,9 @@ class SmallFileReadAhead:
             return []
         directory = node.edges[0][0]
         reading = self._reading_of(directory)
-        if node not in reading.places:  # newer than the list
+        if node not in reading.places:
+            reading.add_newer(directory)
+        if node not in reading.places:  # and older than one that was renamed since
             del self._readings[directory]
             reading = self._reading_of(directory)
         place = reading.places[node]

@@ -49,7 +49,7 @@ ITEMS_AT_ONCE: Final = 1000
 _DISK_BLOCK_BYTES: Final = 4 * KIB  # what a file takes of the usual file systems is a multiple of it
 
 
-class _ChunkPlace(NamedTuple):
+class _ChunkOfFile(NamedTuple):
     """Where a chunk is asked for."""
 
     node: Node
@@ -60,11 +60,11 @@ class _ChunkPlace(NamedTuple):
 class _Listing:
     """What a set of files consists of now: each distinct chunk once, in the order of the files."""
 
-    places: dict[Chunk, _ChunkPlace] = field(default_factory=dict)
+    places: dict[Chunk, _ChunkOfFile] = field(default_factory=dict)
     size_bytes: int = 0
     disk_bytes: int = 0
 
-    def add(self, chunk: Chunk, place: _ChunkPlace) -> None:
+    def add(self, chunk: Chunk, place: _ChunkOfFile) -> None:
         if chunk not in self.places:
             self.places[chunk] = place
             self.size_bytes += chunk.length_bytes
@@ -171,7 +171,7 @@ class _FileSet:
             await trio.lowlevel.checkpoint()
             for node in some:
                 for index, chunk in enumerate(_known_chunks(node)):
-                    listing.add(chunk, _ChunkPlace(node, index))
+                    listing.add(chunk, _ChunkOfFile(node, index))
             if listing.disk_bytes > room_bytes:
                 raise self._too_much(room_bytes)
         return listing
@@ -225,7 +225,7 @@ class _FileSet:
             for _ in range(FETCHES_IN_FLIGHT_MAX):
                 nursery.start_soon(carry_out)
 
-    async def _fetch_job(self, job: dict[Chunk, _ChunkPlace]) -> None:
+    async def _fetch_job(self, job: dict[Chunk, _ChunkOfFile]) -> None:
         """One chunk, or several small files in one call and those of them alone that did not come so."""
         if len(job) > 1:
             job = await self._fetch_together(job)
@@ -233,9 +233,9 @@ class _FileSet:
             if self._master_failure is None:
                 await self._fetch_one(chunk, place)
 
-    async def _fetch_together(self, job: dict[Chunk, _ChunkPlace]) -> dict[Chunk, _ChunkPlace]:
+    async def _fetch_together(self, job: dict[Chunk, _ChunkOfFile]) -> dict[Chunk, _ChunkOfFile]:
         """What is left of the job. An answer may end early: then what follows is asked for again."""
-        left: dict[Chunk, _ChunkPlace] = {}
+        left: dict[Chunk, _ChunkOfFile] = {}
         asked = list(job.items())
         task_id = asked[0][1].node.tree.task_id
         while asked:
@@ -260,7 +260,7 @@ class _FileSet:
             asked = asked[len(found) :]
         return left
 
-    async def _fetch_one(self, chunk: Chunk, place: _ChunkPlace) -> None:
+    async def _fetch_one(self, chunk: Chunk, place: _ChunkOfFile) -> None:
         try:
             content = await self._warmup.files.load_content(place.node)
             if content.manifest.chunks[place.chunk_index : place.chunk_index + 1] != (chunk,):
@@ -289,7 +289,7 @@ class _FileSet:
         self._done_files = len(self._nodes) - len(self._missing_counts)
         self._tell()
 
-    def _note_brought(self, chunk: Chunk, place: _ChunkPlace) -> None:
+    def _note_brought(self, chunk: Chunk, place: _ChunkOfFile) -> None:
         self._fetched_bytes += chunk.length_bytes
         if self._missing_counts.get(place.node):
             self._missing_counts[place.node] -= 1
@@ -373,9 +373,9 @@ def _in_turns(items: Iterable[T]) -> Iterator[list[T]]:
         yield some
 
 
-def _divide(listing: _Listing, wanted: Iterable[Chunk]) -> Iterator[dict[Chunk, _ChunkPlace]]:
+def _divide(listing: _Listing, wanted: Iterable[Chunk]) -> Iterator[dict[Chunk, _ChunkOfFile]]:
     """The jobs: small files of a run together, as many as one answer holds; other chunks one by one."""
-    gathered: dict[RunTree, dict[Chunk, _ChunkPlace]] = {}
+    gathered: dict[RunTree, dict[Chunk, _ChunkOfFile]] = {}
     gathered_bytes: dict[RunTree, int] = {}
     for chunk in wanted:
         place = listing.places[chunk]

@@ -129,21 +129,21 @@ def _read_slab(connection: Connection, run: Run, node_id: int, generation: int, 
     return _Slab(ChunkPlace(*row) for row in rows)
 
 
-FileVersion = tuple[int, int]
+FileGeneration = tuple[int, int]
 """Node id and generation."""
 
 
 def locate_only_chunks(
-    connection: Connection, run: Run, versions: Sequence[FileVersion]
+    connection: Connection, run: Run, versions: Sequence[FileGeneration]
 ) -> list[ChunkPlace | CloudAIError]:
     """The chunk of each file of one chunk, or why there is none, in the same order.
 
     Three queries at most, and one when all are the files' generations of now. `versions` are at most
     READ_FILES_MAX.
     """
-    found: dict[FileVersion, ChunkPlace | CloudAIError] = {}
-    content_generations: dict[FileVersion, int] = {}
-    earlier: list[FileVersion] = []
+    found: dict[FileGeneration, ChunkPlace | CloudAIError] = {}
+    content_generations: dict[FileGeneration, int] = {}
+    earlier: list[FileGeneration] = []
     columns = nodes.c
     rows = connection.execute(
         select(
@@ -177,7 +177,9 @@ def locate_only_chunks(
     ]
 
 
-def _superseded(connection: Connection, run: Run, versions: Sequence[FileVersion]) -> dict[FileVersion, int]:
+def _superseded(
+    connection: Connection, run: Run, versions: Sequence[FileGeneration]
+) -> dict[FileGeneration, int]:
     """The generation at which the content of each began, of those that have been superseded since."""
     if not versions:
         return {}
@@ -209,8 +211,8 @@ def _superseded(connection: Connection, run: Run, versions: Sequence[FileVersion
 
 
 def _only_chunks(
-    connection: Connection, run: Run, content_generations: dict[FileVersion, int]
-) -> dict[FileVersion, ChunkPlace | CloudAIError]:
+    connection: Connection, run: Run, content_generations: dict[FileGeneration, int]
+) -> dict[FileGeneration, ChunkPlace | CloudAIError]:
     """The chunk of each of these contents, as it was at its generation."""
     if not content_generations:
         return {}
@@ -234,10 +236,10 @@ def _only_chunks(
             ),
         )
     )
-    chunks_of: dict[FileVersion, list[tuple[int, ChunkPlace]]] = defaultdict(list)
+    chunks_of: dict[FileGeneration, list[tuple[int, ChunkPlace]]] = defaultdict(list)
     for node_id, content_generation, added_at, digest, length_bytes in rows:
         chunks_of[node_id, content_generation].append((added_at, ChunkPlace(digest, length_bytes)))
-    found: dict[FileVersion, ChunkPlace | CloudAIError] = {}
+    found: dict[FileGeneration, ChunkPlace | CloudAIError] = {}
     for version, content_generation in content_generations.items():
         node_id, generation = version
         places = [

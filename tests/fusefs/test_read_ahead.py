@@ -62,6 +62,26 @@ def test_kernel_requests_out_of_order_are_one_sequence() -> None:
     assert asked == [[], [1], [], [], []]
 
 
+def test_short_reads_that_jump_forward_are_random() -> None:
+    ahead = ReadAhead()
+    for number in range(20):
+        assert not ahead.note_read(TWENTY_CHUNKS, number * 500 * KIB, 100)
+        assert ahead.is_random
+
+
+def test_short_reads_that_leave_a_little_out_are_a_sequence() -> None:
+    ahead = ReadAhead()
+    ahead.note_read(TWENTY_CHUNKS, 0, 4 * KIB)
+    assert ahead.note_read(TWENTY_CHUNKS, 32 * KIB, 4 * KIB) == range(1, 2)
+
+
+def test_short_end_of_what_the_kernel_asks_for_may_arrive_before_its_middle() -> None:
+    ahead = ReadAhead()
+    requests = [(0, MIB), (MIB + 512 * KIB, 12 * KIB), (MIB, 512 * KIB), (MIB + 524 * KIB, MIB)]
+    asked = [list(ahead.note_read(TWENTY_CHUNKS, offset, length)) for offset, length in requests]
+    assert asked == [[], [1], [], []]
+
+
 def test_late_request_for_a_chunk_that_was_left_widens_no_window() -> None:
     ahead = ReadAhead()
     read_in_steps(ahead, 0, CHUNK_BYTES_MAX + 512 * KIB, 512 * KIB)

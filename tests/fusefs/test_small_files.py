@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -102,6 +104,41 @@ def test_two_hundred_files_take_few_calls() -> None:
     tree = SmallTree()
     files = files_in(tree.add_directory(tree.root, b"d", 200))
     assert len(read_in_order(SmallFileReadAhead(), files)) <= 10
+
+
+def test_reader_of_a_directory_that_grows_does_not_look_through_it_each_time() -> None:
+    tree = SmallTree()
+    directory = tree.add_directory(tree.root, b"d", 1000)
+    ahead = SmallFileReadAhead()
+    read_in_order(ahead, files_in(directory)[:2])
+
+    class LookedThrough(dict[bytes, Node]):
+        def values(self) -> NoReturn:
+            raise AssertionError("from its beginning")
+
+    directory.children = LookedThrough(directory.children or {})
+    for number in range(1000, 1010):
+        newer = tree.add(directory, b"%05d" % number)
+        ahead.note_read(newer)
+
+
+def test_files_that_came_after_the_list_are_asked_for() -> None:
+    tree = SmallTree()
+    directory = tree.add_directory(tree.root, b"d", 3)
+    ahead = SmallFileReadAhead()
+    read_in_order(ahead, files_in(directory))
+    newer = [tree.add(directory, b"%05d" % number) for number in range(3, 9)]
+    assert names_of(read_in_order(ahead, newer)) == [[3, 4, 5, 6, 7, 8]]
+
+
+def test_newer_file_before_one_that_was_renamed_is_found() -> None:
+    tree = SmallTree()
+    directory = tree.add_directory(tree.root, b"d", 5)
+    ahead = SmallFileReadAhead()
+    read_in_order(ahead, files_in(directory)[:1])
+    newer = [tree.add(directory, b"%05d" % number) for number in range(5, 9)]
+    tree.tree.move(directory, b"00000", directory, b"00009")
+    assert names_of(read_in_order(ahead, newer[:2])) == [[6, 7, 8, 9]]
 
 
 def test_file_read_again_asks_for_nothing() -> None:

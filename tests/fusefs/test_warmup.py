@@ -53,6 +53,12 @@ async def warm_up(file_system: FileSystemHarness, *paths: str) -> WarmupReport:
     return await file_system.control.warmup(paths or [file_system.tree.path], lambda _: None)
 
 
+async def warm_up_in_a_new_mount(client: FakeMasterClient, run: types.Run, directory: Path) -> WarmupReport:
+    """The same, of a mount that ends with it; its disk cache stays in the directory."""
+    async with open_file_system(client, run, directory) as file_system:
+        return await warm_up(file_system)
+
+
 def fetch_count(master: FakeMaster) -> int:
     return master.call_count["read_chunk"] + master.call_count["read_files"]
 
@@ -99,11 +105,9 @@ async def test_what_is_cached_is_not_fetched_again(
 ) -> None:
     await commit_large(client, run, b"model.bin")
     await commit_small(client, run, 5)
-    async with open_file_system(client, run, tmp_path) as file_system:
-        await warm_up(file_system)
+    await warm_up_in_a_new_mount(client, run, tmp_path)
     fetched_count = fetch_count(master)
-    async with open_file_system(client, run, tmp_path) as file_system:
-        report = await warm_up(file_system)
+    report = await warm_up_in_a_new_mount(client, run, tmp_path)
     assert fetch_count(master) == fetched_count
     assert (report.files, report.fetched_bytes) == (6, 0)
 
@@ -172,8 +176,7 @@ async def test_small_file_that_does_not_come_with_the_others_comes_alone(
         return [b"X" + first[1:], None, third]
 
     monkeypatch.setattr(client, "read_files", read_badly)
-    async with open_file_system(client, run, tmp_path) as file_system:
-        report = await warm_up(file_system)
+    report = await warm_up_in_a_new_mount(client, run, tmp_path)
     assert (report.fetched_bytes, report.failed_files) == (27, 0)
     assert master.call_count["read_chunk"] == 2
 
@@ -191,8 +194,7 @@ async def test_chunk_of_two_files_is_fetched_and_counted_once(
 ) -> None:
     await commit_large(client, run, b"first")
     await commit_large(client, run, b"second")
-    async with open_file_system(client, run, tmp_path) as file_system:
-        report = await warm_up(file_system)
+    report = await warm_up_in_a_new_mount(client, run, tmp_path)
     assert (report.files, report.size_bytes, master.call_count["read_chunk"]) == (2, len(LARGE), 3)
 
 
@@ -387,8 +389,7 @@ async def test_disk_that_keeps_nothing_is_reported(
 
     monkeypatch.setattr(DiskChunkCache, "put", lose)
     await commit_large(client, run, b"model.bin")
-    async with open_file_system(client, run, tmp_path) as file_system:
-        report = await warm_up(file_system)
+    report = await warm_up_in_a_new_mount(client, run, tmp_path)
     assert [file.reason for file in report.failed] == [
         "the disk cache did not keep it; the mount's log may say why"
     ]
@@ -474,8 +475,7 @@ async def test_more_files_than_one_turn_are_all_brought(
 ) -> None:
     for part in range(3):
         await commit_small(client, run, ITEMS_AT_ONCE // 2, prefix=b"%d-" % part)
-    async with open_file_system(client, run, tmp_path) as file_system:
-        report = await warm_up(file_system)
+    report = await warm_up_in_a_new_mount(client, run, tmp_path)
     assert (report.files, report.failed_files) == (ITEMS_AT_ONCE // 2 * 3, 0)
 
 
@@ -492,8 +492,7 @@ async def test_error_of_a_manifest_is_the_files_alone(
         return await get_manifest(task_id, node_id, generation)
 
     monkeypatch.setattr(client, "get_manifest", refuse)
-    async with open_file_system(client, run, tmp_path) as file_system:
-        report = await warm_up(file_system)
+    report = await warm_up_in_a_new_mount(client, run, tmp_path)
     assert [(file.path[-7:], file.reason) for file in report.failed] == [
         ("refused", "the operation failed: not this one")
     ]

@@ -277,6 +277,18 @@ def rmdir(path: Path) -> bool:
     return True
 
 
+def unread_bytes(address: str) -> int:
+    """What waits in the connections to the address for who listens there."""
+    port = int(address.rpartition(":")[2])
+    waiting_bytes = 0
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in Path(table).read_text().splitlines()[1:]:
+            local, _, _, queues = line.split()[1:5]
+            if int(local.rpartition(":")[2], 16) == port:
+                waiting_bytes += int(queues.rpartition(":")[2], 16)
+    return waiting_bytes
+
+
 def test_acknowledged_rename_survives_a_crash_before_the_commits_answer(
     make_mount: MakeMount, master: MasterProcess
 ) -> None:
@@ -285,10 +297,11 @@ def test_acknowledged_rename_survives_a_crash_before_the_commits_answer(
     write_synced(run / "final", b"old")
     for number in range(5):
         content = f"new {number}".encode()
-        (run / "tmp").write_bytes(content)
         os.kill(master.pid, signal.SIGSTOP)
         try:
-            time.sleep(0.15)  # the commit of tmp has left, and no answer comes
+            (run / "tmp").write_bytes(content)
+            # It has left, and no answer comes. A ping is shorter.
+            wait_until(lambda: unread_bytes(master.address) > 100, "the commit of tmp")
             os.rename(run / "tmp", run / "final")
             mount.kill()
         finally:

@@ -10,7 +10,7 @@ from cloudai_master.chunk_places import (
     SLAB_CHUNKS,
     ChunkPlace,
     ChunkPlaces,
-    FileVersion,
+    FileGeneration,
     locate_only_chunks,
 )
 from cloudai_model.chunks import digest_of
@@ -159,7 +159,7 @@ def test_what_has_no_only_chunk_says_why(storage: LocalStorage, run: Run) -> Non
     storage.commit_file(b"", b"three", b"four", node=file.node_id)
     empty = storage.commit(file_commit(b"empty", b""))
     directory = storage.commit(directory_commit(b"d"))
-    expected: dict[FileVersion, type[Exception]] = {
+    expected: dict[FileGeneration, type[Exception]] = {
         (file.node_id, 1): ChunkPlace,  # type: ignore[dict-item]
         (grown.node_id, 2): InvalidRequest,
         (file.node_id, 3): InvalidRequest,
