@@ -196,6 +196,33 @@ def cpu_seconds_of(pids: Iterable[int]) -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
+def cpu_seconds_between(before_seconds: float, after_seconds: float) -> float:
+    """To the clock's hundredths: 0.14 - 0.12 is a bit more than 0.02."""
+    return round(after_seconds - before_seconds, 2)
+
+
+def read_bytes_of(pids: Iterable[int]) -> int | None:
+    """What the processes that still run have read so far, from files and sockets; None where that may not be seen."""
+    total_bytes = 0
+    for pid in pids:
+        try:
+            lines = Path(f"/proc/{pid}/io").read_text().splitlines()
+        except PermissionError:
+            return None
+        except OSError:
+            continue
+        total_bytes += sum(int(line.split()[1]) for line in lines if line.startswith("rchar:"))
+    return total_bytes
+
+
+def name_of(pid: int) -> str:
+    """The program's name, at most 15 characters of it; empty when it has ended."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
+
+
 def memory_of(pids: Iterable[int]) -> MemoryUse:
     """What the processes have in memory."""
     resident_kib = peak_kib = 0
