@@ -8,43 +8,20 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import secrets
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 import trio
 
+from cloudai_benchmarks.commit_orders import FILES_PER_COMMIT, READY, Orders, contents
 from cloudai_benchmarks.write_place import MasterPlace
 from cloudai_fusefs.grpc_master_client import GrpcMasterClient
 from cloudai_model.chunks import digest_of
 from cloudai_model.limits import NODE_ID_MIN
 from cloudai_proto.storage.v1 import names_pb2 as names
 from cloudai_proto.storage.v1 import types_pb2 as types
-
-FILES_PER_COMMIT: Final = 10
-FILE_BYTES: Final = 200
-READY: Final = "ready"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Orders:
-    master: MasterPlace
-    task: str
-    """A run is made in it."""
-    file_count: int
-    seed: str
-
-
-def contents(orders: Orders) -> Iterator[tuple[str, bytes]]:
-    """Name and bytes of each file that is committed."""
-    lot = random.Random(f"{orders.seed} {orders.task}")
-    for number in range(orders.file_count):
-        yield f"file-{number:05}", lot.randbytes(FILE_BYTES)
 
 
 async def commit_all(orders: Orders) -> list[float]:

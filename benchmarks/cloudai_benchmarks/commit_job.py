@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -12,11 +13,12 @@ from pathlib import Path
 from typing import IO
 
 from cloudai_benchmarks.arrival import Outcome
-from cloudai_benchmarks.commit_client import READY, Orders, contents
+from cloudai_benchmarks.commit_orders import READY, Orders, contents
 from cloudai_benchmarks.comparison import compare
 from cloudai_benchmarks.errors import WorkFailed
 from cloudai_benchmarks.figures import CALL_MEDIAN_SECONDS, CALL_P99_SECONDS
 from cloudai_benchmarks.latency_job import percentile
+from cloudai_benchmarks.processes import python_path
 from cloudai_benchmarks.workloads import Figures
 from cloudai_benchmarks.write_jobs import PlacedJob
 from cloudai_benchmarks.write_place import WritePlace
@@ -78,6 +80,7 @@ class _Client:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
+            env=os.environ | python_path(),
             text=True,
         )
         self._say(json.dumps(asdict(orders)))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from cloudai_benchmarks.errors import WorkFailed
+from cloudai_benchmarks.processes import python_path
 
 _LOOK_SECONDS: Final = 0.02
 _READ_BYTES: Final = 1024**2
@@ -30,23 +31,31 @@ class LogFollower:
             stdin=subprocess.DEVNULL,
             stdout=self._answer,
             stderr=subprocess.PIPE,
+            env=os.environ | python_path(),
         )
         assert self._process.stderr is not None
-        if self._process.stderr.readline() != _READY:
-            raise WorkFailed("the follower did not start")
+        line = self._process.stderr.readline()
+        if line != _READY:
+            with self._process, self._answer:
+                said = line + self._process.stderr.read()
+            raise WorkFailed(f"the follower did not start: {said.decode(errors='replace').strip()}")
 
     def looks(self, seconds_max: float) -> list[tuple[float, int]]:
-        """When it looked (monotonic), and how many bytes it had seen then. Raises WorkFailed after `seconds_max`."""
-        try:
-            self._process.wait(seconds_max)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-            raise WorkFailed(
-                f"not everything was seen on another mount within {seconds_max:.0f} s after the server had it"
-            ) from None
-        self._answer.seek(0)
-        return [(float(seconds), int(seen_bytes)) for seconds, seen_bytes in json.load(self._answer)]
+        """When it looked (monotonic), and how many bytes it had seen then; called once.
+
+        Raises WorkFailed when it has not seen everything within `seconds_max`. It has ended afterwards.
+        """
+        # Entered, it waits for the process and closes the pipe on the way out.
+        with self._process, self._answer:
+            try:
+                self._process.wait(seconds_max)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                raise WorkFailed(
+                    f"not everything was seen on another mount within {seconds_max:.0f} s after the server had it"
+                ) from None
+            self._answer.seek(0)
+            return [(float(seconds), int(seen_bytes)) for seconds, seen_bytes in json.load(self._answer)]
 
 
 def follow(path: Path, size_bytes: int) -> list[tuple[float, int]]:

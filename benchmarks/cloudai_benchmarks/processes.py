@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -79,6 +80,11 @@ def run_command(
         if status != 0:
             raise CommandFailed(command=command, status=status, said=stderr.read() or stdout.read())
         return stdout.read()
+
+
+def python_path() -> dict[str, str]:
+    """For the environment of a Python process that imports what this one does, `benchmarks` by whatever means."""
+    return {"PYTHONPATH": os.pathsep.join(part for part in sys.path if part)}
 
 
 class Server:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -17,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cloudai_benchmarks.errors import BenchmarkError, TookTooLong, WorkFailed
-from cloudai_benchmarks.processes import run_command
+from cloudai_benchmarks.processes import python_path, run_command
 from cloudai_benchmarks.registry import make_workloads
 from cloudai_benchmarks.workloads import ReadWorkload
 
@@ -66,8 +65,7 @@ def do_in_process(
             module,
             seconds_max=seconds_max,
             text_in=json.dumps(assignment),
-            # `benchmarks` is on the path of this process, by whatever means: the child gets the same.
-            environment={"PYTHONPATH": os.pathsep.join(part for part in sys.path if part)},
+            environment=python_path(),
             on_timeout=on_timeout,
         )
     except TookTooLong as error:

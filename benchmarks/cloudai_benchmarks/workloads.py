@@ -101,6 +101,8 @@ class WriteWorkload(Workload):
     """Of a place, the dataset on local disk, and a seed, the same for all contenders in one round."""
     writer_count: int = 1
     """Each has a mount of its own."""
+    is_prepared: bool = False
+    """Whether something has to be there before."""
     with_follower: bool = False
     """Whether somebody reads on another mount meanwhile."""
     written_bytes: int | None = None

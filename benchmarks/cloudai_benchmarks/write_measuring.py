@@ -38,14 +38,14 @@ class WriteMeasurer:
         place = contender.begin_writing(
             writer_count=workload.writer_count, with_follower=workload.with_follower
         )
-        self._do(Step.PREPARE, place)
+        if workload.is_prepared:
+            self._do(Step.PREPARE, place)
         read_files(self._source.files_of(workload.dataset))
         sync_disk(self._source.directory)
         client_before = cpu_seconds_of(contender.client_pids())
         server_before = cpu_seconds_of(contender.server_pids())
-        sent_before_bytes = contender.sent_bytes()
+        sent_before_bytes = self._sent_bytes()
         times = self._do(Step.WORK, place)
-        sent_after_bytes = contender.sent_bytes()
         client_pids = contender.client_pids()
         measured = partial(
             Measurement,
@@ -56,9 +56,9 @@ class WriteMeasurer:
             server_cpu_seconds=cpu_seconds_between(server_before, cpu_seconds_of(contender.server_pids())),
             client_resident_bytes_peak=memory_of(client_pids).resident_bytes_peak,
         )
+        figures = self._figures(times, sent_before_bytes, self._sent_bytes())
         with contender.stored() as stored:
             self._do(Step.CHECK, place, stored)
-        figures = self._figures(times, sent_before_bytes, sent_after_bytes)
         seconds = {Phase.RETURNS: times.returned_seconds, Phase.STORED: times.stored_seconds}
         return [
             # With the last phase alone: they are of the whole work.
@@ -82,6 +82,9 @@ class WriteMeasurer:
             seconds_max=plan.job_seconds_max,
             on_timeout=self._contender.abort,
         )
+
+    def _sent_bytes(self) -> int | None:
+        return None if self._workload.written_bytes is None else self._contender.sent_bytes()
 
     def _figures(
         self, times: WriteTimes, sent_before_bytes: int | None, sent_after_bytes: int | None

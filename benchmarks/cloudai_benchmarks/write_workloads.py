@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from cloudai_benchmarks.commit_client import FILES_PER_COMMIT
 from cloudai_benchmarks.commit_job import CommitAtOnce
+from cloudai_benchmarks.commit_orders import FILES_PER_COMMIT
 from cloudai_benchmarks.datasets import MIB
 from cloudai_benchmarks.latency_job import SMALL_WRITE_BYTES, WriteBesideUpload
 from cloudai_benchmarks.log_jobs import LINE_BYTES, LINES_PER_SECOND, FollowLog, WriteLog
@@ -74,6 +74,7 @@ def make_write_workloads(shapes: Shapes) -> list[Workload]:
             dataset=tensors,
             phases=_BOTH,
             written_bytes=tensors.size_bytes,
+            is_prepared=True,
             make_job=lambda place, source, seed: WriteNextCheckpoint(place, source, tensors, seed),
         ),
         WriteWorkload(
@@ -98,6 +99,7 @@ def make_write_workloads(shapes: Shapes) -> list[Workload]:
             title=f"rm -r of {small.file_count:,} files",
             dataset=small,
             phases=_BOTH,
+            is_prepared=True,
             make_job=lambda place, source, _: RemoveTree(place, source),
         ),
         WriteWorkload(

@@ -42,7 +42,7 @@ def test_benchmark_measures_and_leaves_a_report_and_nothing_else(tmp_path: Path)
 
     assert process.returncode == 0, text + errors
     assert "sequential 1 MiB, again" in text
-    assert "The daemon of cloudai after all workloads" in text
+    assert "The daemon of cloudai after all reading workloads" in text
     results = json.loads(output.read_text())
     assert {(each["contender"], each["phase"], each["round"]) for each in results["measurements"]} == {
         (contender, phase, number)
@@ -52,6 +52,30 @@ def test_benchmark_measures_and_leaves_a_report_and_nothing_else(tmp_path: Path)
     }
     assert all(each["error"] is None for each in results["measurements"])
     assert output.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    assert_nothing_is_left(tmp_path / "work")
+
+
+@pytest.mark.parametrize(
+    "workloads",
+    [
+        ["write-1g", "cp-2000"],
+        ["checkpoint", "log-follow"],
+        ["rm-2000", "git-clone"],
+        ["write-latency", "writers-4", "commits-4"],
+    ],
+)
+def test_benchmark_writes_on_this_filesystem_and_finds_everything_at_the_master(
+    workloads: list[str], tmp_path: Path
+) -> None:
+    output = tmp_path / "results.json"
+    options = [option for name in workloads for option in ("--workload", name)]
+    process = start_benchmark(tmp_path / "work", "--rounds", "1", "--output", str(output), *options)
+    text, errors = process.communicate(timeout=SECONDS_MAX)
+
+    assert process.returncode == 0, text + errors
+    measurements = json.loads(output.read_text())["measurements"]
+    assert {each["workload"] for each in measurements if each["contender"] == "cloudai"} == set(workloads)
+    assert all(each["error"] is None for each in measurements)
     assert_nothing_is_left(tmp_path / "work")
 
 

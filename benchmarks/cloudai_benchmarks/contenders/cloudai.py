@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from cloudai_benchmarks import fuse_mounts
 from cloudai_benchmarks.arrival import Arrival
@@ -19,9 +18,12 @@ from cloudai_benchmarks.contenders.contender import (
 )
 from cloudai_benchmarks.contenders.mounts import ClientMount
 from cloudai_benchmarks.datasets import Dataset
-from cloudai_benchmarks.errors import BenchmarkError
+from cloudai_benchmarks.errors import BenchmarkError, WorkFailed
 from cloudai_benchmarks.processes import Server, family_of, has_process, run_command, wait_until
 from cloudai_benchmarks.write_place import MasterPlace, WritePlace
+from cloudai_daemon.control_client import ControlClient, DaemonUnreachable
+from cloudai_daemon.control_protocol import RemoteError
+from cloudai_daemon.mount_lookup import require_alive
 from cloudai_fusefs.mount import MEMORY_BYTES_MAX
 
 USER: Final = "user-123"
@@ -174,11 +176,18 @@ class CloudAIMount(ClientMount):
         for name in ("state", "cache"):
             (self.client_dir / name).mkdir(mode=0o700, exist_ok=True)
         run_command(_PROGRAMS / "cloudai", "mount", master.address, self.mount_point, "-o", ",".join(options))
-        self._pid = int(self.status()["pid"])
+        try:
+            self._pid = require_alive(self.mount_point).process.pid
+        except DaemonUnreachable as error:
+            raise WorkFailed(str(error)) from error
 
-    def status(self) -> dict[str, Any]:
-        (answer,) = json.loads(run_command(_PROGRAMS / "cloudai", "status", "--json", self.mount_point))
-        return dict(answer)
+    def sent_bytes(self) -> int:
+        """File contents that went to the master, counted by the daemon since it began. Raises WorkFailed."""
+        try:
+            with ControlClient(require_alive(self.mount_point)) as client:
+                return client.status().sent_bytes
+        except (DaemonUnreachable, RemoteError) as error:
+            raise WorkFailed(str(error)) from error
 
     def pids(self) -> list[int]:
         return family_of(self._pid) if self._pid else []
@@ -292,7 +301,7 @@ class CloudAI(FuseContender):
 
     def sent_bytes(self) -> int | None:
         """File contents, counted by the daemons."""
-        return sum(int(mount.status()["sent_bytes"]) for mount in self._writers)
+        return sum(mount.sent_bytes() for mount in self._writers)
 
     def discard_written(self) -> None:
         self._writers, self._runs = (), ()
