@@ -187,25 +187,35 @@ class CloneRepository(PlacedJob):
     _NAME: Final = "clone"
     _INDEX: Final = ".git/index"
     """The state of its files is in it, with inode numbers and times."""
+    _CONFIG: Final = ".git/config"
+    """What the filesystem can do is in it: whether there are modes and symbolic links."""
     _LOGS: Final = ".git/logs/"
     """The time of the clone is in them."""
 
     def load(self) -> list[Outcome]:
         with tempfile.TemporaryDirectory(dir=self.source.parent) as directory:
             run_at_once(self._clone_into(Path(directory, self._NAME)), environment=GIT_ENVIRONMENT)
-            return [list_files(Path(directory))]
+            files = list_files(Path(directory))
+        del files[f"{self._NAME}/{self._CONFIG}"]
+        return [files]
 
     def work(self) -> None:
         run_at_once(self._clone_into(self.place.directory / self._NAME), environment=GIT_ENVIRONMENT)
+
+    def finish(self) -> Figures:
+        # How long it would be nobody knew before.
+        name = f"{self._NAME}/{self._CONFIG}"
+        self.place.arrival.wait({name: (self.place.directory / name).stat().st_size})
+        return {}
 
     def check(self, stored: list[Path]) -> None:
         clone = stored[0] / self._NAME
         with tempfile.TemporaryDirectory(dir=self.source.parent) as directory:
             right = Path(directory, self._NAME)
             run_at_once(self._clone_into(right), environment=GIT_ENVIRONMENT)
-            own = {path for path in list_files(right) if path == self._INDEX or path.startswith(self._LOGS)}
-            compare_trees(clone, right, leave_out=frozenset(own))
-        # The index too: it has the objects' names in it.
+            own = {path for path in list_files(right) if path.startswith(self._LOGS)}
+            compare_trees(clone, right, leave_out=frozenset({self._INDEX, self._CONFIG, *own}))
+        # git itself reads what was left out.
         git = ("-c", "safe.directory=*", "-C", clone)
         run_git(*git, "fsck", "--full", "--strict")
         compare("the files in the index", run_git(*git, "ls-files", "-s"), self._files_of_source())

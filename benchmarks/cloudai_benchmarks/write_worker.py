@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from cloudai_benchmarks.arrival import Outcome
 from cloudai_benchmarks.registry import make_workloads
@@ -27,6 +27,13 @@ class Step(StrEnum):
     """What is timed, and then as long as it takes until the server has it."""
     CHECK = "check"
     """Compares what the server has with what was to be written."""
+
+
+_STEP_TITLES: Final = {
+    Step.PREPARE: "what has to be there before, until the server has it",
+    Step.WORK: "the work, until the server has everything",
+    Step.CHECK: "the comparison with what the server has",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +74,7 @@ def do_write_step(
     answer = do_in_process(
         "cloudai_benchmarks.write_worker",
         asdict(assignment),
-        f"{assignment.step} of the work",
+        _STEP_TITLES[assignment.step],
         seconds_max,
         on_timeout,
     )

@@ -79,13 +79,16 @@ def test_benchmark_writes_on_this_filesystem_and_finds_everything_at_the_master(
     assert_nothing_is_left(tmp_path / "work")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("number", "workload"),
+    [(signal.SIGINT, "first-byte"), (signal.SIGTERM, "first-byte"), (signal.SIGINT, "cp-1g")],
+)
 def test_interrupted_twice_it_still_cleans_up_and_reports_what_there_is(
-    number: signal.Signals, tmp_path: Path
+    number: signal.Signals, workload: str, tmp_path: Path
 ) -> None:
     output = tmp_path / "results.json"
     process = start_benchmark(
-        tmp_path / "work", "--rounds", "1000", "--workload", "first-byte", "--output", str(output)
+        tmp_path / "work", "--rounds", "1000", "--workload", workload, "--output", str(output)
     )
     assert process.stderr is not None
     for line in process.stderr:

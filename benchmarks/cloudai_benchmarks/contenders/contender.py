@@ -187,24 +187,39 @@ class FuseContender(Contender):
 
 
 class WrittenDirectories:
-    """The writers' directories on the server's own disk, where what it serves is plain files."""
+    """The writers' directories on the server's own disk, where what it serves is plain files.
+
+    Each time others: a server remembers names that were taken away behind its back (rclone for five minutes).
+    """
 
     def __init__(self, source: Source, contender: str) -> None:
-        self._parent = source.directory / f"written-{contender}"
-        self.paths: list[Path] = []
+        self._source = source
+        self._name = f"written-{contender}"
+        self._count = 0
+        self.relative_paths: list[Path] = []
+        """To what is served."""
 
-    def make(self, count: int) -> None:
-        self.paths = [self._parent / f"{number:02}" for number in range(count)]
-        for path in self.paths:
-            path.mkdir(parents=True)
+    @property
+    def paths(self) -> list[Path]:
+        return [self._source.directory / path for path in self.relative_paths]
+
+    def choose(self, count: int) -> None:
+        """Their names; nothing is made."""
+        self._count += 1
+        self.relative_paths = [
+            Path(f"{self._name}-{self._count:04}", f"{number:02}") for number in range(count)
+        ]
 
     def arrivals(self) -> list[Arrival]:
         return [Arrival.in_directory(path) for path in self.paths]
 
     def remove(self) -> None:
-        self.paths = []
-        if self._parent.exists():
-            shutil.rmtree(self._parent)
+        """Also right when they were never made."""
+        parents = {path.parent for path in self.paths}
+        self.relative_paths = []
+        for parent in parents:
+            if parent.exists():
+                shutil.rmtree(parent)
 
 
 class PlainContender(FuseContender):
@@ -225,12 +240,16 @@ class PlainContender(FuseContender):
         return self.make_reading_mount(directory)
 
     def prepare_server(self, writer_count: int) -> None:
-        self.written.make(writer_count)
+        self.written.choose(writer_count)
 
     def make_place(self, writers: Sequence[ClientMount], followers: Sequence[ClientMount]) -> WritePlace:
-        below = [path.relative_to(self.source.directory) for path in self.written.paths]
+        below = self.written.relative_paths
+        directories = [mount.mount_point / path for mount, path in zip(writers, below, strict=True)]
+        for directory in directories:
+            # On the mount: a server may not see what is made behind its back.
+            directory.mkdir(parents=True)
         return WritePlace(
-            directories=[mount.mount_point / path for mount, path in zip(writers, below, strict=True)],
+            directories=directories,
             arrivals=self.written.arrivals(),
             followed=followers[0].mount_point / below[0] if followers else None,
         )

@@ -40,7 +40,9 @@ class Local(Contender):
         return self._source.files_of(dataset)
 
     def begin_writing(self, *, writer_count: int, with_follower: bool) -> WritePlace:
-        self._written.make(writer_count)
+        self._written.choose(writer_count)
+        for path in self._written.paths:
+            path.mkdir(parents=True)
         return WritePlace(
             directories=self._written.paths,
             arrivals=self._written.arrivals(),
