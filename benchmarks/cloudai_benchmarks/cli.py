@@ -62,7 +62,7 @@ _INTERRUPTED: Final = 130
     default=UPLOAD_BYTES_DEFAULT / 1024**3,
     show_default=True,
     type=click.FloatRange(0, 1024, min_open=True),
-    help="What is uploaded, at scale 1, beside the writer of write-latency; it takes three times that on disk.",
+    help="What is uploaded, at scale 1, beside the writer of write-latency; it takes four times that on disk.",
 )
 @click.option("--seed", default="1", show_default=True, help="Of data, places and order.")
 @click.option(
@@ -70,7 +70,7 @@ _INTERRUPTED: Final = 130
     default=Path("/var/tmp"),
     show_default=True,
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Where data, servers and caches are while it runs: on a disk, with 15 GiB free at scale 1.",
+    help="Where data, servers and caches are while it runs: on a disk, with 20 GiB free at scale 1.",
 )
 @click.option(
     "--output",
