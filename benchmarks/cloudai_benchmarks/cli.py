@@ -41,7 +41,7 @@ _INTERRUPTED: Final = 130
     "workload_names",
     multiple=True,
     metavar="NAME",
-    help="Only this one, or those whose names begin so; may be repeated. See --list.",
+    help="Only this one, those whose names begin so, or all that are `reads` or `writes`; may be repeated. See --list.",
 )
 @click.option(
     "--contender",
@@ -131,7 +131,7 @@ def main(
         _print_report(ResultFile.read(shown_file), console)
         return
     plan = Plan(
-        workloads=_select(workloads, workload_names),
+        workloads=select_workloads(workloads, workload_names),
         round_count=rounds,
         scale=scale,
         upload_bytes=upload_bytes,
@@ -178,16 +178,20 @@ def main(
         sys.exit(1)
 
 
-def _select(workloads: Mapping[str, Workload], names: Sequence[str]) -> list[Workload]:
-    """Those whose names begin with one of `names`, all when there is none, in the order of the report."""
+def select_workloads(workloads: Mapping[str, Workload], names: Sequence[str]) -> list[Workload]:
+    """Those that one of `names` means, all when there is none, in the order of the report."""
     for name in names:
-        if not any(known.startswith(name) for known in workloads):
+        if not any(_is_meant(workload, name) for workload in workloads.values()):
             raise click.BadParameter(f"{name}: there are {', '.join(workloads)}", param_hint="--workload")
     return [
         workload
-        for known, workload in workloads.items()
-        if not names or any(known.startswith(name) for name in names)
+        for workload in workloads.values()
+        if not names or any(_is_meant(workload, name) for name in names)
     ]
+
+
+def _is_meant(workload: Workload, name: str) -> bool:
+    return workload.access == name or workload.name.startswith(name)
 
 
 def _run(runner: Runner, interrupts: Interrupts) -> bool:

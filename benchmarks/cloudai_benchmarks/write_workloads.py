@@ -42,7 +42,7 @@ def make_write_workloads(shapes: Shapes) -> list[Workload]:
     (large_name,), (upload_name,) = large.names(), upload.names()
     size = f"{large.size_bytes // MIB:,} MiB"
     line_count = scale_count(10_000, shapes.scale)
-    commit_count = scale_count(200, shapes.scale) * WRITER_COUNT_MAX * FILES_PER_COMMIT
+    commit_count = scale_count(50, shapes.scale) * WRITER_COUNT_MAX * FILES_PER_COMMIT
     return [
         WriteWorkload(
             name="write-1g",

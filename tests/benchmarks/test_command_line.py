@@ -11,6 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from cloudai_benchmarks.cli import select_workloads
+from cloudai_benchmarks.registry import make_workloads
+from cloudai_benchmarks.workloads import Access
+
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 SECONDS_MAX = 100.0
 
@@ -26,6 +30,26 @@ def start_benchmark(work_dir: Path, *options: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+@pytest.mark.parametrize(
+    ("names", "meant"),
+    [
+        (["random"], ["random-1k", "random-10k"]),
+        (["rm-2000", "commits-4"], ["rm-2000", "commits-4"]),
+        (["commits"], ["commits-1", "commits-4", "commits-16"]),
+    ],
+)
+def test_workloads_are_chosen_by_how_their_names_begin(names: list[str], meant: list[str]) -> None:
+    assert [workload.name for workload in select_workloads(make_workloads(1.0), names)] == meant
+
+
+@pytest.mark.parametrize("access", Access)
+def test_workloads_are_chosen_by_what_they_do(access: Access) -> None:
+    chosen = select_workloads(make_workloads(1.0), [access.value])
+
+    assert chosen == [workload for workload in chosen if workload.access is access]
+    assert len(chosen) == sum(workload.access is access for workload in make_workloads(1.0).values())
 
 
 def assert_nothing_is_left(work_dir: Path) -> None:
