@@ -14,7 +14,7 @@ BIN := .venv/bin
 STATE_OPTION = $(if $(STATE),--state "$(STATE)")
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 PACKAGES := fuse3 libfuse3-dev pkg-config gcc libc6-dev python3-dev python3-venv util-linux rsync
-BENCH_PACKAGES := sshfs rclone openssh-server fuse3
+BENCH_PACKAGES := sshfs rclone openssh-server fuse3 git
 SOURCES := model master fusefs daemon tests examples
 LOCK_COMMAND := pip-compile --all-build-deps --all-extras --allow-unsafe --generate-hashes \
 	--no-emit-find-links --no-emit-index-url --no-emit-options --strip-extras \

@@ -16,12 +16,14 @@ from cloudai_benchmarks.contenders.contender import Source
 from cloudai_benchmarks.contenders.selection import CONTENDER_NAMES, OURS, default_names, make_contenders
 from cloudai_benchmarks.interrupts import Interrupts
 from cloudai_benchmarks.machine import describe_machine
+from cloudai_benchmarks.plan import Plan
 from cloudai_benchmarks.printed_progress import PrintedProgress
 from cloudai_benchmarks.registry import make_workloads
 from cloudai_benchmarks.report import Report
 from cloudai_benchmarks.result_file import ResultFile
 from cloudai_benchmarks.results import Results
-from cloudai_benchmarks.runner import Plan, Runner
+from cloudai_benchmarks.runner import Runner
+from cloudai_benchmarks.shapes import UPLOAD_BYTES_DEFAULT
 from cloudai_benchmarks.working_directory import working_directory
 from cloudai_benchmarks.workloads import Workload
 
@@ -39,7 +41,7 @@ _INTERRUPTED: Final = 130
     "workload_names",
     multiple=True,
     metavar="NAME",
-    help="Only this one, or those whose names begin so; may be repeated. See --list.",
+    help="Only this one, those whose names begin so, or all that are `reads` or `writes`; may be repeated. See --list.",
 )
 @click.option(
     "--contender",
@@ -55,13 +57,20 @@ _INTERRUPTED: Final = 130
     type=click.FloatRange(0, 1, min_open=True),
     help="Of sizes and counts: 0.05 for a quick try.",
 )
+@click.option(
+    "--upload-gib",
+    default=UPLOAD_BYTES_DEFAULT / 1024**3,
+    show_default=True,
+    type=click.FloatRange(0, 1024, min_open=True),
+    help="What is uploaded, at scale 1, beside the writer of write-latency; it takes four times that on disk.",
+)
 @click.option("--seed", default="1", show_default=True, help="Of data, places and order.")
 @click.option(
     "--work-dir",
     default=Path("/var/tmp"),
     show_default=True,
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Where data, servers and caches are while it runs: on a disk, with 15 GiB free at scale 1.",
+    help="Where data, servers and caches are while it runs: on a disk, with 20 GiB free at scale 1.",
 )
 @click.option(
     "--output",
@@ -95,6 +104,7 @@ def main(
     workload_names: tuple[str, ...],
     contender_names: tuple[str, ...],
     scale: float,
+    upload_gib: float,
     seed: str,
     work_dir: Path,
     output: Path | None,
@@ -108,7 +118,8 @@ def main(
     Everything runs on this machine, on the loopback, and is gone afterwards. Exit status 1: something failed
     on ours.
     """
-    workloads = make_workloads(scale)
+    upload_bytes = round(upload_gib * 1024**3)
+    workloads = make_workloads(scale, upload_bytes=upload_bytes)
     if only_list:
         for workload in workloads.values():
             click.echo(
@@ -120,24 +131,32 @@ def main(
         _print_report(ResultFile.read(shown_file), console)
         return
     plan = Plan(
-        workloads=_select(workloads, workload_names),
+        workloads=select_workloads(workloads, workload_names),
         round_count=rounds,
         scale=scale,
+        upload_bytes=upload_bytes,
         seed=seed,
         job_seconds_max=job_seconds_max,
         idle_seconds=idle_seconds,
     )
     names = contender_names or default_names()
-    options = {"rounds": rounds, "scale": scale, "seed": seed, "contenders": list(names)}
+    options = {
+        "rounds": rounds,
+        "scale": scale,
+        "upload_gib": upload_gib,
+        "seed": seed,
+        "contenders": list(names),
+    }
     path = output or RESULTS_DIR / f"{datetime.now(UTC):%Y-%m-%d_%H-%M-%S}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    progress = PrintedProgress(job_count=plan.job_count * len(names))
     machine = describe_machine(work_dir)
     interrupts = Interrupts()
-    with working_directory(work_dir) as directory, progress:
+    with working_directory(work_dir) as directory:
         source = Source(directory / "data")
-        runner = Runner(plan, make_contenders(names, directory, source), source, progress)
-        was_interrupted = _run(runner, interrupts)
+        contenders = make_contenders(names, directory, source)
+        with PrintedProgress(job_count=plan.job_count(contenders)) as progress:
+            runner = Runner(plan, contenders, source, progress)
+            was_interrupted = _run(runner, interrupts)
     file = ResultFile(
         machine=machine,
         options=options,
@@ -159,16 +178,20 @@ def main(
         sys.exit(1)
 
 
-def _select(workloads: Mapping[str, Workload], names: Sequence[str]) -> list[Workload]:
-    """Those whose names begin with one of `names`, all when there is none, in the order of the report."""
+def select_workloads(workloads: Mapping[str, Workload], names: Sequence[str]) -> list[Workload]:
+    """Those that one of `names` means, all when there is none, in the order of the report."""
     for name in names:
-        if not any(known.startswith(name) for known in workloads):
+        if not any(_is_meant(workload, name) for workload in workloads.values()):
             raise click.BadParameter(f"{name}: there are {', '.join(workloads)}", param_hint="--workload")
     return [
         workload
-        for known, workload in workloads.items()
-        if not names or any(known.startswith(name) for name in names)
+        for workload in workloads.values()
+        if not names or any(_is_meant(workload, name) for name in names)
     ]
+
+
+def _is_meant(workload: Workload, name: str) -> bool:
+    return workload.access == name or workload.name.startswith(name)
 
 
 def _run(runner: Runner, interrupts: Interrupts) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -79,6 +80,11 @@ def run_command(
         if status != 0:
             raise CommandFailed(command=command, status=status, said=stderr.read() or stdout.read())
         return stdout.read()
+
+
+def python_path() -> dict[str, str]:
+    """For the environment of a Python process that imports what this one does, `benchmarks` by whatever means."""
+    return {"PYTHONPATH": os.pathsep.join(part for part in sys.path if part)}
 
 
 class Server:
@@ -194,6 +200,33 @@ def cpu_seconds_of(pids: Iterable[int]) -> float:
             fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
             ticks += sum(int(field) for field in fields[11:15])
     return ticks / os.sysconf("SC_CLK_TCK")
+
+
+def cpu_seconds_between(before_seconds: float, after_seconds: float) -> float:
+    """To the clock's hundredths: 0.14 - 0.12 is a bit more than 0.02."""
+    return round(after_seconds - before_seconds, 2)
+
+
+def read_bytes_of(pids: Iterable[int]) -> int | None:
+    """What the processes that still run have read so far, from files and sockets; None where that may not be seen."""
+    total_bytes = 0
+    for pid in pids:
+        try:
+            lines = Path(f"/proc/{pid}/io").read_text().splitlines()
+        except PermissionError:
+            return None
+        except OSError:
+            continue
+        total_bytes += sum(int(line.split()[1]) for line in lines if line.startswith("rchar:"))
+    return total_bytes
+
+
+def name_of(pid: int) -> str:
+    """The program's name, at most 15 characters of it; empty when it has ended."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
 
 
 def memory_of(pids: Iterable[int]) -> MemoryUse:

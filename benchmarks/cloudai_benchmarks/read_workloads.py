@@ -16,9 +16,11 @@ from typing import Any, Final
 import numpy
 from safetensors import safe_open
 
-from cloudai_benchmarks.datasets import MIB, LargeFiles, SmallFiles, TensorFile
+from cloudai_benchmarks.comparison import compare, raise_error
+from cloudai_benchmarks.datasets import MIB, LargeFiles, TensorFile
 from cloudai_benchmarks.errors import CommandFailed, WrongAnswer
-from cloudai_benchmarks.workloads import Access, Phase, Workload, scale_count
+from cloudai_benchmarks.shapes import Shapes
+from cloudai_benchmarks.workloads import Phase, ReadWorkload, Workload, scale_count
 
 READ_BYTES: Final = MIB
 RANDOM_READ_BYTES: Final = 4096
@@ -31,101 +33,77 @@ _COLD: Final = (Phase.COLD,)
 _COLD_AND_AGAIN: Final = (Phase.COLD, Phase.AGAIN)
 
 
-def make_read_workloads(scale: float) -> list[Workload]:
-    """All of them, in the order of the report; scale 1 is 1 GiB, 10,000 files, ..."""
-    large = LargeFiles(name="large", count=1, file_bytes=MIB * scale_count(1024, scale))
-    streams = LargeFiles(name="streams", count=8, file_bytes=MIB * scale_count(256, scale))
-    tensors = TensorFile(name="tensors", tensor_count=20, tensor_bytes=4096 * scale_count(13107, scale))
-    tree = SmallFiles(
-        name="tree",
-        directory_count=scale_count(100, scale, at_least=2),
-        files_per_directory=100,
-        file_bytes=200,
-    )
-    big_tree = SmallFiles(
-        name="big-tree",
-        directory_count=scale_count(100, scale, at_least=2),
-        files_per_directory=1000,
-        file_bytes=200,
-    )
-    small = SmallFiles(
-        name="small", directory_count=scale_count(20, scale), files_per_directory=100, file_bytes=16 * 1024
-    )
+def make_read_workloads(shapes: Shapes) -> list[Workload]:
+    """All of them, in the order of the report."""
+    large, streams, tensors = shapes.large, shapes.streams, shapes.tensors
+    tree, big_tree, small = shapes.tree, shapes.big_tree, shapes.small
+    scale = shapes.scale
     random_counts = {"random-1k": scale_count(1000, scale), "random-10k": scale_count(10_000, scale)}
     missing_count = scale_count(10_000, scale)
     size = f"{large.file_bytes // MIB:,} MiB"
     return [
-        Workload(
+        ReadWorkload(
             name="first-byte",
             title=f"first byte of {size}",
-            access=Access.READS,
             dataset=large,
             phases=_COLD,
             make_job=lambda directory, _: ReadFirstByte(directory / "file-0"),
         ),
         *(
-            Workload(
+            ReadWorkload(
                 name=name,
                 title=f"{count:,} random 4 KiB of {size}",
-                access=Access.READS,
                 dataset=large,
                 phases=_COLD,
                 make_job=_random_job_maker(large, count),
             )
             for name, count in random_counts.items()
         ),
-        Workload(
+        ReadWorkload(
             name="sequential",
             title=f"sequential {size}",
-            access=Access.READS,
             dataset=large,
             phases=_COLD_AND_AGAIN,
             make_job=lambda directory, seed: ReadWholeFiles(directory, large, seed),
         ),
-        Workload(
+        ReadWorkload(
             name="streams",
             title=f"{streams.count} files of {streams.file_bytes // MIB:,} MiB at once",
-            access=Access.READS,
             dataset=streams,
             phases=_COLD,
             make_job=lambda directory, seed: ReadWholeFiles(directory, streams, seed),
         ),
-        Workload(
+        ReadWorkload(
             name="list-10k",
             title=f"ls -lR of {tree.file_count:,} files",
-            access=Access.READS,
             dataset=tree,
             phases=_COLD_AND_AGAIN,
             make_job=lambda directory, _: ListTree(directory),
         ),
-        Workload(
+        ReadWorkload(
             name="list-100k",
             title=f"ls -lR of {big_tree.file_count:,} files",
-            access=Access.READS,
             dataset=big_tree,
             phases=_COLD_AND_AGAIN,
             make_job=lambda directory, _: ListTree(directory),
         ),
-        Workload(
+        ReadWorkload(
             name="small-files",
             title=f"read {small.file_count:,} files of 16 KiB",
-            access=Access.READS,
             dataset=small,
             phases=_COLD,
             make_job=lambda directory, _: ReadSmallFiles(directory),
         ),
-        Workload(
+        ReadWorkload(
             name="safetensors",
             title=f"{TENSORS_READ} of {tensors.tensor_count} tensors, mapped, of {tensors.size_bytes // MIB:,} MiB",
-            access=Access.READS,
             dataset=tensors,
             phases=_COLD,
             make_job=lambda directory, seed: ReadTensors(directory, tensors, seed),
         ),
-        Workload(
+        ReadWorkload(
             name="missing-names",
             title=f"stat of {missing_count:,} names that do not exist",
-            access=Access.READS,
             dataset=tree,
             phases=_COLD_AND_AGAIN,
             make_job=lambda directory, _: StatMissingNames(directory / "directory-000", missing_count),
@@ -146,7 +124,7 @@ class ReadFirstByte:
 
     def check(self, source: Path) -> None:
         with (source / self._path.name).open("rb") as file:
-            _compare("the first byte", self._answer, file.read(1))
+            compare("the first byte", self._answer, file.read(1))
 
 
 def _random_job_maker(dataset: LargeFiles, count: int) -> Any:
@@ -170,7 +148,7 @@ class ReadAtRandom:
     def check(self, source: Path) -> None:
         expected = self._read_all(source / self._path.name)
         for offset, answer, right in zip(self._offsets, self._answers, expected, strict=True):
-            _compare(f"4 KiB at {offset}", answer, right)
+            compare(f"4 KiB at {offset}", answer, right)
 
     def _read_all(self, path: Path) -> list[bytes]:
         with path.open("rb", buffering=0) as file:
@@ -208,11 +186,11 @@ class ReadWholeFiles:
     def check(self, source: Path) -> None:
         for path, transcript in zip(self._paths, self._transcripts, strict=True):
             original = source / path.name
-            _compare(f"the size of {path.name}", transcript.size_bytes, original.stat().st_size)
+            compare(f"the size of {path.name}", transcript.size_bytes, original.stat().st_size)
             with original.open("rb", buffering=0) as file:
                 for offset, sample in transcript.samples:
                     right = os.pread(file.fileno(), len(sample), offset)
-                    _compare(f"{path.name} at {offset}", sample, right)
+                    compare(f"{path.name} at {offset}", sample, right)
 
     def _read(self, path: Path) -> _Transcript:
         transcript = _Transcript()
@@ -242,9 +220,9 @@ class ListTree:
 
     def check(self, source: Path) -> None:
         answer, right = list(self._entries(self._answer)), list(self._entries(self._list(source)))
-        _compare("the number of names", len(answer), len(right))
+        compare("the number of names", len(answer), len(right))
         for ours, theirs in zip(sorted(answer), sorted(right), strict=True):
-            _compare("a name and its size", ours, theirs)
+            compare("a name and its size", ours, theirs)
 
     def _list(self, directory: Path) -> str:
         command = ["ls", "-lR", "."]
@@ -286,16 +264,16 @@ class ReadSmallFiles:
 
     def check(self, source: Path) -> None:
         right = self._read_all(source)
-        _compare("the number of files", len(self._answers), len(right))
+        compare("the number of files", len(self._answers), len(right))
         for (name, data), (right_name, right_data) in zip(self._answers, right, strict=True):
-            _compare(
+            compare(
                 "a file's name", Path(name).relative_to(self._directory), Path(right_name).relative_to(source)
             )
-            _compare(name, data, right_data)
+            compare(name, data, right_data)
 
     def _read_all(self, top: Path) -> list[tuple[str, bytes]]:
         answers = []
-        for directory, directories, names in os.walk(top, onerror=_raise):
+        for directory, directories, names in os.walk(top, onerror=raise_error):
             directories.sort()
             for name in sorted(names):
                 path = f"{directory}/{name}"
@@ -326,7 +304,7 @@ class ReadTensors:
 
     def _read(self, path: Path) -> list[Any]:
         with safe_open(path, framework="numpy") as file:
-            _compare("the names of the tensors", sorted(file.keys()), self._all_names)
+            compare("the names of the tensors", sorted(file.keys()), self._all_names)
             return [file.get_tensor(name) for name in self._names]
 
 
@@ -345,16 +323,4 @@ class StatMissingNames:
                 self._missing_count += 1
 
     def check(self, source: Path) -> None:
-        _compare("the names that are not there", self._missing_count, len(self._paths))
-
-
-def _compare(what: str, answer: object, right: object) -> None:
-    if answer == right:
-        return
-    if isinstance(answer, bytes) or isinstance(right, bytes):
-        raise WrongAnswer(what=what)
-    raise WrongAnswer(what=f"{what}: {answer}, not {right}")
-
-
-def _raise(error: OSError) -> None:
-    raise error
+        compare("the names that are not there", self._missing_count, len(self._paths))

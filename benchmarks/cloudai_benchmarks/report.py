@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from cloudai_benchmarks.contenders.selection import CONTENDER_NAMES, LOCAL, OURS, RCLONE, SSHFS
+from cloudai_benchmarks.figures import FIGURE_TARGETS, FIGURE_TITLES
 from cloudai_benchmarks.machine import Machine
 from cloudai_benchmarks.results import DaemonCosts, Results, Row, Summary
 from cloudai_benchmarks.targets import IDLE_CPU_SHARE_MAX, MEMORY_OVER_BUDGET_BYTES_MAX, TARGETS
@@ -50,6 +51,8 @@ class Report:
             console.print(self._ratio_table(console))
             if self._scale != 1:
                 console.print(f"At scale {self._scale:g}; what is good enough is said of scale 1.")
+        if any(each.figures for each in self._results.measurements):
+            console.print(self._figure_table(console))
         console.print(self._cpu_table(console))
         self._print_daemon_costs(console)
         self._print_failures(console)
@@ -91,6 +94,24 @@ class Report:
                     table.add_row(self._title(row), contender, *cells)
         return table
 
+    def _figure_table(self, console: Console) -> Table:
+        table = _table(console, "Other figures: median (and the most that is good enough)")
+        table.add_column("work")
+        table.add_column("figure")
+        for contender in self._contenders:
+            table.add_column(contender, justify="right")
+        for workload in dict.fromkeys(row.workload for row in self._results.rows()):
+            for name in self._results.figure_names(workload):
+                cells = [self._figure(workload, contender, name) for contender in self._contenders]
+                table.add_row(self._titles.get(workload, workload), FIGURE_TITLES.get(name, name), *cells)
+        return table
+
+    def _figure(self, workload: str, contender: str, name: str) -> str:
+        values = self._results.figure_values(workload, contender, name)
+        limit = FIGURE_TARGETS.get((workload, name)) if contender in OURS else None
+        median = statistics.median(values) if values else None
+        return "" if median is None and limit is None else describe_ratio(median, limit)
+
     def _cpu_table(self, console: Console) -> Table:
         table = _table(console, "CPU seconds, medians: client + server")
         table.add_column("work")
@@ -124,7 +145,9 @@ class Report:
             memory += f", of {limit_bytes / _MIB:.0f}: {_verdict(costs.resident_bytes <= limit_bytes)}"
         idle = f"{costs.idle_cpu_seconds:.2f} s of CPU in {costs.idle_seconds:g} idle seconds: "
         idle += _verdict(costs.idle_cpu_seconds <= IDLE_CPU_SHARE_MAX * costs.idle_seconds)
-        console.print(f"The daemon of {costs.contender} after all workloads on one mount: {memory}; {idle}")
+        console.print(
+            f"The daemon of {costs.contender} after all reading workloads on one mount: {memory}; {idle}"
+        )
         for error in costs.errors:
             console.print(f"  failed meanwhile: {escape(error)}")
 

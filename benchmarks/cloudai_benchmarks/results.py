@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -30,6 +30,8 @@ class Measurement:
     server_cpu_seconds: float = 0.0
     client_resident_bytes_peak: int = 0
     """The most that the client ever had in memory on this mount."""
+    figures: Mapping[str, float] = field(default_factory=dict)
+    """What else was measured, by the names of `figures`."""
 
     @property
     def row(self) -> Row:
@@ -75,6 +77,19 @@ class Results:
             seconds=tuple(each.seconds for each in found if each.seconds is not None),
             errors=tuple(each.error for each in found if each.error is not None),
         )
+
+    def figure_names(self, workload: str) -> list[str]:
+        """In the order in which they were first measured."""
+        found = [name for each in self.measurements if each.workload == workload for name in each.figures]
+        return list(dict.fromkeys(found))
+
+    def figure_values(self, workload: str, contender: str, name: str) -> list[float]:
+        """In the order of the rounds; of those that failed there is none."""
+        return [
+            each.figures[name]
+            for each in self.measurements
+            if (each.workload, each.contender) == (workload, contender) and name in each.figures
+        ]
 
     def ratio(self, row: Row, contender: str, peer: str) -> float | None:
         """The contender's median time relative to the peer's; None when either failed or was not asked."""

@@ -7,22 +7,20 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Final, Protocol
+from collections.abc import Sequence
+from typing import Protocol
 
 from cloudai_benchmarks.contenders.cloudai import CloudAI
 from cloudai_benchmarks.contenders.contender import Contender, Source
 from cloudai_benchmarks.datasets import Dataset
 from cloudai_benchmarks.errors import BenchmarkError
-from cloudai_benchmarks.processes import cpu_seconds_of, memory_of, run_command
+from cloudai_benchmarks.plan import Plan, takes_part
+from cloudai_benchmarks.processes import cpu_seconds_between, cpu_seconds_of, memory_of
+from cloudai_benchmarks.quiet_disk import read_files, sync_disk
 from cloudai_benchmarks.results import DaemonCosts, Measurement
 from cloudai_benchmarks.worker import Assignment, measure_in_process
-from cloudai_benchmarks.workloads import Access, Phase, Workload
-
-_WARM_READ_BYTES: Final = 4 * 1024**2
-_SYNC_SECONDS_MAX: Final = 300.0
+from cloudai_benchmarks.workloads import Phase, ReadWorkload, Workload, WriteWorkload
+from cloudai_benchmarks.write_measuring import WriteMeasurer
 
 
 class Progress(Protocol):
@@ -32,25 +30,6 @@ class Progress(Protocol):
         """Something that takes a while begins."""
 
     def measured(self, measurement: Measurement) -> None: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """What to do; all of it repeats exactly with the same seed, but for what the machine does meanwhile."""
-
-    workloads: Sequence[Workload]
-    round_count: int
-    scale: float
-    seed: str
-    job_seconds_max: float
-    """Of one job and its check; then it has failed."""
-    idle_seconds: float
-    """How long the daemon is watched doing nothing."""
-
-    @property
-    def job_count(self) -> int:
-        """Of each contender."""
-        return self.round_count * sum(len(workload.phases) for workload in self.workloads)
 
 
 class Runner:
@@ -69,11 +48,12 @@ class Runner:
         self._source = source
         self._progress = progress
         self._start_errors: dict[str, str] = {}
+        self._read_workloads = [workload for workload in plan.workloads if isinstance(workload, ReadWorkload)]
 
     @property
     def datasets(self) -> list[Dataset]:
         """Those that the workloads need, each once."""
-        return list({workload.dataset.name: workload.dataset for workload in self._plan.workloads}.values())
+        return _datasets_of(self._plan.workloads)
 
     def make_source(self) -> None:
         """Writes the datasets to local disk."""
@@ -88,7 +68,7 @@ class Runner:
         for contender in self._contenders:
             self._progress.begin(f"starting {contender.name} and giving it the data")
             try:
-                contender.start(self.datasets)
+                contender.start(_datasets_of(self._read_workloads))
             except (BenchmarkError, OSError) as error:
                 self._start_errors[contender.name] = f"did not start: {error}"
 
@@ -103,16 +83,16 @@ class Runner:
         lot = random.Random(f"{self._plan.seed} order")
         for round_number in range(self._plan.round_count):
             for workload in self._plan.workloads:
-                assert workload.access is Access.READS
                 for contender in lot.sample(self._contenders, len(self._contenders)):
-                    self._measure(workload, contender, round_number)
+                    if takes_part(contender, workload):
+                        self._measure(workload, contender, round_number)
 
     def measure_daemon(self) -> None:
-        """Fills `daemon_costs`, if one of ours takes part: one mount, all workloads, then nothing to do."""
+        """Fills `daemon_costs`, if one of ours takes part: one mount, all that read, then nothing to do."""
         ours = next((each for each in self._contenders if isinstance(each, CloudAI)), None)
-        if ours is None or ours.name in self._start_errors:
+        if ours is None or ours.name in self._start_errors or not self._read_workloads:
             return
-        self._progress.begin(f"watching the daemon of {ours.name} through all workloads, and idle")
+        self._progress.begin(f"watching the daemon of {ours.name} through all reading workloads, and idle")
         try:
             self.daemon_costs = self._watch(ours)
         except (BenchmarkError, OSError) as error:
@@ -123,7 +103,7 @@ class Runner:
     def _watch(self, ours: CloudAI) -> DaemonCosts:
         errors = []
         ours.drop_client_caches()
-        for workload in self._plan.workloads:
+        for workload in self._read_workloads:
             try:
                 self._do(workload, ours, round_number=0)
             except (BenchmarkError, OSError) as error:
@@ -140,11 +120,37 @@ class Runner:
             resident_bytes_peak=memory.resident_bytes_peak,
             budget_bytes=ours.memory_budget_bytes(),
             idle_seconds=self._plan.idle_seconds,
-            idle_cpu_seconds=_difference(before_seconds, cpu_seconds_of(pids)),
+            idle_cpu_seconds=cpu_seconds_between(before_seconds, cpu_seconds_of(pids)),
             errors=errors,
         )
 
     def _measure(self, workload: Workload, contender: Contender, round_number: int) -> None:
+        match workload:
+            case ReadWorkload():
+                self._measure_reading(workload, contender, round_number)
+            case WriteWorkload():
+                self._measure_writing(workload, contender, round_number)
+
+    def _measure_writing(self, workload: WriteWorkload, contender: Contender, round_number: int) -> None:
+        """Records all phases, or that all of them have failed."""
+        measurer = WriteMeasurer(self._plan, self._source, workload, contender, round_number)
+        error = self._start_errors.get(contender.name)
+        measurements: list[Measurement] = []
+        try:
+            if error is None:
+                measurements = measurer.measure()
+        except (BenchmarkError, OSError) as raised:
+            error = str(raised)
+        finally:
+            self.leftovers += [f"{contender.name}: {line}" for line in contender.end_writing()]
+        if error is not None:
+            measurements = [
+                _failed(workload, phase, contender, round_number, error) for phase in workload.phases
+            ]
+        for measurement in measurements:
+            self._record(measurement)
+
+    def _measure_reading(self, workload: ReadWorkload, contender: Contender, round_number: int) -> None:
         """Records each phase; after one that failed, those that follow have failed as well."""
         error = self._start_errors.get(contender.name)
         try:
@@ -155,10 +161,13 @@ class Runner:
                     else _failed(workload, phase, contender, round_number, error)
                 )
                 error = measurement.error
-                self.measurements.append(measurement)
-                self._progress.measured(measurement)
+                self._record(measurement)
         finally:
             self._unmount(contender)
+
+    def _record(self, measurement: Measurement) -> None:
+        self.measurements.append(measurement)
+        self._progress.measured(measurement)
 
     def _try_phase(
         self, workload: Workload, phase: Phase, contender: Contender, round_number: int
@@ -172,10 +181,8 @@ class Runner:
 
     def _make_cold(self, contender: Contender, dataset: Dataset) -> None:
         contender.drop_client_caches()
-        _read_files(contender.served_files(dataset))
-        # What others left to be written must not be written while the clock runs. Of this filesystem alone:
-        # a sync of all would ask every mount.
-        run_command("sync", "-f", self._source.directory, seconds_max=_SYNC_SECONDS_MAX)
+        read_files(contender.served_files(dataset))
+        sync_disk(self._source.directory)
 
     def _measure_phase(
         self, workload: Workload, phase: Phase, contender: Contender, round_number: int
@@ -190,8 +197,8 @@ class Runner:
             contender=contender.name,
             round=round_number,
             seconds=seconds,
-            client_cpu_seconds=_difference(client_before, cpu_seconds_of(client_pids)),
-            server_cpu_seconds=_difference(server_before, cpu_seconds_of(contender.server_pids())),
+            client_cpu_seconds=cpu_seconds_between(client_before, cpu_seconds_of(client_pids)),
+            server_cpu_seconds=cpu_seconds_between(server_before, cpu_seconds_of(contender.server_pids())),
             client_resident_bytes_peak=memory_of(client_pids).resident_bytes_peak,
         )
 
@@ -216,11 +223,6 @@ class Runner:
             self._progress.begin(f"{contender.name}: {error}")
 
 
-def _difference(before_seconds: float, after_seconds: float) -> float:
-    # To the clock's hundredths: 0.14 - 0.12 is a bit more than 0.02.
-    return round(after_seconds - before_seconds, 2)
-
-
 def _failed(
     workload: Workload, phase: Phase, contender: Contender, round_number: int, error: str
 ) -> Measurement:
@@ -229,13 +231,9 @@ def _failed(
     )
 
 
-def _read_files(paths: Iterable[Path]) -> None:
-    """Brings them into the page cache."""
-    buffer = bytearray(_WARM_READ_BYTES)
-    for path in paths:
-        with path.open("rb", buffering=0) as file:
-            while file.readinto(buffer):
-                pass
+def _datasets_of(workloads: Sequence[Workload]) -> list[Dataset]:
+    """Each once."""
+    return list({workload.dataset.name: workload.dataset for workload in workloads}.values())
 
 
 def _describe(dataset: Dataset) -> str:

@@ -16,6 +16,14 @@ TARGETS: Final[Mapping[Row, Mapping[str, float]]] = {
     Row(workload="list-10k", phase="cold"): {"sshfs": 0.6, "rclone": 0.2},
     Row(workload="list-10k", phase="again"): {"sshfs": 1.2, "rclone": 0.2},
     Row(workload="small-files", phase="cold"): {"sshfs": 0.5, "rclone": 0.05},
+    Row(workload="write-1g", phase="stored"): {"sshfs": 0.75, "rclone": 0.35},
+    Row(workload="cp-1g", phase="returns"): {"sshfs": 0.6},
+    Row(workload="cp-2000", phase="returns"): {"local": 12.0},
+    Row(workload="cp-2000", phase="stored"): {"sshfs": 0.25, "rclone": 0.02},
+    Row(workload="checkpoint", phase="stored"): {"sshfs": 0.6, "rclone": 0.25},
+    Row(workload="log-lines", phase="stored"): {"sshfs": 1.5},
+    Row(workload="rm-2000", phase="stored"): {"sshfs": 2.0, "rclone": 0.1},
+    Row(workload="git-clone", phase="stored"): {"sshfs": 1.0},
 }
 """By row and peer: the highest ratio that is good enough."""
 

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import gc
 import json
-import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from cloudai_benchmarks.errors import BenchmarkError, TookTooLong, WorkFailed
-from cloudai_benchmarks.processes import run_command
+from cloudai_benchmarks.processes import python_path, run_command
 from cloudai_benchmarks.registry import make_workloads
+from cloudai_benchmarks.workloads import ReadWorkload
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,39 +41,65 @@ def measure_in_process(
 
     Raises WorkFailed when the work or its check failed, TookTooLong after `seconds_max` of both.
     """
+    answer = do_in_process(
+        "cloudai_benchmarks.worker", asdict(assignment), "the work and its check", seconds_max, on_timeout
+    )
+    return float(answer["seconds"])
+
+
+def do_in_process(
+    module: str,
+    assignment: Mapping[str, Any],
+    what: str,
+    seconds_max: float,
+    on_timeout: Callable[[], None],
+) -> dict[str, Any]:
+    """What a process of its own, which runs the module, answers to an assignment.
+
+    Raises WorkFailed in its words, TookTooLong after `seconds_max`; it is killed then with all that it started.
+    """
     try:
         text = run_command(
             sys.executable,
             "-m",
-            "cloudai_benchmarks.worker",
+            module,
             seconds_max=seconds_max,
-            text_in=json.dumps(asdict(assignment)),
-            # `benchmarks` is on the path of this process, by whatever means: the child gets the same.
-            environment={"PYTHONPATH": os.pathsep.join(part for part in sys.path if part)},
+            text_in=json.dumps(assignment),
+            environment=python_path(),
             on_timeout=on_timeout,
         )
     except TookTooLong as error:
-        raise TookTooLong(what="the work and its check", seconds_max=seconds_max) from error
+        raise TookTooLong(what=what, seconds_max=seconds_max) from error
     answer = json.loads(text)
     if "error" in answer:
         raise WorkFailed(answer["error"])
-    return float(answer["seconds"])
+    return dict(answer)
+
+
+def answer_assignment(do: Callable[[dict[str, Any]], Mapping[str, Any]]) -> None:
+    """The other end of do_in_process."""
+    fields = json.load(sys.stdin)
+    try:
+        answer = do(fields)
+    except (BenchmarkError, OSError) as error:
+        answer = {"error": f"{error}"}
+    print(json.dumps(answer))
 
 
 def main() -> None:
-    assignment = Assignment(**json.load(sys.stdin))
+    answer_assignment(lambda fields: {"seconds": _measure(Assignment(**fields))})
+
+
+def _measure(assignment: Assignment) -> float:
     workload = make_workloads(assignment.scale)[assignment.workload]
+    assert isinstance(workload, ReadWorkload)
     job = workload.make_job(Path(assignment.directory), assignment.seed)
     gc.disable()
-    try:
-        began_seconds = time.perf_counter()
-        job.work()
-        seconds = time.perf_counter() - began_seconds
-        job.check(Path(assignment.source))
-    except (BenchmarkError, OSError) as error:
-        print(json.dumps({"error": f"{error}"}))
-    else:
-        print(json.dumps({"seconds": seconds}))
+    began_seconds = time.perf_counter()
+    job.work()
+    seconds = time.perf_counter() - began_seconds
+    job.check(Path(assignment.source))
+    return seconds
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ class Layout:
         self._changed: set[int] = set()  # starts of segments without a digest
         self._version = 0
         self._frozen_bytes = -1
+        self._written_end_bytes = 0  # of what was written here, the end; truncating is not writing
         self.size_bytes = 0
         for length_bytes, digest in chunks:
             self._starts.append(self.size_bytes)
@@ -55,6 +56,7 @@ class Layout:
         if length_bytes == 0:
             return
         self._version += 1
+        self._written_end_bytes = max(self._written_end_bytes, end_bytes)
         if offset_bytes < self.size_bytes:
             self._mark(offset_bytes, min(end_bytes, self.size_bytes))
         if end_bytes > self.size_bytes:
@@ -76,6 +78,7 @@ class Layout:
         if self._starts and last_end_bytes > size_bytes:
             self._mark(size_bytes - 1, size_bytes)
         self.size_bytes = size_bytes
+        self._written_end_bytes = min(self._written_end_bytes, size_bytes)
 
     def note_stored(self, segment: Segment, digest: bytes) -> bool:
         """The segment's bytes are stored under this digest. False: it has changed since, nothing done."""
@@ -105,12 +108,12 @@ class Layout:
                 yield self._segment(bisect_right(self._starts, start_bytes) - 1)
 
     def full_changed_segments(self) -> Iterator[Segment]:
-        """Those among them that end on a multiple of 4 MiB with bytes after them: a writer going forward has
-        left them behind.
+        """Those among them that end on a multiple of 4 MiB with bytes written after them: a writer going forward
+        has left them behind, also where it has set the size of the file before (as safetensors does).
         """
         for segment in self.changed_segments():
             end_bytes = segment.start_bytes + segment.length_bytes
-            if end_bytes % CHUNK_BYTES_MAX == 0 and end_bytes < self.size_bytes:
+            if end_bytes % CHUNK_BYTES_MAX == 0 and end_bytes < self._written_end_bytes:
                 yield segment
 
     @property

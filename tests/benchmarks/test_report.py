@@ -7,6 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
+from cloudai_benchmarks.figures import FIGURE_TARGETS, FIGURE_TITLES, SENT_SHARE
 from cloudai_benchmarks.machine import Machine
 from cloudai_benchmarks.registry import make_workloads
 from cloudai_benchmarks.report import Report, describe_ratio, describe_summary, format_number
@@ -84,6 +85,38 @@ def test_failure_of_a_peer_stands_in_the_report_with_its_reason() -> None:
     assert "failed 1 of 1" in text
     assert "failed: sshfs: sequential cold in round 1: wrong answer: file-0 at 5" in text
     assert "- (0.4: not measured)" in text
+
+
+def test_figures_stand_beside_the_most_that_is_good_enough_of_ours() -> None:
+    def checkpoint(contender: str, sent_share: float) -> Measurement:
+        return Measurement(
+            workload="checkpoint",
+            phase="stored",
+            contender=contender,
+            round=0,
+            seconds=1.0,
+            figures={SENT_SHARE: sent_share},
+        )
+
+    text = print_report(
+        checkpoint("cloudai", 0.12), checkpoint("cloudai-user", 0.2), checkpoint("sshfs", 1.01)
+    )
+
+    assert "bytes sent / bytes written" in text
+    assert "0.120 (0.15: met)" in text
+    assert "0.200 (0.15: MISSED)" in text
+    assert "1.01" in text
+    assert "1.01 (" not in text
+
+
+def test_report_of_times_alone_has_no_table_of_figures() -> None:
+    assert "Other figures" not in print_report(sequential("cloudai", 1.0))
+
+
+def test_every_figure_with_something_to_reach_is_measured_and_has_a_title() -> None:
+    for workload, figure in FIGURE_TARGETS:
+        assert workload in make_workloads(1.0)
+        assert figure in FIGURE_TITLES
 
 
 def test_memory_up_to_150_mib_over_the_budget_is_good_enough() -> None:

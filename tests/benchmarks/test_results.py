@@ -74,6 +74,32 @@ def test_ratio_to_somebody_who_was_not_asked_is_none() -> None:
     assert results.ratio(COLD, "cloudai", "sshfs") is None
 
 
+def test_figures_are_kept_by_workload_and_contender_in_the_order_of_the_rounds() -> None:
+    def behind(contender: str, seconds: float, round_number: int) -> Measurement:
+        return Measurement(
+            workload="log-follow",
+            phase="stored",
+            contender=contender,
+            round=round_number,
+            seconds=20.0,
+            figures={"behind": seconds},
+        )
+
+    results = Results(
+        [
+            *rounds("cloudai", 1.0),
+            behind("cloudai", 0.5, 0),
+            behind("sshfs", 9.0, 0),
+            behind("cloudai", 0.7, 1),
+        ]
+    )
+
+    assert results.figure_names("log-follow") == ["behind"]
+    assert results.figure_names("sequential") == []
+    assert results.figure_values("log-follow", "cloudai", "behind") == [0.5, 0.7]
+    assert results.figure_values("log-follow", "rclone", "behind") == []
+
+
 def test_rows_come_in_the_order_of_measuring_each_once() -> None:
     results = Results([*rounds("sshfs", 1.0), *rounds("sshfs", 1.0, row=AGAIN), *rounds("cloudai", 1.0, 1.0)])
 
@@ -81,6 +107,14 @@ def test_rows_come_in_the_order_of_measuring_each_once() -> None:
 
 
 def test_result_file_gives_back_what_was_written(tmp_path: Path) -> None:
+    with_figure = Measurement(
+        workload="checkpoint",
+        phase="stored",
+        contender="cloudai",
+        round=0,
+        seconds=1.0,
+        figures={"share": 0.1},
+    )
     file = ResultFile(
         machine=Machine(
             time="2026-11-20T15:04:05+00:00",
@@ -94,7 +128,9 @@ def test_result_file_gives_back_what_was_written(tmp_path: Path) -> None:
         ),
         options={"rounds": 2, "scale": 1.0},
         titles={"sequential": "sequential 1,024 MiB"},
-        results=Results([*rounds("cloudai", 1.0, 2.0), measured("sshfs", None, error="did not start")]),
+        results=Results(
+            [*rounds("cloudai", 1.0, 2.0), with_figure, measured("sshfs", None, error="did not start")]
+        ),
         daemon_costs=DaemonCosts(
             contender="cloudai",
             resident_bytes=1,

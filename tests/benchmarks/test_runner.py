@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,13 @@ from cloudai_benchmarks.contenders.contender import Source
 from cloudai_benchmarks.contenders.local import Local
 from cloudai_benchmarks.datasets import Dataset
 from cloudai_benchmarks.errors import BenchmarkError, CommandFailed, TookTooLong
+from cloudai_benchmarks.plan import Plan
 from cloudai_benchmarks.processes import run_command
 from cloudai_benchmarks.registry import make_workloads
 from cloudai_benchmarks.results import Measurement
-from cloudai_benchmarks.runner import Plan, Runner
+from cloudai_benchmarks.runner import Runner
+from cloudai_benchmarks.shapes import UPLOAD_BYTES_DEFAULT
+from cloudai_benchmarks.write_place import WritePlace
 
 SCALE = 0.001
 
@@ -35,6 +39,14 @@ class RecordedContender(Local):
     def unmount(self) -> None:
         self.calls.append("unmount")
 
+    def begin_writing(self, *, writer_count: int, with_follower: bool) -> WritePlace:
+        self.calls.append("begin")
+        return super().begin_writing(writer_count=writer_count, with_follower=with_follower)
+
+    def end_writing(self) -> list[str]:
+        self.calls.append("end")
+        return super().end_writing()
+
     def stop(self) -> list[str]:
         self.calls.append("stop")
         return []
@@ -50,6 +62,16 @@ class ContenderWithoutData(RecordedContender):
         return Path("/nonexistent")
 
 
+class ContenderThatSpoils(RecordedContender):
+    """What its server has is not what was written."""
+
+    @contextmanager
+    def stored(self) -> Iterator[Sequence[Path]]:
+        with super().stored() as directories:
+            (directories[0] / "file-0").write_bytes(b"something else")
+            yield directories
+
+
 class SilentProgress:
     def begin(self, what: str) -> None:
         pass
@@ -63,6 +85,7 @@ def run(*contenders: RecordedContender, source: Source, workload: str, round_cou
         workloads=[make_workloads(SCALE)[workload]],
         round_count=round_count,
         scale=SCALE,
+        upload_bytes=UPLOAD_BYTES_DEFAULT,
         seed="1",
         job_seconds_max=60.0,
         idle_seconds=0.1,
@@ -115,6 +138,51 @@ def test_job_that_fails_is_recorded_in_the_words_of_its_process(tmp_path: Path) 
     assert measurement.seconds is None
     assert "No such file or directory: '/nonexistent/file-0'" in str(measurement.error)
     assert contender.calls[-2:] == ["unmount", "stop"]
+
+
+def test_work_that_writes_is_measured_until_it_returns_and_until_the_server_has_it(tmp_path: Path) -> None:
+    source = Source(tmp_path)
+    contender = RecordedContender("local", source)
+
+    runner = run(contender, source=source, workload="cp-1g", round_count=2)
+
+    assert contender.calls == ["start", "begin", "end", "begin", "end", "stop"]
+    assert [(each.phase, each.round, each.error) for each in runner.measurements] == [
+        ("returns", 0, None),
+        ("stored", 0, None),
+        ("returns", 1, None),
+        ("stored", 1, None),
+    ]
+    for returned, stored in zip(runner.measurements[::2], runner.measurements[1::2], strict=True):
+        assert returned.seconds is not None
+        assert stored.seconds is not None
+        assert 0 < returned.seconds <= stored.seconds
+    assert [path.name for path in tmp_path.iterdir()] == ["large"]
+
+
+def test_server_that_has_something_else_fails_in_all_phases_and_is_cleaned_up(tmp_path: Path) -> None:
+    source = Source(tmp_path)
+    spoiling, working = ContenderThatSpoils("sshfs", source), RecordedContender("local", source)
+
+    runner = run(spoiling, working, source=source, workload="cp-1g")
+
+    errors = {(each.contender, each.phase): each.error for each in runner.measurements}
+    assert errors["local", "returns"] is None
+    assert errors["local", "stored"] is None
+    assert "wrong answer: the size of file-0" in str(errors["sshfs", "returns"])
+    assert errors["sshfs", "stored"] == errors["sshfs", "returns"]
+    assert spoiling.calls == ["start", "begin", "end", "stop"]
+    assert [path.name for path in tmp_path.iterdir()] == ["large"]
+
+
+def test_work_that_needs_a_master_is_not_asked_of_others(tmp_path: Path) -> None:
+    source = Source(tmp_path)
+    contender = RecordedContender("local", source)
+
+    runner = run(contender, source=source, workload="commits-4")
+
+    assert runner.measurements == []
+    assert "begin" not in contender.calls
 
 
 def test_command_that_does_not_end_is_freed_and_killed() -> None:

@@ -52,6 +52,15 @@ def test_only_chunks_that_a_writer_has_left_behind_are_full() -> None:
     assert [s.start_bytes for s in layout.full_changed_segments()] == [0]
 
 
+def test_chunk_is_left_behind_by_what_is_written_not_by_the_size_that_was_set_before() -> None:
+    layout = Layout()
+    layout.note_truncate(16 * MIB)
+
+    layout.note_write(0, 5 * MIB)
+
+    assert [s.start_bytes for s in layout.full_changed_segments()] == [0]
+
+
 def test_overwriting_in_the_middle_changes_one_chunk_alone() -> None:
     layout = Layout(Manifest([Chunk(4 * MIB, b"a" * 32), Chunk(4 * MIB, b"b" * 32), Chunk(1, b"c" * 32)]))
 

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from cloudai_benchmarks import fuse_mounts
-from cloudai_benchmarks.contenders.contender import FuseContender, Source, files_below
+from cloudai_benchmarks.arrival import Arrival
+from cloudai_benchmarks.contenders.contender import (
+    FuseContender,
+    Source,
+    files_below,
+)
+from cloudai_benchmarks.contenders.mounts import ClientMount
 from cloudai_benchmarks.datasets import Dataset
-from cloudai_benchmarks.errors import BenchmarkError
+from cloudai_benchmarks.errors import BenchmarkError, WorkFailed
 from cloudai_benchmarks.processes import Server, family_of, has_process, run_command, wait_until
+from cloudai_benchmarks.write_place import MasterPlace, WritePlace
+from cloudai_daemon.control_client import ControlClient, DaemonUnreachable
+from cloudai_daemon.control_protocol import RemoteError
+from cloudai_daemon.mount_lookup import require_alive
 from cloudai_fusefs.mount_control import MEMORY_BYTES_DEFAULT
 
 USER: Final = "user-123"
@@ -46,6 +55,10 @@ class CloudAIMaster:
     @property
     def data_dir(self) -> Path:
         return self.directory / "data"
+
+    def make_empty_one(self, directory: Path) -> CloudAIMaster:
+        """Another of the same kind, not started."""
+        return CloudAIMaster(directory, self._source, tls=self._tls)
 
     def start(self) -> None:
         """Started already: nothing happens."""
@@ -143,18 +156,16 @@ class CloudAIMaster:
         return certificate, key
 
 
-class CloudAIMount:
+class CloudAIMount(ClientMount):
     """One `cloudai mount` with directories of its own."""
 
     def __init__(self, directory: Path, master: CloudAIMaster) -> None:
-        self.mount_point = directory / "mnt"
-        self.client_dir = directory / "client"
+        super().__init__(directory)
         self._master = master
-        self.pid = 0
+        self._pid = 0
         """Of the mount daemon; 0 while nothing is mounted."""
-        self.mount_point.mkdir(parents=True, exist_ok=True)
 
-    def mount(self) -> None:
+    def start_client(self) -> None:
         master = self._master
         options = [
             f"token_file={master.token_file}",
@@ -163,17 +174,26 @@ class CloudAIMount:
             f"ca={master.certificate}" if master.certificate else "insecure",
         ]
         for name in ("state", "cache"):
-            (self.client_dir / name).mkdir(mode=0o700, parents=True, exist_ok=True)
+            (self.client_dir / name).mkdir(mode=0o700, exist_ok=True)
         run_command(_PROGRAMS / "cloudai", "mount", master.address, self.mount_point, "-o", ",".join(options))
-        self.pid = int(self.status()["pid"])
+        try:
+            self._pid = require_alive(self.mount_point).process.pid
+        except DaemonUnreachable as error:
+            raise WorkFailed(str(error)) from error
 
-    def status(self) -> dict[str, Any]:
-        (answer,) = json.loads(run_command(_PROGRAMS / "cloudai", "status", "--json", self.mount_point))
-        return dict(answer)
+    def sent_bytes(self) -> int:
+        """File contents that went to the master, counted by the daemon since it began. Raises WorkFailed."""
+        try:
+            with ControlClient(require_alive(self.mount_point)) as client:
+                return client.status().sent_bytes
+        except (DaemonUnreachable, RemoteError) as error:
+            raise WorkFailed(str(error)) from error
 
-    def unmount(self) -> None:
-        """Nothing is mounted: nothing happens."""
-        pid, self.pid = self.pid, 0
+    def pids(self) -> list[int]:
+        return family_of(self._pid) if self._pid else []
+
+    def end_client(self) -> None:
+        pid, self._pid = self._pid, 0
         if fuse_mounts.is_mounted(self.mount_point):
             with suppress(BenchmarkError):
                 run_command(_PROGRAMS / "cloudai", "umount", "--now", self.mount_point)
@@ -181,29 +201,42 @@ class CloudAIMount:
         if pid:
             wait_until(lambda: not has_process(pid), f"mount daemon {pid} ends", seconds_max=_END_SECONDS_MAX)
 
-    def abort(self) -> None:
-        fuse_mounts.abort(self.mount_point)
+
+class CloudAIMountAsUser(CloudAIMount):
+    """Root mounts, and what only root may raise is put back: what a mount by somebody else gets."""
+
+    def start_client(self) -> None:
+        super().start_client()
+        (mounted,) = fuse_mounts.mounts_below(self.mount_point)
+        fuse_mounts.set_read_ahead(mounted, READ_AHEAD_KIB_OF_USERS)
+        fuse_mounts.set_max_background(mounted, MAX_BACKGROUND_OF_USERS)
 
 
 class CloudAI(FuseContender):
-    """Mounted by whoever runs the benchmark, with all that the daemon may do on this machine."""
+    """This filesystem. What is written goes to a master of its own each time, which is thrown away afterwards: in one
+    that lasted, the same bytes would be there already, and would not be sent."""
 
-    def __init__(self, name: str, directory: Path, master: CloudAIMaster) -> None:
+    def __init__(
+        self,
+        name: str,
+        directory: Path,
+        master: CloudAIMaster,
+        mount_class: type[CloudAIMount] = CloudAIMount,
+    ) -> None:
+        """Mounted by whoever runs the benchmark, with all that the daemon may do on this machine."""
         super().__init__(name, directory)
         self.master = master
-        self._mount = CloudAIMount(directory, master)
+        self._mount_class = mount_class
+        self._written_master: CloudAIMaster | None = None
+        self._writers: Sequence[CloudAIMount] = ()
+        self._runs: Sequence[Path] = ()
 
     def start(self, datasets: Sequence[Dataset]) -> None:
         self.master.start()
         self.master.feed(datasets)
 
-    def start_client(self) -> None:
-        self._mount.mount()
-
-    def end_client(self) -> None:
-        self._mount.unmount()
-
     def stop_servers(self) -> None:
+        self.discard_written()
         self.master.stop()
 
     def path_of(self, dataset: Dataset) -> Path:
@@ -212,22 +245,67 @@ class CloudAI(FuseContender):
     def served_files(self, dataset: Dataset) -> Iterable[Path]:
         return self.master.served_files(dataset)
 
-    def client_pids(self) -> list[int]:
-        return family_of(self._mount.pid) if self._mount.pid else []
-
     def server_pids(self) -> list[int]:
-        return self.master.pids()
+        masters = [self.master, *([self._written_master] if self._written_master else [])]
+        return [pid for master in masters for pid in master.pids()]
 
     def memory_budget_bytes(self) -> int | None:
         """What the daemon is to keep of contents in memory at most."""
         return MEMORY_BYTES_DEFAULT
 
+    def make_reading_mount(self, directory: Path) -> ClientMount:
+        return self._mount_class(directory, self.master)
 
-class CloudAIAsUser(CloudAI):
-    """Root mounts, and what only root may raise is put back: what a mount by somebody else gets."""
+    def prepare_server(self, writer_count: int) -> None:
+        self._written_master = self.master.make_empty_one(self.directory / "written-master")
+        self._written_master.start()
+        self._runs = [Path(USER, TASK, f"2026-01-02_00-00-{number:02}") for number in range(writer_count)]
 
-    def start_client(self) -> None:
-        super().start_client()
-        (mounted,) = fuse_mounts.mounts_below(self.mount_point)
-        fuse_mounts.set_read_ahead(mounted, READ_AHEAD_KIB_OF_USERS)
-        fuse_mounts.set_max_background(mounted, MAX_BACKGROUND_OF_USERS)
+    def make_writing_mount(self, directory: Path) -> CloudAIMount:
+        assert self._written_master is not None
+        return self._mount_class(directory, self._written_master)
+
+    def make_place(self, writers: Sequence[ClientMount], followers: Sequence[ClientMount]) -> WritePlace:
+        assert self._written_master is not None
+        self._writers = [mount for mount in writers if isinstance(mount, CloudAIMount)]
+        directories = []
+        for mount, run in zip(self._writers, self._runs, strict=True):
+            (mount.mount_point / run).mkdir(parents=True, exist_ok=True)
+            directories.append(mount.mount_point / run)
+        return WritePlace(
+            directories=directories,
+            arrivals=[
+                Arrival.at_master(mount.mount_point, run)
+                for mount, run in zip(self._writers, self._runs, strict=True)
+            ],
+            followed=followers[0].mount_point / self._runs[0] if followers else None,
+            master=MasterPlace(
+                address=self._written_master.address,
+                token_file=str(self._written_master.token_file),
+                certificate=str(self._written_master.certificate)
+                if self._written_master.certificate
+                else None,
+                user=USER,
+            ),
+        )
+
+    @contextmanager
+    def stored(self) -> Iterator[Sequence[Path]]:
+        """On another mount, which knows nothing but what the master tells it."""
+        reader = self.make_writing_mount(self.directory / "checking")
+        try:
+            reader.mount()
+            yield [reader.mount_point / run for run in self._runs]
+        finally:
+            reader.drop_caches()
+
+    def sent_bytes(self) -> int | None:
+        """File contents, counted by the daemons."""
+        return sum(mount.sent_bytes() for mount in self._writers)
+
+    def discard_written(self) -> None:
+        self._writers, self._runs = (), ()
+        master, self._written_master = self._written_master, None
+        if master is not None:
+            master.stop()
+            shutil.rmtree(master.directory)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from cloudai_benchmarks.contenders.cloudai import CloudAI, CloudAIAsUser, CloudAIMaster
+from cloudai_benchmarks.contenders.cloudai import CloudAI, CloudAIMaster, CloudAIMountAsUser
 from cloudai_benchmarks.contenders.contender import Contender, Source
 from cloudai_benchmarks.contenders.local import Local
 from cloudai_benchmarks.contenders.rclone import Rclone
@@ -42,7 +42,9 @@ def make_contenders(names: Sequence[str], directory: Path, source: Source) -> li
         if CLOUDAI in names:
             contenders.append(CloudAI(CLOUDAI, directory / CLOUDAI, master))
         if CLOUDAI_AS_USER in names:
-            contenders.append(CloudAIAsUser(CLOUDAI_AS_USER, directory / CLOUDAI_AS_USER, master))
+            contenders.append(
+                CloudAI(CLOUDAI_AS_USER, directory / CLOUDAI_AS_USER, master, CloudAIMountAsUser)
+            )
     if CLOUDAI_TLS in names:
         master = CloudAIMaster(directory / "master-tls", source, tls=True)
         contenders.append(CloudAI(CLOUDAI_TLS, directory / CLOUDAI_TLS, master))

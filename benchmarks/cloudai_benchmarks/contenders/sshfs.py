@@ -4,39 +4,35 @@ from __future__ import annotations
 
 import getpass
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from cloudai_benchmarks import fuse_mounts
-from cloudai_benchmarks.contenders.contender import PlainContender, Source
-from cloudai_benchmarks.contenders.ports import find_free_port, is_listening
-from cloudai_benchmarks.errors import BenchmarkError
-from cloudai_benchmarks.processes import Server, family_of, run_command
+from cloudai_benchmarks.contenders.contender import Source
+from cloudai_benchmarks.contenders.mounts import ClientMount
+from cloudai_benchmarks.contenders.served import ServedContender
+from cloudai_benchmarks.processes import name_of, read_bytes_of, run_command
 
 SSHD: Final = "/usr/sbin/sshd"  # it wants to be called by its whole path
 SFTP_SERVER: Final = "/usr/lib/openssh/sftp-server"
 _PRIVILEGE_SEPARATION_DIR: Final = Path("/run/sshd")
 
 
-class Sshfs(PlainContender):
+class Sshfs(ServedContender):
     """Mounts the source as the user who runs the benchmark, with a key made for it."""
 
     def __init__(self, name: str, directory: Path, source: Source) -> None:
         super().__init__(name, directory, source)
-        self._sshd: Server | None = None
-        self._client: Server | None = None
-        self._port = 0
         self._made_separation_dir = False
 
-    def start(self, datasets: object) -> None:
+    def server_command(self) -> Sequence[str | Path]:
         self._make_key("host_key")
         self._make_key("user_key")
         (self.directory / "authorized_keys").write_bytes((self.directory / "user_key.pub").read_bytes())
-        self._port = find_free_port()
         config = self.directory / "sshd_config"
         config.write_text(
-            f"ListenAddress 127.0.0.1:{self._port}\n"
+            f"ListenAddress 127.0.0.1:{self.port}\n"
             f"HostKey {self.directory}/host_key\n"
             f"AuthorizedKeysFile {self.directory}/authorized_keys\n"
             f"PidFile none\n"
@@ -44,55 +40,39 @@ class Sshfs(PlainContender):
             "StrictModes no\n"
             "PasswordAuthentication no\n"
             "PermitRootLogin prohibit-password\n"
+            # Sixteen clients connect one after another; sshd's own default begins to refuse at ten.
+            "MaxStartups 100\n"
             f"Subsystem sftp {SFTP_SERVER}\n"
         )
         if os.geteuid() == 0 and not _PRIVILEGE_SEPARATION_DIR.exists():
             _PRIVILEGE_SEPARATION_DIR.mkdir(mode=0o755)
             self._made_separation_dir = True
-        self._sshd = Server(SSHD, "-D", "-e", "-f", config, log=self.directory / "sshd.log")
-        self._sshd.wait_ready(lambda: is_listening(self._port))
+        return (SSHD, "-D", "-e", "-f", config)
 
-    def start_client(self) -> None:
+    def mount_command(self, mount: ClientMount) -> Sequence[str | Path]:
         options = (
-            f"port={self._port}",
+            f"port={self.port}",
             f"IdentityFile={self.directory}/user_key",
             "IdentitiesOnly=yes",
             "BatchMode=yes",
             "StrictHostKeyChecking=no",
             "UserKnownHostsFile=/dev/null",
         )
-        self._client = Server(
+        return (
             "sshfs",
             "-f",
             *("-F", "/dev/null"),
             *("-o", ",".join(options)),
             f"{getpass.getuser()}@127.0.0.1:{self.source.directory}",
-            self.mount_point,
-            log=self.directory / "sshfs.log",
+            mount.mount_point,
         )
-        self._client.wait_ready(lambda: fuse_mounts.is_mounted(self.mount_point))
 
-    def end_client(self) -> None:
-        client, self._client = self._client, None
-        if client is None:
-            return
-        try:
-            with suppress(BenchmarkError):
-                fuse_mounts.unmount(self.mount_point)
-                client.wait_ended()
-        finally:
-            client.stop()
-
-    def client_pids(self) -> list[int]:
-        return family_of(self._client.pid) if self._client else []
-
-    def server_pids(self) -> list[int]:
-        return family_of(self._sshd.pid) if self._sshd else []
+    def sent_bytes(self) -> int | None:
+        """What the sftp-servers read: while clients only write, their requests without ssh's encryption."""
+        return read_bytes_of([pid for pid in self.server_pids() if name_of(pid) == Path(SFTP_SERVER).name])
 
     def stop_servers(self) -> None:
-        server, self._sshd = self._sshd, None
-        if server is not None:
-            server.stop()
+        super().stop_servers()
         if self._made_separation_dir:
             with suppress(OSError):
                 _PRIVILEGE_SEPARATION_DIR.rmdir()
