@@ -118,6 +118,8 @@ class Node:
 
     __slots__ = (
         "_edges",
+        "_growths_hidden",
+        "_shown_size_bytes",
         "atime_ns",
         "children",
         "committed",
@@ -176,6 +178,8 @@ class Node:
         self.writer_count = 0
         self.kernel_attributes: Any = None  # kept by the kernel's edge; None: to be built again
         self.kernel_generation = -1  # of the content in the kernel's page cache
+        self._growths_hidden = 0
+        self._shown_size_bytes: int | None = None
 
     @property
     def view_generation(self) -> int:
@@ -243,8 +247,33 @@ class Node:
         self.kernel_attributes = None
 
     def set_size(self, size_bytes: int) -> None:
+        """It was changed here: the kernel knows of that already."""
         self.size_bytes = size_bytes
+        self._shown_size_bytes = None
         self.kernel_attributes = None
+
+    @property
+    def kernel_size_bytes(self) -> int:
+        """The size to be shown to the kernel."""
+        return self.size_bytes if self._shown_size_bytes is None else self._shown_size_bytes
+
+    def hide_growth(self, size_bytes: int) -> None:
+        """The file has grown elsewhere, from this size, which is shown until the kernel has dropped its pages.
+
+        The kernel takes a new size first and drops the pages then: who reads in between gets the zeros behind the
+        old end of the last page. What is read from now on is the new content, whatever size is shown.
+        """
+        self._growths_hidden += 1
+        if self._shown_size_bytes is None:
+            self._shown_size_bytes = size_bytes
+        self.kernel_attributes = None
+
+    def show_growth(self) -> None:
+        """The pages of one growth are dropped; after the last one the size is shown."""
+        self._growths_hidden -= 1
+        if not self._growths_hidden:
+            self._shown_size_bytes = None
+            self.kernel_attributes = None
 
     def take_server_state(self, message: types.Node) -> bool:
         """What the master says of the node, unless something newer is known here. True: something changed."""

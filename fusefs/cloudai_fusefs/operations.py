@@ -446,7 +446,7 @@ class Operations(pyfuse3.Operations):
         entry.st_nlink = node.link_count
         entry.st_uid = node.uid
         entry.st_gid = node.gid
-        entry.st_size = node.size_bytes
+        entry.st_size = node.kernel_size_bytes
         entry.st_mtime_ns = node.mtime_ns
         entry.st_ctime_ns = node.ctime_ns
         entry.st_atime_ns = node.atime_ns

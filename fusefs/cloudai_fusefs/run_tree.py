@@ -26,12 +26,13 @@ class Invalidation(NamedTuple):
     """Something that the kernel may have cached is not true any more.
 
     With a name: the entry of that name in the directory `ino`, and if `removed_ino` is not 0 it is gone.
-    Without: the attributes of the inode.
+    Without: the attributes of the inode; of a `grown` file its pages first, see Node.hide_growth.
     """
 
     ino: int
     name: bytes | None = None
     removed_ino: int = 0
+    grown: Node | None = None
 
 
 class RunTree:
@@ -281,8 +282,8 @@ class RunTree:
                         self._remove_edge(removed, told)
                 case "node_changed":
                     node = self.nodes.get(change.node_changed.node_id)
-                    if node is not None and node.take_server_state(change.node_changed):
-                        told.append(Invalidation(node.ino))
+                    if node is not None:
+                        _take_news(node, change.node_changed, told)
                 case "run_changed":
                     self.note_sealed(change.run_changed)
                     self.is_removed = self.is_removed or change.run_changed.removed
@@ -313,8 +314,7 @@ class RunTree:
         node = self.nodes.get(edge.node.node_id)
         holder = parent.children.get(edge.name)
         if holder is not None and holder is node:
-            if node.take_server_state(edge.node):
-                told.append(Invalidation(node.ino))
+            _take_news(node, edge.node, told)
             return
         if node is not None and (node.pending is not None and node.pending.place):
             node.take_server_state(edge.node)
@@ -390,3 +390,14 @@ def _stays(node: Node) -> bool:
     if node.pending is not None:
         return node.pending.place or node.pending.content
     return any(_stays(child) for child in (node.children or {}).values())
+
+
+def _take_news(node: Node, message: types.Node, told: list[Invalidation]) -> None:
+    size_bytes = node.size_bytes
+    if not node.take_server_state(message):
+        return
+    if node.is_file and node.lookup_count and node.size_bytes > size_bytes:
+        node.hide_growth(size_bytes)
+        told.append(Invalidation(node.ino, grown=node))
+    else:
+        told.append(Invalidation(node.ino))

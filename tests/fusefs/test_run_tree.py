@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cloudai_fusefs.kernel_notifier import KernelNotifier
 from cloudai_fusefs.node import DIRECTORY, FILE, SYMLINK, Node
 from cloudai_fusefs.run_tree import Invalidation, RunTree
 from cloudai_model.errors import AlreadyExists, NameTooLong
@@ -282,6 +283,49 @@ def test_sealing_is_final_and_told() -> None:
 
     assert (tree.is_sealed, tree.exit_status) == (True, 3)
     assert Invalidation(FILE_ID) in told
+
+
+def test_growth_is_shown_when_the_pages_of_each_are_dropped() -> None:
+    tree = make_tree()
+    tree.apply_tree([page(edge(b"f", FILE_ID, size=10))])
+    node = tree.nodes[FILE_ID]
+    node.lookup_count = 1
+    for revision in (2, 3):
+        grown = edge(b"f", FILE_ID, size=10 * revision, revision=revision, generation=revision)
+        assert tree.apply_changes(set_edge(grown, revision)) == [Invalidation(FILE_ID, grown=node)]
+        assert (node.size_bytes, node.kernel_size_bytes) == (10 * revision, 10)
+    node.show_growth()
+    assert node.kernel_size_bytes == 10
+    node.show_growth()
+    assert node.kernel_size_bytes == 30
+
+
+def test_what_the_kernel_does_not_know_or_what_shrank_is_shown_at_once() -> None:
+    tree = make_tree()
+    tree.apply_tree([page(edge(b"f", FILE_ID, size=10))])
+    node = tree.nodes[FILE_ID]
+    tree.apply_changes(set_edge(edge(b"f", FILE_ID, size=20, revision=2, generation=2), 2))
+    assert node.kernel_size_bytes == 20
+    node.lookup_count = 1
+    told = tree.apply_changes(set_edge(edge(b"f", FILE_ID, size=5, revision=3, generation=3), 3))
+    assert (told, node.kernel_size_bytes) == ([Invalidation(FILE_ID)], 5)
+
+
+def test_size_that_is_set_here_is_shown_at_once() -> None:
+    tree = make_tree()
+    tree.apply_tree([page(edge(b"f", FILE_ID, size=10))])
+    node = tree.nodes[FILE_ID]
+    node.hide_growth(5)
+    node.set_size(40)
+    assert node.kernel_size_bytes == 40
+
+
+def test_notifier_that_does_not_run_shows_growth_at_once() -> None:
+    node = make_tree().root
+    node.set_size(10)
+    node.hide_growth(5)
+    KernelNotifier().tell([Invalidation(node.ino, grown=node)])
+    assert node.kernel_size_bytes == 10
 
 
 def test_taken_name_is_refused() -> None:

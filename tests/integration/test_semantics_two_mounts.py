@@ -7,6 +7,7 @@ import os
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +23,10 @@ InSecondMount = Callable[[Path], Path]
 
 def has_text(path: Path, expected: str) -> bool:
     return path.exists() and path.read_text() == expected
+
+
+def has_size(path: Path, size_bytes: int) -> bool:
+    return path.exists() and path.stat().st_size == size_bytes
 
 
 def has_count(directory: Path, count: int) -> bool:
@@ -67,6 +72,39 @@ def test_tail_follows_a_log_that_grows_elsewhere(run: Path, in_second_mount: InS
                     assert tail.stdout.readline() == f"line {number}\n".encode()
             finally:
                 tail.kill()
+
+
+def test_readers_of_a_growing_file_get_no_byte_that_was_not_written(
+    run: Path, in_second_mount: InSecondMount, tmp_path: Path
+) -> None:
+    """W8. Who reads a file that grows elsewhere gets the bytes that were written, and none before they were."""
+    path, size_bytes = run / "large.log", 64 * MIB
+    path.write_bytes(b"old line\n" * (size_bytes // 9))
+    elsewhere = in_second_mount(path)
+    size_bytes = path.stat().st_size
+    wait_until(partial(has_size, elsewhere, size_bytes), "the log elsewhere")
+    # In the page cache as a whole: dropping that takes long enough to be seen in the middle.
+    assert elsewhere.read_bytes() == path.read_bytes()
+    outputs = [tmp_path / f"tail-{number}" for number in range(3)]
+    expected = b""
+    with ExitStack() as tails:
+        for output in outputs:
+            sink = tails.enter_context(output.open("wb"))
+            command = ["tail", "-c", f"+{size_bytes + 1}", "-s", "0.01", "-f", str(elsewhere)]
+            tail = tails.enter_context(subprocess.Popen(command, stdout=sink))
+            tails.callback(tail.kill)
+        for number in range(60):
+            line = b"line %03d\n" % number
+            with path.open("ab") as file:
+                file.write(line)
+            expected += line
+            wait_until(partial(has_size, elsewhere, size_bytes + len(expected)), "the line elsewhere")
+            with elsewhere.open("rb") as file:
+                file.seek(size_bytes)
+                assert file.read() == expected
+        for output in outputs:
+            wait_until(partial(has_size, output, len(expected)), "the output of tail")
+    assert [output.read_bytes() for output in outputs] == [expected] * len(outputs)
 
 
 def test_removal_rename_and_sealing_are_seen_elsewhere_within_a_second(
