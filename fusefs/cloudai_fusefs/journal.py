@@ -13,6 +13,7 @@ import errno
 import sqlite3
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -32,6 +33,7 @@ CREATE TABLE pending (
     kind           INTEGER NOT NULL,    -- NodeKind on the wire
     path           BLOB NOT NULL,       -- in the run, when the row was last written
     parent_node_id INTEGER NOT NULL,    -- directory of the path, which may have moved since; 0: root, no name
+                                        -- (of a file that the master is about to replace: what replaces it)
     place          INTEGER NOT NULL,    -- 1: the node has yet to be put at its path
     has_content    INTEGER NOT NULL,    -- 1: its staged file is its content; none: empty
     mode           INTEGER NOT NULL,    -- attributes, as on the wire
@@ -135,6 +137,25 @@ class Journal:
         """Takes the row away; nothing happens when there is none. Raises OSError as put."""
         try:
             self._database.execute("DELETE FROM pending WHERE node_id = ?", (node_id,))
+        except sqlite3.OperationalError as error:
+            raise _to_os_error(error) from error
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """What is put and removed inside is in the journal as a whole or not at all, also after a death.
+
+        With no await inside: whatever else were written meanwhile would share its fate. Raises OSError as put.
+        """
+        try:
+            self._database.execute("BEGIN")
+            try:
+                yield
+                self._database.execute("COMMIT")
+            except BaseException:
+                # SQLite may have rolled back by itself: of a full disk, for one.
+                if self._database.in_transaction:
+                    self._database.execute("ROLLBACK")
+                raise
         except sqlite3.OperationalError as error:
             raise _to_os_error(error) from error
 

@@ -319,6 +319,8 @@ class Namespace:
                     continue
                 if _check_rename(node, target, new_name, no_replace=no_replace) is not replaced:
                     continue
+                if replaced is not None:
+                    self._staging.note_replacing(replaced, node)
                 response = await self._client.rename(
                     names.RenameRequest(
                         request_id=new_request_id(),
@@ -481,8 +483,7 @@ class Namespace:
         if replaced is not None:
             pending.stray_ids += replaced.stray_ids
         try:
-            # The new row first: a crash before it finds the old file, one after it the new.
-            self._staging.note_path(node)
+            self._staging.note_path(node, replaced)
         except OSError:
             tree.move(target, new_name, source, old_name)
             pending.covered_ids = ()
@@ -510,7 +511,7 @@ class Namespace:
                 tree.detach(target, new_name)
             tree.add(target, new_name, node)
         with suppress(OSError):  # a full disk: the master has it under the new name, whatever the row says
-            self._staging.note_path(node)
+            self._staging.note_path(node, replaced)
         self._note_moved(source, target, replaced)
 
     def _note_moved(self, source: Node, target: Node, replaced: Node | None) -> None:

@@ -113,11 +113,27 @@ class Staging:
                 node.tree.forget_pending(node)
             raise
 
-    def note_path(self, node: Node) -> None:
-        """What is pending at the node and below has another path now, which a crash must find."""
-        for below in node.tree.walk(node):
-            if below.pending is not None:
-                self._record(below, below.pending)
+    def note_path(self, node: Node, replaced: Node | None = None) -> None:
+        """What is pending at the node and below has another path now, and what it replaced there has none.
+
+        A crash finds all of it or nothing: with a part of it, a file would be looked for in a directory that is
+        elsewhere, or the replaced one would take its name back. Raises OSError as note_made: nothing changed.
+        """
+        with self._journal.together():
+            for below in node.tree.walk(node):
+                if below.pending is not None:
+                    self._record(below, below.pending)
+            if replaced is not None and replaced.pending is not None and not replaced.edges:
+                self._journal.remove(replaced.node_id)
+
+    def note_replacing(self, replaced: Node, by: Node) -> None:
+        """The master is about to be asked to put a node in the place of this file.
+
+        Should nobody be here to see its answer, the next mount sees from the row who has the place, and does not
+        take it back. Raises OSError as note_made.
+        """
+        if replaced.pending is not None and not replaced.is_directory and len(replaced.edges) == 1:
+            self._record(replaced, replaced.pending, parent_node_id=by.node_id)
 
     def record(self, node: Node) -> None:
         """Writes down the node's times and place as they are, if anything of it is pending.
@@ -211,6 +227,9 @@ class Staging:
 
     def _recover_node(self, tree: RunTree, record: JournalRecord) -> Node | None:
         node = tree.nodes.get(record.node_id)
+        if node is None and _was_replaced(tree, record):
+            self.remove_row(record.node_id)
+            return None  # its staged file is a leftover
         if node is None:
             node = Node(tree, record.node_id, cast(types.NodeKind, record.kind))
         has_content = record.has_content
@@ -328,8 +347,10 @@ class Staging:
 
         return StagedFile(path, base, base_generation, read_base)
 
-    def _record(self, node: Node, pending: Pending) -> None:
+    def _record(self, node: Node, pending: Pending, *, parent_node_id: int | None = None) -> None:
         staged = node.staged if pending.content else None
+        if parent_node_id is None:
+            parent_node_id = node.edges[0][0].node_id if node.edges else 0
         self._journal.put(
             JournalRecord(
                 node_id=node.node_id,
@@ -338,7 +359,7 @@ class Staging:
                 sequence=pending.sequence,
                 kind=node.kind,
                 path=node.tree.path_of(node),
-                parent_node_id=node.edges[0][0].node_id if node.edges else 0,
+                parent_node_id=parent_node_id,
                 place=pending.place,
                 has_content=pending.content,
                 mode=node.mode,
@@ -356,6 +377,12 @@ class Staging:
         if node.node_id in self._stale_rows:
             self._forget_stale_row(node.node_id)
         self._on_change(node)
+
+
+def _was_replaced(tree: RunTree, record: JournalRecord) -> bool:
+    """Whether the master has put in the file's place what it was asked to, see `note_replacing`."""
+    by = tree.nodes.get(record.parent_node_id)
+    return by is not None and not by.is_directory and by.is_attached and tree.path_of(by) == record.path
 
 
 def _attributes_of(record: JournalRecord) -> NodeAttributes:
