@@ -38,8 +38,8 @@ class Symlink:
 @dataclass(eq=False)
 class Directory:
     children: dict[str, Node] = field(default_factory=dict)
-    covered: dict[str, list[bytes]] = field(default_factory=dict)
-    """By name, the versions of a synced file that was replaced by one that is not: either may be there (D6)."""
+    covered: dict[str, list[File]] = field(default_factory=dict)
+    """By name, the synced files that were replaced by one that is not: either may be there (D6)."""
 
 
 Node = File | Symlink | Directory
@@ -86,7 +86,7 @@ class ExpectedTree:
     def covered_versions(self, path: str) -> list[bytes]:
         """Of the file that the one at the path replaced and whose place it may not have taken at the master."""
         directory, name = self._place_of(path)
-        return directory.covered.get(name, [])
+        return [version for file in directory.covered.get(name, []) for version in file.versions]
 
     def apply(self, operation: Operation) -> None:
         """Carries the operation out."""
@@ -153,7 +153,7 @@ class ExpectedTree:
         replaced = replaced_directory.children.get(replaced_name)
         covered = replaced_directory.covered.get(replaced_name, [])
         if isinstance(replaced, File) and (replaced.is_synced or covered):
-            covered = covered + replaced.versions
+            covered = [*covered, replaced]
         node = self.find(path)
         if replaced is node:
             return  # two names of one file: nothing happens (rename(2))

@@ -42,6 +42,11 @@ AFTERWARDS: Final = 60
 ENDLESS: Final = 100_000
 """...and would, without it."""
 
+DEATH_AT_LINE: Final = Path(__file__).with_name("death_at_line")
+ARM: Final = signal.SIGRTMIN
+LINE_SECONDS_MAX: Final = 3.0
+"""How long a daemon is waited for that has been told to die at a line."""
+
 ROUNDS_PER_PAIR: Final = 20
 """A new pair on empty disks then: the master keeps what nothing refers to, and disks are finite."""
 
@@ -63,19 +68,26 @@ class Victim(StrEnum):
     MOUNT = "mount"
     MOUNT_TWICE = "mount twice"  # and once more when it has just begun to go on
     MOUNT_AND_MASTER = "mount and master"
+    MOUNT_AT_LINE = "mount at line"  # of its write path: see death_at_line
+    STALLED = "mount before stalled master"  # which then carries out what the dead mount had sent
     MASTER = "master"  # and the writers go on
     MOUNT_AFTER_MASTER = "mount after master"  # which is away for a while, so that there is a backlog
     WORKSTATION = "workstation"  # the mount, and its whole state directory is deleted
 
 
 _SHARES: Final = {
-    Victim.MOUNT: 35,
-    Victim.MOUNT_TWICE: 10,
-    Victim.MOUNT_AND_MASTER: 15,
-    Victim.MASTER: 10,
+    Victim.MOUNT: 15,
+    Victim.MOUNT_TWICE: 8,
+    Victim.MOUNT_AT_LINE: 25,
+    Victim.MOUNT_AND_MASTER: 12,
+    Victim.STALLED: 10,
+    Victim.MASTER: 8,
     Victim.MOUNT_AFTER_MASTER: 15,
     Victim.WORKSTATION: 15,
 }
+
+
+_WITHOUT_MASTER: Final = (Victim.MOUNT_AFTER_MASTER, Victim.STALLED)
 
 
 @dataclass(frozen=True)
@@ -92,6 +104,10 @@ class RoundPlan:
     """For how many operations of the first writer the master is away before the mount is killed."""
     pause_seconds: float
     """Between two deaths, or for how long the master is away."""
+    line_count: int
+    """How many lines of the write path are carried out after the moment."""
+    asks_master: bool
+    """Whether the writers do what needs the master's answer. Where it is away they would wait for it."""
     sync_share: float
     writer_seeds: tuple[int, ...]
 
@@ -106,6 +122,8 @@ class RoundPlan:
             delay_seconds=draw.choice([0.0, draw.uniform(0, 0.005), draw.uniform(0, 0.06)]),
             away_operations=draw.randint(5, 60),
             pause_seconds=draw.uniform(0, 0.4),
+            line_count=draw.randint(1, 6000),
+            asks_master=victim not in _WITHOUT_MASTER or draw.random() < 0.4,
             sync_share=0.4 if victim is Victim.WORKSTATION else draw.choice([0.0, 0.05, 0.15]),
             writer_seeds=tuple(draw.getrandbits(48) for _ in range(WRITER_COUNT)),
         )
@@ -224,6 +242,13 @@ class Pair:
         self._round_count += 1
         return _Round(self, plan, self._round_count).report
 
+    def restart_mount_to_die_at_line(self, line_count: int) -> None:
+        """When it is told to: then so many lines later."""
+        self.mount.kill()
+        self.mount.environment = {"PYTHONPATH": str(DEATH_AT_LINE), "CRASH_LINES": str(line_count)}
+        self.mount.start()
+        self.mount.environment = {}
+
     def make_run(self, number: int) -> Path:
         name = f"2026-11-20_{number // 3600:02}-{number // 60 % 60:02}-{number % 60:02}"
         return self.mount.make_run(name, task=TASK)
@@ -243,7 +268,7 @@ class _Round:
         overdue = threading.Timer(ROUND_SECONDS_MAX, self._give_up)
         overdue.start()
         try:
-            self._run(pair.make_run(number))
+            self._run(number)
         finally:
             overdue.cancel()
             for writer in self._writers:
@@ -252,7 +277,10 @@ class _Round:
         if not self.report.failures:
             shutil.rmtree(self._logs)
 
-    def _run(self, run: Path) -> None:
+    def _run(self, number: int) -> None:
+        if self._plan.victim is Victim.MOUNT_AT_LINE:
+            self._pair.restart_mount_to_die_at_line(self._plan.line_count)
+        run = self._pair.make_run(number)
         self._start_writers(run)
         self._wait_for_moment()
         self._kill()
@@ -278,7 +306,7 @@ class _Round:
         self._logs.mkdir()
         plan = self._plan
         announced = [plan.operation]
-        if plan.victim is Victim.MOUNT_AFTER_MASTER:
+        if plan.victim in _WITHOUT_MASTER:
             announced.insert(0, max(0, plan.operation - plan.away_operations))
         stays_alive = plan.victim is Victim.MASTER
         for number, seed in enumerate(plan.writer_seeds):
@@ -289,6 +317,7 @@ class _Round:
                 log=str(self._logs / f"{name}.log"),
                 seed=seed,
                 sync_share=plan.sync_share,
+                asks_master=plan.asks_master,
                 announced=announced,
                 operation_count=plan.operation + (AFTERWARDS if stays_alive else ENDLESS),
             )
@@ -297,8 +326,11 @@ class _Round:
     def _wait_for_moment(self) -> None:
         first = self._writers[0]
         first.wait_for_announcement(MOMENT_SECONDS_MAX)
-        if self._plan.victim is Victim.MOUNT_AFTER_MASTER:
-            self._pair.master.kill()
+        if self._plan.victim in _WITHOUT_MASTER:
+            if self._plan.victim is Victim.STALLED:
+                os.kill(self._pair.master.pid, signal.SIGSTOP)
+            else:
+                self._pair.master.kill()
             first.wait_for_announcement(BACKLOG_SECONDS_MAX)
         time.sleep(self._plan.delay_seconds)
 
@@ -313,6 +345,10 @@ class _Round:
             return
         if victim is Victim.MOUNT_AND_MASTER and self._plan.seed % 2:
             pair.master.kill()
+        if victim is Victim.MOUNT_AT_LINE:
+            os.kill(pair.mount.pid, ARM)
+            with suppress(AssertionError):  # it may have nothing more to do
+                pair.mount.wait_dead(seconds_max=LINE_SECONDS_MAX)
         pair.mount.kill()
         if victim is Victim.MOUNT_AND_MASTER:
             pair.master.kill()
@@ -324,6 +360,8 @@ class _Round:
             return
         if victim in (Victim.MOUNT_AND_MASTER, Victim.MOUNT_AFTER_MASTER):
             pair.master.start()
+        if victim is Victim.STALLED:
+            os.kill(pair.master.pid, signal.SIGCONT)
         if victim is Victim.WORKSTATION:
             for directory in (pair.mount.state_dir, pair.mount.cache_dir):
                 shutil.rmtree(directory)

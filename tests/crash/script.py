@@ -36,11 +36,13 @@ class Pause(float):
 class Script:
     """Scenes for one tree, which the reader of the script brings up to date after each operation."""
 
-    def __init__(self, seed: int, tree: ExpectedTree, *, sync_share: float) -> None:
-        """`sync_share` of what is written is fsynced before it is closed."""
+    def __init__(self, seed: int, tree: ExpectedTree, *, sync_share: float, asks_master: bool) -> None:
+        """`sync_share` of what is written is fsynced before it is closed. Without `asks_master` nothing is done
+        that waits for the master's answer: fsyncs, links, and all that takes away or moves what it has.
+        """
         self._random = random.Random(seed)
         self._tree = tree
-        self._sync_share = sync_share
+        self._sync_share = sync_share if asks_master else 0.0
         self._numbers = itertools.count(1)
         self._logs: list[int] = []
         self._scenes: dict[Callable[[], Iterator[Operation | Pause]], int] = {
@@ -63,6 +65,19 @@ class Script:
             self._set_attributes: 4,
             self._pause: 6,
         }
+
+        if not asks_master:
+            for scene in (
+                self._save_by_rename,
+                self._overwrite_big,
+                self._rename,
+                self._unlink_and_write_anew,
+                self._unlink,
+                self._rename_directory,
+                self._remove_directory,
+                self._link,
+            ):
+                self._scenes[scene] = 0
 
     def operations(self) -> Iterator[Operation | Pause]:
         """Without end. The tree must have taken each operation before the next is asked for."""

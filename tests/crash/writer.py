@@ -31,6 +31,8 @@ class WriterTask:
     log: str
     seed: int
     sync_share: float
+    asks_master: bool
+    """Whether it does what the mount cannot do without the master's answer."""
     announced: list[int]
     """The operations that are announced, counted from 0."""
     operation_count: int
@@ -45,7 +47,8 @@ def write(task: WriterTask) -> None:
     tree = ExpectedTree()
     descriptors = Descriptors(Path(task.root))
     numbers = itertools.count()
-    for step in Script(task.seed, tree, sync_share=task.sync_share).operations():
+    script = Script(task.seed, tree, sync_share=task.sync_share, asks_master=task.asks_master)
+    for step in script.operations():
         if isinstance(step, Pause):
             time.sleep(step)
             continue
