@@ -54,7 +54,7 @@ def _observe_into(seen: dict[str, Seen], place: Path, path: str) -> None:
 def find_differences(tree: ExpectedTree, in_flight: Operation | None, observed: Observed) -> list[str]:
     """What is not as it must be: without what was in flight, or with it. Empty: all is as it must be.
 
-    Of a write that was in flight, any number of its first bytes may be there.
+    Of a write that was in flight, any of its bytes may be there.
     """
     before = _compare(tree, in_flight, observed)
     if not before or in_flight is None or in_flight.call in (Call.WRITE, Call.FSYNC, Call.CLOSE):
@@ -98,7 +98,7 @@ def _compare_file(tree: ExpectedTree, file: File, in_flight: Operation | None, s
         in_flight is not None and in_flight.call is Call.WRITE and tree.slots[in_flight.slot] is file
     )
     if in_flight is not None and is_being_written:
-        expected = _with_first_bytes(file, in_flight, seen.content)
+        expected = _with_what_is_seen_of(in_flight, file, seen.content)
     if seen.content != expected:
         found.append(_describe_difference(expected, seen.content))
     if seen.mode != file.mode:
@@ -108,12 +108,19 @@ def _compare_file(tree: ExpectedTree, file: File, in_flight: Operation | None, s
     return found
 
 
-def _with_first_bytes(file: File, write: Operation, seen: bytes) -> bytes:
-    """The file with as many bytes of the write as are seen."""
-    content = bytearray(file.content)
-    there = seen[write.number : write.number + write.length_bytes]
-    write_into(content, write.number, write.content[: _common_length(there, write.content)])
-    return bytes(content)
+def _with_what_is_seen_of(write: Operation, file: File, seen: bytes) -> bytes:
+    """The file with what is seen of a write that was in flight: of each of its bytes the old or the new one, as on
+    a local disk.
+    """
+    written = bytearray(file.content)
+    write_into(written, write.number, write.content)
+    if seen == written:
+        return seen
+    old = bytes(file.content).ljust(len(written), b"\0")
+    for index in range(write.number, min(len(written), len(seen))):
+        if seen[index] == old[index]:
+            written[index] = old[index]
+    return bytes(written[: max(len(seen), len(file.content))])
 
 
 def _common_length(one: bytes, other: bytes) -> int:

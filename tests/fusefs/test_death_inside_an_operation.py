@@ -6,6 +6,7 @@ A step is what outlives the daemon: a row of the journal, a change of a staged f
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -16,60 +17,69 @@ import trio
 from trio.testing import MockClock
 
 from cloudai_fusefs.journal import Journal
+from cloudai_fusefs.node import FILE
 from cloudai_fusefs.staged_file import StagedFile
-from cloudai_proto.storage.v1 import types_pb2 as types
+from cloudai_model.errors import CloudAIError
 from fakes.fake_master import FakeMaster, FakeMasterClient
 from support.file_system_harness import FileSystemHarness, open_file_system
 from support.storage_requests import USER, make_run, published
 
-STEPS_MAX = 30
+STEPS_MAX = 60
 
 Scene = Callable[[FileSystemHarness], Awaitable[None]]
-
-
-class _Death(BaseException):
-    """Nothing but the test may catch it."""
+Seen = dict[bytes, bytes | None]
+Snapshots = tuple[Seen, Seen]
 
 
 class _Reaper:
-    """Kills before the given step of the task that is watched: the state as it is then is copied."""
+    """Kills before the given step of whatever task: the state as it is then is copied, and what the daemon does
+    from there on reaches neither the copy nor the master.
+    """
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, copy_to: Path) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, copy_to: Path, deadly_step: int) -> None:
         self.steps: list[str] = []
-        self.deadly_step = -1
+        self.has_killed = False
+        self._deadly_step = deadly_step
         self._copy_to = copy_to
-        self._file_system: FileSystemHarness | None = None
-        self._task: trio.lowlevel.Task | None = None
+        self._victim: tuple[FileSystemHarness, FakeMasterClient] | None = None
         for owner, name in (
             (Journal, "put"),
             (Journal, "remove"),
             (StagedFile, "_log_extent"),
             (StagedFile, "drop"),
             (os, "ftruncate"),
+            (FakeMasterClient, "put_chunk"),
+            (FakeMasterClient, "commit_nodes"),
+            (FakeMasterClient, "link"),
             (FakeMasterClient, "rename"),
             (FakeMasterClient, "remove"),
         ):
             monkeypatch.setattr(owner, name, self._watched(getattr(owner, name), name))
 
-    def watch(self, file_system: FileSystemHarness) -> None:
-        """From here on the present task's steps are counted."""
-        self._file_system = file_system
-        self._task = trio.lowlevel.current_task()
+    def watch(self, file_system: FileSystemHarness, client: FakeMasterClient) -> None:
+        """From here on the mount's steps are counted."""
+        self._victim = file_system, client
 
     def _watched(self, step: Callable[..., Any], name: str) -> Callable[..., Any]:
         def take_step(*arguments: Any, **options: Any) -> Any:
-            if self._file_system is not None and trio.lowlevel.current_task() is self._task:
+            if self._victim is not None and not self.has_killed:
                 self.steps.append(name)
-                if len(self.steps) - 1 == self.deadly_step:
-                    self._file_system.copy_state(self._copy_to)
-                    raise _Death
+                if len(self.steps) - 1 == self._deadly_step:
+                    file_system, client = self._victim
+                    file_system.copy_state(self._copy_to)
+                    self.has_killed = client.is_revoked = True
             return step(*arguments, **options)
 
         return take_step
 
 
-async def _see(client: FakeMasterClient, run: types.Run) -> dict[bytes, bytes]:
-    return dict(await published(client, run))
+async def _see(file_system: FileSystemHarness) -> Seen:
+    """Each path with a file's content, None of a directory."""
+    await file_system.namespace.load(file_system.tree.root)
+    return {
+        path: await file_system.read_file(path) if shown.kind == FILE else None
+        for path, shown in file_system.shown().items()
+    }
 
 
 # --- what is done ----------------------------------------------------------------------------------------
@@ -154,21 +164,56 @@ async def _extend(file_system: FileSystemHarness) -> None:
     await file_system.truncate(b"old", 40)
 
 
+async def _write(file_system: FileSystemHarness) -> None:
+    handle = await file_system.open(b"old")
+    await file_system.write(handle, 3, b"written over")
+    file_system.close_handle(handle)
+
+
+async def _replaced(file_system: FileSystemHarness) -> None:
+    await _save(file_system, b"old", b"old content")
+    await file_system.make_all_durable()
+    await _save(file_system, b"new", b"new content")
+    await _replace(file_system)
+
+
+async def _move_on(file_system: FileSystemHarness) -> None:
+    await file_system.rename(b"old", b"third")
+
+
+async def _with_durable_empty_directory(file_system: FileSystemHarness) -> None:
+    await file_system.mkdir(b"empty")
+    await file_system.make_all_durable()
+    await file_system.set_attributes(b"empty", mode=0o700)
+
+
+async def _remove_directory(file_system: FileSystemHarness) -> None:
+    await file_system.rmdir(b"empty")
+
+
 async def _unlink(file_system: FileSystemHarness) -> None:
     await file_system.unlink(b"old")
 
 
 SCENES: list[tuple[Scene, Scene]] = [
-    *[
-        (before, _replace)
-        for before in (_make_two_files, _make_old_then_new, _durable, _durable_and_the_old_overwritten)
-    ],
-    *[(before, _move_directory) for before in (_make_a_tree, _durable_tree_with_news)],
-    *[
-        (before, act)
-        for before in (_make_old_then_new, _durable, _durable_and_overwritten, _durable_with_another_mode)
-        for act in (_cut, _empty, _open_truncated, _extend, _unlink)
-    ],
+    (_make_two_files, _replace),
+    (_make_old_then_new, _replace),
+    (_durable, _replace),
+    (_durable_and_the_old_overwritten, _replace),
+    (_make_a_tree, _move_directory),
+    (_durable_tree_with_news, _move_directory),
+    (_replaced, _unlink),
+    (_replaced, _move_on),
+    (_with_durable_empty_directory, _remove_directory),
+    (_durable, _write),
+    (_durable, _unlink),
+    (_durable_with_another_mode, _unlink),
+    (_durable_and_overwritten, _unlink),
+    (_durable_and_overwritten, _cut),
+    (_durable_and_overwritten, _empty),
+    (_durable_and_overwritten, _open_truncated),
+    (_durable_and_overwritten, _extend),
+    (_make_old_then_new, _cut),
 ]
 
 
@@ -176,40 +221,46 @@ SCENES: list[tuple[Scene, Scene]] = [
 async def test_death_between_two_steps_leaves_what_was_before_or_after(
     prepare: Scene, act: Scene, clock: MockClock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    outcomes: list[dict[bytes, bytes]] = []
-    for deadly_step in range(-1, STEPS_MAX):
+    async def run_until(deadly_step: int) -> tuple[_Reaper, bool, Snapshots]:
+        """What was there before; then, where the mount lived, what came of it, and otherwise what the next mount
+        made of it. Besides, whether the operation was acknowledged before the death.
+        """
         master = FakeMaster()
         client, observer = master.client(USER), master.client(USER)
         run = await make_run(observer, USER)
         place = tmp_path / str(deadly_step)
         with monkeypatch.context() as patches:
-            reaper = _Reaper(patches, place / "next")
-            reaper.deadly_step = deadly_step
+            reaper = _Reaper(patches, place / "next", deadly_step)
             async with open_file_system(client, run, place / "first", timeo_seconds=10) as file_system:
                 await prepare(file_system)
-                if deadly_step == -1:
-                    await file_system.make_all_durable()
-                    before = await _see(observer, run)
-                reaper.watch(file_system)
-                try:
-                    await act(file_system)
-                except _Death:
-                    client.is_revoked = True
-                else:
-                    await file_system.make_all_durable()
-                    outcomes.append(await _see(observer, run))
-                    master.close()
-                    if deadly_step == -1:
-                        continue
-                    break
+                before = await _see(file_system)
+                reaper.watch(file_system, client)
+                is_acknowledged = False
+                with trio.move_on_after(20):
+                    try:
+                        await act(file_system)
+                        is_acknowledged = not reaper.has_killed
+                        await file_system.make_all_durable()
+                    except (CloudAIError, trio.TooSlowError):
+                        assert reaper.has_killed
+                if not reaper.has_killed:
+                    file_system.copy_state(place / "next")
         async with open_file_system(
             master.client(USER), run, place / "next", timeo_seconds=10
         ) as file_system:
             await file_system.make_all_durable()
-            seen = await _see(observer, run)
-            read = {path: await file_system.read_file(path) for path in seen}
+            after = await _see(file_system)
+            assert await published(observer, run) == {
+                path: content for path, content in after.items() if content is not None
+            }
         master.close()
+        return reaper, is_acknowledged, (before, after)
 
-        assert seen in (before, outcomes[0]), f"after a death before step {deadly_step} of {reaper.steps}"
-        assert read == seen
-    assert len(outcomes) == 2, "more steps than were tried"
+    survivor, _, (before, after) = await run_until(-1)
+    assert 0 < len(survivor.steps) < STEPS_MAX
+    for deadly_step in itertools.count():
+        reaper, is_acknowledged, (_, found) = await run_until(deadly_step)
+        if not reaper.has_killed:
+            break
+        expected = [after] if is_acknowledged else [before, after]
+        assert found in expected, f"after a death before step {deadly_step}, the last of {reaper.steps}"
