@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,7 @@ class _Reaper:
         self.has_killed = False
         self._deadly_step = deadly_step
         self._copy_to = copy_to
-        self._victim: tuple[FileSystemHarness, FakeMasterClient] | None = None
+        self._victim: tuple[Path, FakeMasterClient] | None = None
         for owner, name in (
             (Journal, "put"),
             (Journal, "remove"),
@@ -56,17 +57,17 @@ class _Reaper:
         ):
             monkeypatch.setattr(owner, name, self._watched(getattr(owner, name), name))
 
-    def watch(self, file_system: FileSystemHarness, client: FakeMasterClient) -> None:
-        """From here on the mount's steps are counted."""
-        self._victim = file_system, client
+    def watch(self, directory: Path, client: FakeMasterClient) -> None:
+        """From here on the steps of the mount there are counted."""
+        self._victim = directory, client
 
     def _watched(self, step: Callable[..., Any], name: str) -> Callable[..., Any]:
         def take_step(*arguments: Any, **options: Any) -> Any:
             if self._victim is not None and not self.has_killed:
                 self.steps.append(name)
                 if len(self.steps) - 1 == self._deadly_step:
-                    file_system, client = self._victim
-                    file_system.copy_state(self._copy_to)
+                    directory, client = self._victim
+                    shutil.copytree(directory / "state", self._copy_to / "state")
                     self.has_killed = client.is_revoked = True
             return step(*arguments, **options)
 
@@ -234,7 +235,7 @@ async def test_death_between_two_steps_leaves_what_was_before_or_after(
             async with open_file_system(client, run, place / "first", timeo_seconds=10) as file_system:
                 await prepare(file_system)
                 before = await _see(file_system)
-                reaper.watch(file_system, client)
+                reaper.watch(place / "first", client)
                 is_acknowledged = False
                 with trio.move_on_after(20):
                     try:
@@ -264,3 +265,39 @@ async def test_death_between_two_steps_leaves_what_was_before_or_after(
             break
         expected = [after] if is_acknowledged else [before, after]
         assert found in expected, f"after a death before step {deadly_step}, the last of {reaper.steps}"
+
+
+RECOVERED = [_make_a_tree, _replaced, _durable_and_the_old_overwritten, _with_durable_empty_directory]
+
+
+@pytest.mark.parametrize("prepare", RECOVERED, ids=lambda scene: scene.__name__.strip("_"))
+async def test_death_of_the_mount_that_recovers_loses_nothing(
+    prepare: Scene, clock: MockClock, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for deadly_step in range(STEPS_MAX):
+        master = FakeMaster()
+        observer = master.client(USER)
+        run = await make_run(observer, USER)
+        place = tmp_path / str(deadly_step)
+        async with open_file_system(master.client(USER), run, place / "first", timeo_seconds=10) as first:
+            await prepare(first)
+            expected = await _see(first)
+            first.copy_state(place / "second")
+        with monkeypatch.context() as patches:
+            reaper = _Reaper(patches, place / "third", deadly_step)
+            client = master.client(USER)
+            reaper.watch(place / "second", client)
+            async with open_file_system(client, run, place / "second", timeo_seconds=10) as second:
+                with trio.move_on_after(20):
+                    try:
+                        await second.make_all_durable()
+                    except CloudAIError:
+                        assert reaper.has_killed
+        if not reaper.has_killed:
+            assert deadly_step > 0
+            return
+        async with open_file_system(master.client(USER), run, place / "third", timeo_seconds=10) as third:
+            await third.make_all_durable()
+            assert await _see(third) == expected, f"after a death before step {deadly_step} of {reaper.steps}"
+        master.close()
+    pytest.fail("more steps than were tried")
