@@ -32,7 +32,8 @@ CREATE TABLE pending (
     sequence       INTEGER NOT NULL,    -- order of first change
     kind           INTEGER NOT NULL,    -- NodeKind on the wire
     path           BLOB NOT NULL,       -- in the run, when the row was last written
-    parent_node_id INTEGER NOT NULL,    -- directory of the path, which may have moved since; 0: root, no name
+    parent_node_id INTEGER NOT NULL,    -- directory of the path, which may have moved since; 0: root; or
+                                        -- a node without a name, to be removed at the master, see note_path
                                         -- (of a file that the master is about to replace: what replaces it)
     place          INTEGER NOT NULL,    -- 1: the node has yet to be put at its path
     has_content    INTEGER NOT NULL,    -- 1: its staged file is its content; none: empty

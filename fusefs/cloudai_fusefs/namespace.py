@@ -464,6 +464,7 @@ class Namespace:
             request_id=new_request_id(), task_id=tree.task_id, node_id=node_id, mtime_ns=time.time_ns()
         )
         await self._send_removal(tree, request)
+        self._staging.remove_row(node_id)  # of what had no name here any more, see Staging.note_path
 
     async def _send_removal(self, tree: RunTree, request: names.RemoveRequest) -> None:
         try:
@@ -491,7 +492,9 @@ class Namespace:
             if replaced is not None:
                 tree.add(target, new_name, replaced)
             raise
-        self._note_moved(source, target, replaced)
+        if replaced is not None and not replaced.edges:
+            self._staging.discard_replaced(replaced)
+        self._note_moved(source, target)
 
     def _finish_rename(
         self,
@@ -512,11 +515,11 @@ class Namespace:
             tree.add(target, new_name, node)
         with suppress(OSError):  # a full disk: the master has it under the new name, whatever the row says
             self._staging.note_path(node, replaced)
-        self._note_moved(source, target, replaced)
-
-    def _note_moved(self, source: Node, target: Node, replaced: Node | None) -> None:
         if replaced is not None and not replaced.edges:
             self._staging.discard(replaced)
+        self._note_moved(source, target)
+
+    def _note_moved(self, source: Node, target: Node) -> None:
         self._staging.note_directory_times(source)
         if target is not source:
             self._staging.note_directory_times(target)

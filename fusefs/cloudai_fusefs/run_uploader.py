@@ -139,8 +139,13 @@ class RunUploader:
             if pending.uploading:
                 continue  # it wakes this task when it has ended
             if not node.is_attached:
-                # News of its removal came by the watch while, say, a directory's new time was pending.
-                self._uploader.staging.discard(node)
+                # News of its removal came by the watch while, say, a directory's new time was pending. Or an earlier
+                # mount has left it to be removed, and its row with it until that is done.
+                if pending.stray_ids:
+                    self._remove_strays(pending.stray_ids)
+                    self._uploader.staging.discard_replaced(node)
+                else:
+                    self._uploader.staging.discard(node)
             elif pending.due_seconds > now_seconds:
                 self._start_full_chunks(node, pending)
             elif self._is_ready(node, pending, now_seconds):
@@ -349,7 +354,7 @@ class RunUploader:
                 pass  # it has no name any more, or somebody else has put something into the directory
             except CloudAIError as error:
                 logger.warning("%s: what was removed may still be there: %s", self._tree.path, error)
-            self._stray_ids.popleft()
+            self._uploader.staging.remove_row(self._stray_ids.popleft())
 
     def _take_acknowledgement(self, item: ComposedCommit, message: types.Node) -> None:
         node, pending, staging = item.node, item.pending, self._uploader.staging

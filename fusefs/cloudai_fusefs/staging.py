@@ -8,6 +8,7 @@ does the waiting.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import logging
 from collections import defaultdict
@@ -123,7 +124,14 @@ class Staging:
             for below in node.tree.walk(node):
                 if below.pending is not None:
                     self._record(below, below.pending)
-            if replaced is not None and replaced.pending is not None and not replaced.edges:
+            if replaced is None or replaced.pending is None or replaced.edges:
+                return
+            if replaced.stray_ids:
+                # A commit without an answer may have left it at the master under another name: a row without a
+                # name says so until it has been removed there.
+                row = self._row_of(replaced, replaced.pending)
+                self._journal.put(dataclasses.replace(row, place=False, has_content=False))
+            else:
                 self._journal.remove(replaced.node_id)
 
     def note_replacing(self, replaced: Node, by: Node) -> None:
@@ -133,7 +141,8 @@ class Staging:
         take it back. Raises OSError as note_made.
         """
         if replaced.pending is not None and not replaced.is_directory and len(replaced.edges) == 1:
-            self._record(replaced, replaced.pending, parent_node_id=by.node_id)
+            row = self._row_of(replaced, replaced.pending)
+            self._journal.put(dataclasses.replace(row, parent_node_id=by.node_id))
 
     def record(self, node: Node) -> None:
         """Writes down the node's times and place as they are, if anything of it is pending.
@@ -163,6 +172,12 @@ class Staging:
     def discard(self, node: Node) -> None:
         """The node's last name is gone: what is pending of it needs no master. Open handles read on."""
         self.acknowledge(node)
+        self._on_change(node)
+
+    def discard_replaced(self, node: Node) -> None:
+        """The same of a node whose row `note_path` has seen to."""
+        node.tree.forget_pending(node)
+        self.drop_staged_if_idle(node)
         self._on_change(node)
 
     def remove_row(self, node_id: int) -> None:
@@ -227,6 +242,10 @@ class Staging:
 
     def _recover_node(self, tree: RunTree, record: JournalRecord) -> Node | None:
         node = tree.nodes.get(record.node_id)
+        if not record.path and node is not tree.root:
+            return self._recover_stray(
+                tree, node or Node(tree, record.node_id, cast(types.NodeKind, record.kind))
+            )
         if node is None and _was_replaced(tree, record):
             self.remove_row(record.node_id)
             return None  # its staged file is a leftover
@@ -267,6 +286,14 @@ class Staging:
             if staged is not None and staged.written_at_ns > record.written_at_ns:
                 node.mtime_ns = node.ctime_ns = staged.written_at_ns
         node.kernel_attributes = None
+        return node
+
+    @staticmethod
+    def _recover_stray(tree: RunTree, node: Node) -> Node:
+        """It has no name here, and is to lose at the master what name it may have there."""
+        for directory, name in list(node.edges):
+            tree.detach(directory, name)
+        tree.note_pending(node).stray_ids = (node.node_id,)
         return node
 
     def _recover_staged(self, node: Node, record: JournalRecord) -> StagedFile | None:
@@ -347,36 +374,36 @@ class Staging:
 
         return StagedFile(path, base, base_generation, read_base)
 
-    def _record(self, node: Node, pending: Pending, *, parent_node_id: int | None = None) -> None:
-        staged = node.staged if pending.content else None
-        if parent_node_id is None:
-            parent_node_id = node.edges[0][0].node_id if node.edges else 0
-        self._journal.put(
-            JournalRecord(
-                node_id=node.node_id,
-                user=node.tree.user,
-                task_id=node.tree.task_id,
-                sequence=pending.sequence,
-                kind=node.kind,
-                path=node.tree.path_of(node),
-                parent_node_id=parent_node_id,
-                place=pending.place,
-                has_content=pending.content,
-                mode=node.mode,
-                uid=node.uid,
-                gid=node.gid,
-                mtime_ns=node.mtime_ns,
-                ctime_ns=node.ctime_ns,
-                atime_ns=node.atime_ns,
-                symlink_target=node.symlink_target,
-                base=b"" if staged is None else manifest_to_wire(staged.base).SerializeToString(),
-                base_generation=0 if staged is None else staged.base_generation,
-                committed=node.committed,
-            )
-        )
+    def _record(self, node: Node, pending: Pending) -> None:
+        self._journal.put(self._row_of(node, pending))
         if node.node_id in self._stale_rows:
             self._forget_stale_row(node.node_id)
         self._on_change(node)
+
+    @staticmethod
+    def _row_of(node: Node, pending: Pending) -> JournalRecord:
+        staged = node.staged if pending.content else None
+        return JournalRecord(
+            node_id=node.node_id,
+            user=node.tree.user,
+            task_id=node.tree.task_id,
+            sequence=pending.sequence,
+            kind=node.kind,
+            path=node.tree.path_of(node),
+            parent_node_id=node.edges[0][0].node_id if node.edges else 0,
+            place=pending.place,
+            has_content=pending.content,
+            mode=node.mode,
+            uid=node.uid,
+            gid=node.gid,
+            mtime_ns=node.mtime_ns,
+            ctime_ns=node.ctime_ns,
+            atime_ns=node.atime_ns,
+            symlink_target=node.symlink_target,
+            base=b"" if staged is None else manifest_to_wire(staged.base).SerializeToString(),
+            base_generation=0 if staged is None else staged.base_generation,
+            committed=node.committed,
+        )
 
 
 def _was_replaced(tree: RunTree, record: JournalRecord) -> bool:
