@@ -6,26 +6,25 @@ import errno
 import itertools
 import math
 import os
-import queue
-import random
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 import time
+import traceback
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
 from crash.comparison import Observed, find_differences, find_losses, observe
 from crash.expected_tree import ExpectedTree
-from crash.log import WriterRecord, read_log
+from crash.log import WriterRecord
 from crash.operations import Operation
+from crash.round_plan import WITHOUT_MASTER, RoundPlan, Victim
 from crash.writer import WriterTask, take
+from crash.writer_process import Writer
 from support.master_process import MasterProcess
 from support.mount_process import MountProcess
 from support.staged_state import NOTHING_STAGED, StagedState, read_dead_state, read_live_state
@@ -33,9 +32,6 @@ from support.staged_state import NOTHING_STAGED, StagedState, read_dead_state, r
 USER: Final = "user-123"
 TASK: Final = "crash"
 OPTIONS: Final = "insecure,timeo=20"
-TESTS: Final = Path(__file__).parents[1]
-
-WRITER_COUNT: Final = 2
 
 AFTERWARDS: Final = 60
 """How many operations writers go on for after a kill that is not the mount's..."""
@@ -50,83 +46,14 @@ LINE_SECONDS_MAX: Final = 3.0
 ROUNDS_PER_PAIR: Final = 20
 """A new pair on empty disks then: the master keeps what nothing refers to, and disks are finite."""
 
-WRITER_SECONDS_MAX: Final = 60.0
-
 ROUND_SECONDS_MAX: Final = 90.0
-"""After that both daemons are killed, and the round fails by what that does to it."""
+"""After that the mount daemon and the writers are killed, and the round has failed."""
 
 MOMENT_SECONDS_MAX: Final = 15.0
 """The moment of the kill has come when the first writer begins an operation, or after this."""
 
 BACKLOG_SECONDS_MAX: Final = 1.5
 """The same while the master is away: an operation that needs it waits for it."""
-
-
-class Victim(StrEnum):
-    """Who dies."""
-
-    MOUNT = "mount"
-    MOUNT_TWICE = "mount twice"  # and once more when it has just begun to go on
-    MOUNT_AND_MASTER = "mount and master"
-    MOUNT_AT_LINE = "mount at line"  # of its write path: see death_at_line
-    STALLED = "mount before stalled master"  # which then carries out what the dead mount had sent
-    MASTER = "master"  # and the writers go on
-    MOUNT_AFTER_MASTER = "mount after master"  # which is away for a while, so that there is a backlog
-    WORKSTATION = "workstation"  # the mount, and its whole state directory is deleted
-
-
-_SHARES: Final = {
-    Victim.MOUNT: 15,
-    Victim.MOUNT_TWICE: 8,
-    Victim.MOUNT_AT_LINE: 25,
-    Victim.MOUNT_AND_MASTER: 12,
-    Victim.STALLED: 10,
-    Victim.MASTER: 8,
-    Victim.MOUNT_AFTER_MASTER: 15,
-    Victim.WORKSTATION: 15,
-}
-
-
-_WITHOUT_MASTER: Final = (Victim.MOUNT_AFTER_MASTER, Victim.STALLED)
-
-
-@dataclass(frozen=True)
-class RoundPlan:
-    """What follows from a round's seed alone."""
-
-    seed: int
-    victim: Victim
-    operation: int
-    """The moment: when the first writer begins this operation, counted from 0..."""
-    delay_seconds: float
-    """...and this long after it."""
-    away_operations: int
-    """For how many operations of the first writer the master is away before the mount is killed."""
-    pause_seconds: float
-    """Between two deaths, or for how long the master is away."""
-    line_count: int
-    """How many lines of the write path are carried out after the moment."""
-    asks_master: bool
-    """Whether the writers do what needs the master's answer. Where it is away they would wait for it."""
-    sync_share: float
-    writer_seeds: tuple[int, ...]
-
-    @classmethod
-    def draw(cls, seed: int) -> RoundPlan:
-        draw = random.Random(seed)
-        (victim,) = draw.choices(list(_SHARES), list(_SHARES.values()))
-        return cls(
-            seed=seed,
-            victim=victim,
-            operation=draw.randint(15, 220),
-            delay_seconds=draw.choice([0.0, draw.uniform(0, 0.005), draw.uniform(0, 0.06)]),
-            away_operations=draw.randint(5, 60),
-            pause_seconds=draw.uniform(0, 0.4),
-            line_count=draw.randint(1, 6000),
-            asks_master=victim not in _WITHOUT_MASTER or draw.random() < 0.4,
-            sync_share=0.4 if victim is Victim.WORKSTATION else draw.choice([0.0, 0.05, 0.15]),
-            writer_seeds=tuple(draw.getrandbits(48) for _ in range(WRITER_COUNT)),
-        )
 
 
 @dataclass
@@ -146,49 +73,6 @@ class RoundReport:
     @property
     def counts(self) -> bool:
         return self.staged.pending_count > 0
-
-
-class Writer:
-    """A writer's process, with its log and its complaints beside it."""
-
-    def __init__(self, task: WriterTask) -> None:
-        self.task = task
-        self._complaints = Path(task.log).with_suffix(".stderr")
-        self._lines: queue.Queue[str] = queue.Queue()
-        with self._complaints.open("wb") as complaints:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "crash.writer", task.to_json()],
-                stdout=subprocess.PIPE,
-                stderr=complaints,
-                text=True,
-                env={**os.environ, "PYTHONPATH": str(TESTS)},
-            )
-        threading.Thread(target=self._listen, daemon=True).start()
-
-    def wait_for_announcement(self, seconds_max: float) -> None:
-        """Returns when the next announced operation begins, the writer ends, or the time is over."""
-        with suppress(queue.Empty):
-            self._lines.get(timeout=seconds_max)
-
-    def finish(self) -> WriterRecord:
-        """Waits for its end; what it logged. Fails when it ended by something else than the mount."""
-        try:
-            status = self._process.wait(WRITER_SECONDS_MAX)
-        finally:
-            self.kill()
-        assert status == 0, self._complaints.read_text()
-        return read_log(Path(self.task.log))
-
-    def kill(self) -> None:
-        self._process.kill()
-        self._process.wait()
-
-    def _listen(self) -> None:
-        assert self._process.stdout is not None
-        with self._process.stdout as lines:
-            for line in lines:
-                self._lines.put(line)
-        self._lines.put("")
 
 
 class Pair:
@@ -269,13 +153,16 @@ class _Round:
         overdue.start()
         try:
             self._run(number)
+        except (AssertionError, OSError, RuntimeError, subprocess.SubprocessError) as error:
+            # Not only what is missing is a failure: also a mount that does not start, a file that cannot be read.
+            self._fail("".join(traceback.format_exception(error)))
         finally:
             overdue.cancel()
             for writer in self._writers:
                 writer.kill()
             self.report.seconds = time.monotonic() - began_seconds
         if not self.report.failures:
-            shutil.rmtree(self._logs)
+            shutil.rmtree(self._logs)  # of a failed round they stay, for who looks into it
 
     def _run(self, number: int) -> None:
         if self._plan.victim is Victim.MOUNT_AT_LINE:
@@ -306,7 +193,7 @@ class _Round:
         self._logs.mkdir()
         plan = self._plan
         announced = [plan.operation]
-        if plan.victim in _WITHOUT_MASTER:
+        if plan.victim in WITHOUT_MASTER:
             announced.insert(0, max(0, plan.operation - plan.away_operations))
         stays_alive = plan.victim is Victim.MASTER
         for number, seed in enumerate(plan.writer_seeds):
@@ -326,7 +213,7 @@ class _Round:
     def _wait_for_moment(self) -> None:
         first = self._writers[0]
         first.wait_for_announcement(MOMENT_SECONDS_MAX)
-        if self._plan.victim in _WITHOUT_MASTER:
+        if self._plan.victim in WITHOUT_MASTER:
             if self._plan.victim is Victim.STALLED:
                 os.kill(self._pair.master.pid, signal.SIGSTOP)
             else:

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from crash.rounds import Pair, RoundPlan, Victim
+from crash.round_plan import RoundPlan, Victim
+from crash.rounds import Pair
 
 SEEDS = (4, 22, 28, 30, 58, 87, 111, 118)
 
