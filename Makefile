@@ -4,7 +4,7 @@
 #   STATE=                where `make up` keeps the master's data (default: /var/lib/cloudai as root,
 #                         ~/.local/state/cloudai otherwise)
 #   PYTHON=python3        Python 3.11 or later to make .venv with
-#   ARGS=                 options of `make bench`; ARGS=--help lists them
+#   ARGS=                 options of `make bench` and `make test-crash`; ARGS=--help lists them
 
 MOUNT ?= /mnt/cloudai
 STATE ?=
@@ -21,10 +21,10 @@ LOCK_COMMAND := pip-compile --all-build-deps --all-extras --allow-unsafe --gener
 	--output-file=requirements.txt pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup packages fuse-device up down check test bench format lock
+.PHONY: help setup packages fuse-device up down check test test-crash bench format lock
 
 help: ## this list
-	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
 
 setup: packages .venv/.installed ## install what is needed, into Debian and .venv; a second time does nothing
 
@@ -83,6 +83,9 @@ test: setup ## every test, with real mounts
 	@# A folder of its own: what a killed run left mounted in pytest's usual one would fail this run.
 	@scratch=$$(mktemp -d) && $(BIN)/pytest --basetemp "$$scratch/tests"; status=$$?; \
 	rm -rf --one-file-system "$$scratch"; exit $$status
+
+test-crash: setup ## 200 rounds of kill -9: make test-crash ARGS="--rounds 20 --seed 7 --seconds 600"
+	@PYTHONPATH=tests $(BIN)/python -m crash $(ARGS)
 
 bench: setup ## compare with sshfs, rclone and local disk: make bench ARGS="--rounds 3 --workload sequential"
 	@$(MAKE) --no-print-directory packages PACKAGES="$(BENCH_PACKAGES)"

@@ -39,7 +39,8 @@ CREATE TABLE pending (
     sequence       INTEGER NOT NULL,    -- order of first change
     kind           INTEGER NOT NULL,    -- NodeKind on the wire
     path           BLOB NOT NULL,       -- in the run, when the row was last written
-    parent_node_id INTEGER NOT NULL,    -- directory of the path, which may have moved since; 0: root, no name
+    parent_node_id INTEGER NOT NULL,    -- directory of the path, which may have moved since; 0: root, no name;
+                                        -- of a file that the master is about to replace: what replaces it
     place          INTEGER NOT NULL,    -- 1: the node has yet to be put at its path
     has_content    INTEGER NOT NULL,    -- 1: its staged file is its content; none: empty
     mode           INTEGER NOT NULL,    -- attributes, as on the wire
@@ -335,6 +336,6 @@ _FULL_DISK_CODES: Final = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE}
 
 
 def _to_os_error(error: sqlite3.DatabaseError) -> OSError:
-    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
     number = errno.ENOSPC if code in _FULL_DISK_CODES else errno.EIO
     return OSError(number, f"the journal cannot be written: {error}")

@@ -319,6 +319,8 @@ class Namespace:
                     continue
                 if _check_rename(node, target, new_name, no_replace=no_replace) is not replaced:
                     continue
+                if replaced is not None:
+                    self._staging.note_replacing(replaced, node)
                 response = await self._client.rename(
                     names.RenameRequest(
                         request_id=new_request_id(),

@@ -108,6 +108,9 @@ class Recovery:
 
     def _recover_node(self, tree: RunTree, record: JournalRecord) -> Node | None:
         node = tree.nodes.get(record.node_id)
+        if node is None and _was_replaced(tree, record):
+            self._staging.remove_row(record.node_id)
+            return None  # its staged file is a leftover
         if node is None:
             node = Node(tree, record.node_id, cast(types.NodeKind, record.kind))
         has_content = record.has_content
@@ -200,3 +203,9 @@ def _attributes_of(record: JournalRecord) -> NodeAttributes:
     return NodeAttributes(
         record.mode, record.uid, record.gid, record.mtime_ns, record.ctime_ns, record.atime_ns
     )
+
+
+def _was_replaced(tree: RunTree, record: JournalRecord) -> bool:
+    """Whether the master has put in the file's place what it was asked to, see Staging.note_replacing."""
+    by = tree.nodes.get(record.parent_node_id)
+    return by is not None and not by.is_directory and by.is_attached and tree.path_of(by) == record.path

@@ -135,9 +135,18 @@ class StagedFile:
         """Cuts or extends with zeros. Raises FileTooLarge or OSError, and then nothing has changed."""
         self.layout.check_size(size_bytes)
         old_size_bytes = self.layout.size_bytes
-        os.ftruncate(self._fd, size_bytes)
-        if self._local is not None:
+        if self._local is None:
+            os.ftruncate(self._fd, size_bytes)
+        else:
+            # The log first: what it says is cut off is not read, whether it is still there or not. The other way
+            # round, bytes that the log has and the file has not would be zeros after a death in between.
             self._log_extent(_TRUNCATED, size_bytes, 0)
+            try:
+                os.ftruncate(self._fd, size_bytes)
+            except OSError:
+                self._extent_count -= 1  # written over, or cut off
+                os.ftruncate(self._extents_fd, self._extent_count * _EXTENT_RECORD.size)
+                raise
             self._cut_local(size_bytes, old_size_bytes)
         self.layout.note_truncate(size_bytes)
         self.has_only_grown = False

@@ -12,6 +12,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -139,6 +140,17 @@ class Staging:
         for below in node.tree.walk(node):
             if below.pending is not None:
                 self._record(below, below.pending)
+
+    def note_replacing(self, replaced: Node, by: Node) -> None:
+        """The master is about to be asked to put a node in the place of this file.
+
+        Should nobody be here to see its answer, the next mount sees from the row who has the place, and does not
+        take it back. Raises OSError as note_made.
+        """
+        pending = replaced.pending
+        if pending is not None and not replaced.is_directory and len(replaced.edges) == 1:
+            row = _row_of(replaced, pending, pending.disk_state)
+            self._journal.put(replace(row, parent_node_id=by.node_id))
 
     def record(self, node: Node) -> None:
         """Writes down the node's times and place as they are, if anything of it is pending.
@@ -333,31 +345,33 @@ class Staging:
         self._on_change(node)
 
     def _put_row(self, node: Node, pending: Pending, disk_state: DiskState) -> None:
-        staged = node.staged if pending.content else None
-        self._journal.put(
-            JournalRecord(
-                node_id=node.node_id,
-                user=node.tree.user,
-                task_id=node.tree.task_id,
-                sequence=pending.sequence,
-                kind=node.kind,
-                path=node.tree.path_of(node),
-                parent_node_id=node.edges[0][0].node_id if node.edges else 0,
-                place=pending.place,
-                has_content=pending.content,
-                mode=node.mode,
-                uid=node.uid,
-                gid=node.gid,
-                mtime_ns=node.mtime_ns,
-                ctime_ns=node.ctime_ns,
-                atime_ns=node.atime_ns,
-                symlink_target=node.symlink_target,
-                base=b"" if staged is None else manifest_to_wire(staged.base).SerializeToString(),
-                base_generation=0 if staged is None else staged.base_generation,
-                committed=node.committed,
-                disk_state=disk_state,
-            )
-        )
+        self._journal.put(_row_of(node, pending, disk_state))
+
+
+def _row_of(node: Node, pending: Pending, disk_state: DiskState) -> JournalRecord:
+    staged = node.staged if pending.content else None
+    return JournalRecord(
+        node_id=node.node_id,
+        user=node.tree.user,
+        task_id=node.tree.task_id,
+        sequence=pending.sequence,
+        kind=node.kind,
+        path=node.tree.path_of(node),
+        parent_node_id=node.edges[0][0].node_id if node.edges else 0,
+        place=pending.place,
+        has_content=pending.content,
+        mode=node.mode,
+        uid=node.uid,
+        gid=node.gid,
+        mtime_ns=node.mtime_ns,
+        ctime_ns=node.ctime_ns,
+        atime_ns=node.atime_ns,
+        symlink_target=node.symlink_target,
+        base=b"" if staged is None else manifest_to_wire(staged.base).SerializeToString(),
+        base_generation=0 if staged is None else staged.base_generation,
+        committed=node.committed,
+        disk_state=disk_state,
+    )
 
 
 def _accept_content(pending: Pending) -> None:

@@ -224,3 +224,36 @@ async def test_checkpoint_on_a_full_disk_is_refused_and_loses_nothing(small_disk
             await journal.checkpoint()
 
         assert [row.node_id for row in journal.records()] == list(range(5, 15))
+
+
+def test_what_is_put_together_is_there_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+    with closing(Journal(path)) as journal, closing(Journal(path)) as observer:
+        journal.put(record(1))
+        with journal.together():
+            journal.put(record(2))
+            journal.remove(1)
+            assert [row.node_id for row in observer.records()] == [1]
+        assert [row.node_id for row in observer.records()] == [2]
+
+        with pytest.raises(ZeroDivisionError), journal.together():
+            journal.put(record(3))
+            journal.remove(2)
+            raise ZeroDivisionError
+        assert [row.node_id for row in observer.records()] == [2]
+
+
+def test_full_disk_refuses_all_of_what_is_put_together(small_disk: Path) -> None:
+    with closing(Journal(small_disk / "journal.sqlite")) as journal:
+        journal.put(record(1))
+        fill(small_disk)
+        with pytest.raises(OSError, match="journal") as refusal, journal.together():
+            for number in range(2, 200):
+                journal.put(record(number, b"x" * 1000))
+        assert refusal.value.errno == errno.ENOSPC
+        assert [row.node_id for row in journal.records()] == [1]
+
+        (small_disk / "filler").unlink()
+        with journal.together():
+            journal.put(record(2))
+        assert [row.node_id for row in journal.records()] == [1, 2]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -192,3 +193,39 @@ def test_any_writes_truncations_and_reopenings_read_like_a_bytearray(
         staged.drop()
 
     trio.run(run)
+
+
+async def test_refused_extension_is_not_in_the_log_either(path: Path) -> None:
+    staged = open_staged(path, BASE)
+    await staged.write(100, b"new")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(BASE), limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            staged.truncate(2 * len(BASE))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert staged.size_bytes == len(BASE)
+    staged.close()
+
+    again = open_staged(path, BASE)
+
+    assert again.size_bytes == len(BASE)
+    assert await again.read(100, 3) == b"new"
+    again.drop()
+
+
+async def test_cut_that_is_in_the_log_alone_is_a_cut(path: Path) -> None:
+    """As a death leaves it between the two steps of a cut."""
+    staged = open_staged(path, BASE)
+    await staged.write(100, b"new")
+    staged_bytes = path.read_bytes()
+    staged.truncate(101)
+    staged.close()
+    path.write_bytes(staged_bytes)
+
+    again = open_staged(path, BASE)
+    again.truncate(104)
+
+    assert await again.read(0, 200) == BASE[:100] + b"n" + bytes(3)
+    again.drop()

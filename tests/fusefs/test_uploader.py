@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 import trio
@@ -14,8 +15,9 @@ from cloudai_model.errors import MasterUnavailable, NoSpace, RunSealed
 from cloudai_model.limits import CHUNK_BYTES_MAX, KIB, MIB
 from cloudai_proto.storage.v1 import types_pb2 as types
 from fakes.fake_master import FakeMaster, FakeMasterClient
-from support.file_system_harness import FileSystemHarness
-from support.storage_requests import published, seal, tree_of
+from support.file_system_harness import FileSystemHarness, open_file_system
+from support.staged_state import read_live_state
+from support.storage_requests import USER, published, seal, tree_of
 
 LARGE = bytes(range(256)) * 4 * 100  # 100 KiB: over what travels inside a commit
 
@@ -777,3 +779,27 @@ async def test_file_written_as_it_was_is_not_a_new_generation(
     await file_system.make_all_durable()
 
     assert (await tree_of(client, run))[b"f"].generation == 1
+
+
+async def test_file_replaced_after_a_commit_without_answer_does_not_come_back_with_the_next_mount(
+    clock: MockClock, master: FakeMaster, client: FakeMasterClient, run: types.Run, tmp_path: Path
+) -> None:
+    mortal = master.client(USER)
+    async with open_file_system(mortal, run, tmp_path / "mount", timeo_seconds=10) as file_system:
+        await begin_first_commit(file_system, master, b"first")
+        master.go_away()
+        await trio.sleep(2)
+        await file_system.rename(b"first", b"last")
+        await file_system.write_file(b"second", b"2")
+        await file_system.rename(b"second", b"last")
+        file_system.copy_state(tmp_path / "next")
+        mortal.is_revoked = True
+    answer_at_once(master)
+
+    async with open_file_system(client, run, tmp_path / "next", timeo_seconds=10) as file_system:
+        await file_system.make_all_durable()
+        await trio.sleep(10)
+
+        assert await published(client, run) == {b"last": b"2"}
+        assert list(file_system.shown()) == [b"last"]
+        assert read_live_state(file_system.state_dir).pending_count == 0

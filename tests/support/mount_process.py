@@ -45,6 +45,8 @@ class MountProcess:
         self.token_file.write_text(token)
         self.source = source
         self.options = options
+        self.environment: dict[str, str] = {}
+        """Of the program and the daemon, besides this process's own."""
         self.pid = 0
 
     def start(self) -> None:
@@ -61,7 +63,10 @@ class MountProcess:
         self, *arguments: str, timeout: float = COMMAND_SECONDS_MAX
     ) -> subprocess.CompletedProcess[str]:
         """The command line program; its output is captured and its status not checked."""
-        return subprocess.run([str(PROGRAM), *arguments], capture_output=True, text=True, timeout=timeout)
+        environment = os.environ | self.environment
+        return subprocess.run(
+            [str(PROGRAM), *arguments], capture_output=True, text=True, timeout=timeout, env=environment
+        )
 
     def status(self, path: Path | None = None) -> dict[str, Any]:
         """`cloudai status --json` of a path or the whole mount."""
@@ -95,11 +100,15 @@ class MountProcess:
     def kill(self) -> None:
         """kill -9 of the mount daemon, and the dead mount taken away."""
         if self.pid:
-            with suppress(ProcessLookupError):
+            with suppress(ProcessLookupError):  # it may be dead already
                 os.kill(self.pid, signal.SIGKILL)
-            wait_until(self.has_ended, "the daemon's end")
+            self.wait_dead()
             self.pid = 0
         subprocess.run(["umount", "-l", str(self.mount_point)], capture_output=True, check=False)
+
+    def wait_dead(self, *, seconds_max: float = WAIT_SECONDS_MAX) -> None:
+        """Returns when the daemon has died of whatever; fails when it did not in time."""
+        wait_until(self.has_ended, "the daemon's end", seconds_max=seconds_max)
 
     def clear_cache(self) -> None:
         """An empty cache directory; only while nothing is mounted."""
