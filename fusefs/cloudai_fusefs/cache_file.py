@@ -10,11 +10,13 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import stat
 import time
 from pathlib import Path
 from typing import Final
 
 from cloudai_fusefs.direct_write import write_file
+from cloudai_model.errors import PermissionRefused
 
 TEMPORARY_PREFIX: Final = ".incoming-"
 """Of files that are being written; what a killed process left has it too."""
@@ -42,6 +44,20 @@ def make_private_directory(root: Path, directory: Path) -> None:
     for name in directory.relative_to(root).parts:
         place /= name
         place.mkdir(mode=0o700, exist_ok=True)
+
+
+def require_private(root: Path) -> None:
+    """Raises PermissionRefused for a directory that somebody else may write into: its files are believed as far as
+    they agree with themselves. One that is not there yet is made private. Raises OSError.
+    """
+    try:
+        status = root.stat()
+    except FileNotFoundError:
+        return
+    if status.st_uid not in (0, os.geteuid()) or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise PermissionRefused(
+            "others can write into the cache directory: chmod 700 it", cache_dir=str(root)
+        )
 
 
 def write_cache_file(path: Path, data: bytes | memoryview, tail: bytes = b"") -> None:

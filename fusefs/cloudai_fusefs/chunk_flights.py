@@ -29,6 +29,11 @@ _log = logging.getLogger(__name__)
 FETCHES_IN_FLIGHT_MAX: Final = 8
 """Four transfers moved 1.1 GB/s, more of them no more."""
 
+FAST_FETCH_SECONDS: Final = 1.0
+SLOW_FETCH_SECONDS: Final = 5.0
+"""A chunk that takes longer comes by a line of less than 7 Mbit/s, or shares one with others: nothing is brought
+ahead of readers until one is faster than the first. All that is in flight at once has the same deadline."""
+
 _Waiting = dict[bytes, tuple[Flight, FileContent]]  # by digest
 
 
@@ -49,6 +54,8 @@ class ChunkFlights:
         """At most `fetches_max` answers are in flight, each of a chunk's size; half as many wait for the disk."""
         self.prefetch_count = 0
         """Flights that nobody has asked for yet."""
+        self.is_slow = False
+        """The last chunks took so long that what is fetched beside them may keep all from their deadline."""
         self._fetcher = fetcher
         self._memory = memory
         self._disk_cache = disk_cache
@@ -86,6 +93,12 @@ class ChunkFlights:
         if waiting:
             self._nursery.start_soon(self._fly_together, waiting)
 
+    def _note_pace(self, seconds: float) -> None:
+        if seconds > SLOW_FETCH_SECONDS:
+            self.is_slow = True
+        elif seconds < FAST_FETCH_SECONDS:
+            self.is_slow = False
+
     async def flush(self) -> None:
         """Returns when what has arrived is in the disk cache, or given up. Cancelled: nothing changed."""
         while self._unwritten_count:
@@ -103,7 +116,9 @@ class ChunkFlights:
                 return
             self._counters.disk_misses += 1
             async with self._fetch_slots:
+                began_seconds = trio.current_time()
                 fetched = await self._fetcher.fetch_chunk(content, index)
+                self._note_pace(trio.current_time() - began_seconds)
                 self._land(flight, digest, fetched.data)
                 self._note_arrived(flight)
                 self._unwritten_count += 1

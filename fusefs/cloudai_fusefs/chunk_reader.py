@@ -109,7 +109,7 @@ class ChunkReader:
         """
         if self.is_near(content, index):
             return True
-        if self._flights.prefetch_count >= self._prefetches_max:
+        if self._flights.is_slow or self._flights.prefetch_count >= self._prefetches_max:
             return False
         self._flights.begin(content, index, is_prefetch=True)
         return True

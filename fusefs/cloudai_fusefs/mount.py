@@ -16,6 +16,7 @@ from typing import Final
 import pyfuse3
 import trio
 
+from cloudai_fusefs.cache_file import require_private
 from cloudai_fusefs.chunk_memory import ChunkMemory
 from cloudai_fusefs.chunk_reader import ChunkReader
 from cloudai_fusefs.disk_cache import DiskChunkCache
@@ -75,6 +76,7 @@ async def serve_mount(
     used, OSError when the kernel refuses the mount or the state directory is another mount's.
     """
     keep_freed_memory()
+    require_private(config.cache_dir)
     with _own_state_directory(config.state_dir):
         async with GrpcMasterClient(
             config.source,

@@ -6,6 +6,7 @@ import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -13,11 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from cloudai_fusefs.chunk_flights import FETCHES_IN_FLIGHT_MAX
+from cloudai_fusefs.chunk_flights import FAST_FETCH_SECONDS, FETCHES_IN_FLIGHT_MAX, SLOW_FETCH_SECONDS
 from cloudai_fusefs.chunk_memory import Data
 from cloudai_fusefs.chunk_reader import ChunkReader
 from cloudai_fusefs.disk_cache import DiskChunkCache
 from cloudai_fusefs.file_content import FileContent
+from cloudai_fusefs.wire_chunks import ChunkAnswer
 from cloudai_fusefs.write_behind import ROOM_SECONDS_MAX, WAITING_BYTES_MAX
 from cloudai_model.errors import ChunkDamaged, MasterUnavailable, NotFound
 from cloudai_model.limits import CHUNK_BYTES_MAX, MIB
@@ -422,6 +424,27 @@ async def test_disk_that_hangs_for_ever_slows_readers_once_in_a_while(
         # As many as may wait for the disk do so, and then one slot after the other is held up, but once.
         assert trio.current_time() - began <= ROOM_SECONDS_MAX + 1
         disk_answers.set()
+
+
+async def test_nothing_is_brought_ahead_over_a_line_that_is_slow(
+    clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    master = FilesOnlyMaster()
+    content = master.add_file([b"%03d" % number for number in range(20)])
+    read_chunk, seconds = master.read_chunk, SLOW_FETCH_SECONDS + 1
+
+    async def read_slowly(*place: Any, **options: Any) -> ChunkAnswer:
+        await trio.sleep(seconds)
+        return await read_chunk(*place, **options)
+
+    monkeypatch.setattr(master, "read_chunk", read_slowly)
+    async with reading(master, tmp_path) as reader:
+        assert reader.prefetch(content, 0)
+        await reader.read(content, 0, 3)
+        assert not reader.prefetch(content, 1)
+        seconds = FAST_FETCH_SECONDS / 2
+        await reader.read(content, 3, 3)
+        assert reader.prefetch(content, 2)
 
 
 async def test_flush_waits_for_chunks_that_are_on_their_way_to_the_disk(

@@ -25,8 +25,17 @@ class Duration(click.ParamType[float]):
             self.fail(str(error), param, ctx)
 
 
+class AnyPath(click.ParamType[Path]):
+    """A path that is not looked at: click's own asks for its attributes, and a mount may not answer."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        return Path(value)
+
+
 DURATION = Duration()
-PATH = click.Path(path_type=Path)
+PATH = AnyPath()
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
