@@ -18,7 +18,9 @@ class _OpenHow(ctypes.Structure):
 
 _syscall = ctypes.CDLL(None, use_errno=True).syscall
 _syscall.restype = ctypes.c_long
-_HOW: Final = _OpenHow(os.O_RDONLY | os.O_CLOEXEC, 0, _RESOLVE_CACHED)
+# What is no file must not be waited for: the open of a fifo would wait for a writer.
+_FLAGS: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_HOW: Final = _OpenHow(_FLAGS, 0, _RESOLVE_CACHED)
 _HOW_POINTER: Final = ctypes.byref(_HOW)
 _HOW_BYTES: Final = ctypes.c_size_t(ctypes.sizeof(_HOW))
 

@@ -12,6 +12,7 @@ import errno
 import fcntl
 import os
 import secrets
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -34,6 +35,8 @@ _FULL_DISK: Final = {errno.ENOSPC, errno.EDQUOT}
 # What a file system answers when the disk cannot read, or what it read makes no sense. Anything else is a matter
 # of the process or of the machine, and says nothing about the chunk.
 _BAD_DISK: Final = {errno.EIO, errno.EUCLEAN}
+# What it answers where a directory, a symlink, a socket or the like stands.
+_NO_FILE: Final = {errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.ENODEV}
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -79,7 +82,7 @@ class DiskChunkStore:
 
     def read(self, owner: str, digest: bytes, offset_bytes: int, length_bytes: int) -> bytes:
         try:
-            descriptor = os.open(self._path(owner, digest), os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = _open_file(self._path(owner, digest))
             try:
                 data = os.pread(descriptor, length_bytes, offset_bytes)
             finally:
@@ -98,6 +101,8 @@ class DiskChunkStore:
             return None
         data = bytearray(length_bytes)
         try:
+            if not _is_regular(descriptor):
+                return None
             read_bytes = os.preadv(descriptor, [data], offset_bytes, os.RWF_NOWAIT)
         except OSError:
             # It is not in memory, or this file system cannot tell; what is really wrong, a read finds out.
@@ -145,6 +150,8 @@ class DiskChunkStore:
     def _error_of_read(self, owner: str, error: OSError) -> CloudAIError:
         if error.errno in _BAD_DISK:
             return ChunkUnreachable("the chunk's file cannot be read", errno=error.errno)
+        if error.errno in _NO_FILE:
+            return ChunkDamaged("what stands in the place of the chunk's file is none")
         if not isinstance(error, FileNotFoundError):
             return InternalError("the chunk store failed", errno=error.errno)
         # An empty folder in its place is what a disk leaves behind that is not mounted.
@@ -183,15 +190,30 @@ def _folder_of(owner: str) -> str:
     return owner
 
 
+def _is_regular(descriptor: int) -> bool:
+    return stat.S_ISREG(os.fstat(descriptor).st_mode)
+
+
+def _open_file(path: str, flags: int = 0) -> int:
+    """A descriptor of a regular file, for reading. Raises OSError, of _NO_FILE for anything else; never waits for a
+    writer, as the open of a fifo does.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | flags)
+    if not _is_regular(descriptor):
+        os.close(descriptor)
+        raise IsADirectoryError(errno.EISDIR, "no regular file", path)
+    return descriptor
+
+
 @contextmanager
 def _opened_direct(path: str) -> Iterator[int]:
     """A descriptor that reads from the disk itself, if the file system can do that. Raises OSError."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
+        descriptor = _open_file(path, os.O_DIRECT)
     except OSError as error:
         if error.errno != errno.EINVAL:
             raise
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = _open_file(path)
     try:
         yield descriptor
     finally:

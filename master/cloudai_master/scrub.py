@@ -30,7 +30,9 @@ BYTES_PER_SECOND_DEFAULT: Final = 100 * MIB
 SLAB_CHUNKS: Final = 256
 
 UNREACHABLE_IN_A_ROW_MAX: Final = 16
-"""Neighbours in a pass lie anywhere on the disk: so many of them do not get lost one by one."""
+UNREACHABLE_FOLDERS_MAX: Final = 2
+"""More in a row, of more folders than one that was lost, are not lost one by one. A pass goes by digest, and a folder
+holds the chunks of one first byte."""
 
 FORGOTTEN_NAMED_MAX: Final = 1000
 
@@ -94,15 +96,18 @@ def scrub(database: Database, store: ChunkStore, pace: Pace, after: Position) ->
     """Looks at each chunk after the position, in order. Blocks on database and disk, and sleeps.
 
     Those that cannot be reached are held back until another one can, or all were looked at. Raises what the
-    store raises; InternalError for more than UNREACHABLE_IN_A_ROW_MAX of them, none of which is set aside.
+    store raises; InternalError for more than UNREACHABLE_IN_A_ROW_MAX of them, of more folders than
+    UNREACHABLE_FOLDERS_MAX, none of which is set aside.
     """
     unreachable: list[_ChunkRow] = []
+    folders: set[bytes] = set()
     for row in _rows_after(database, after):
         try:
             damaged = _look_at(database, store, pace, row)
         except ChunkUnreachable as damage:
             unreachable.append(row)
-            if len(unreachable) > UNREACHABLE_IN_A_ROW_MAX:
+            folders.add(row.digest[:1])
+            if len(unreachable) > UNREACHABLE_IN_A_ROW_MAX and len(folders) > UNREACHABLE_FOLDERS_MAX:
                 raise InternalError(
                     "chunks in a row cannot be read: is their disk there?",
                     count=len(unreachable),
@@ -112,6 +117,7 @@ def scrub(database: Database, store: ChunkStore, pace: Pace, after: Position) ->
         for held_back in unreachable:
             yield held_back.looked(_look_again(database, store, pace, held_back))
         unreachable.clear()
+        folders.clear()
         yield row.looked(damaged)
     for held_back in unreachable:
         yield held_back.looked(_look_again(database, store, pace, held_back))

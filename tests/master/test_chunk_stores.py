@@ -14,6 +14,7 @@ from cloudai_master.disk_chunk_store import SYNC_EACH_MAX, DiskChunkStore
 from cloudai_model.chunks import digest_of
 from cloudai_model.errors import ChunkDamaged, CloudAIError, InternalError, InvalidName
 from fakes.memory_chunk_store import MemoryChunkStore
+from support.other_kinds import OTHER_KINDS, put_in_place
 
 DATA = b"0123456789"
 DIGEST = digest_of(DATA)
@@ -195,3 +196,18 @@ def test_half_written_files_are_cleared_at_the_start(tmp_path: Path) -> None:
     store = DiskChunkStore(tmp_path)
     assert list((tmp_path / "incoming").iterdir()) == []
     assert store.read("user-123", DIGEST, 0, 10) == DATA
+
+
+@pytest.mark.parametrize("kind", OTHER_KINDS)
+def test_what_is_no_file_in_the_place_of_a_chunk_is_damage_and_holds_up_nobody(
+    tmp_path: Path, kind: str
+) -> None:
+    store = DiskChunkStore(tmp_path)
+    store.put("user-123", {DIGEST: DATA})
+    (path,) = (tmp_path / "chunks" / "user-123").glob("??/*")
+    put_in_place(path, kind)
+    assert store.read_at_once("user-123", DIGEST, 0, len(DATA)) is None
+    with pytest.raises(ChunkDamaged):
+        store.read("user-123", DIGEST, 0, len(DATA))
+    with pytest.raises(ChunkDamaged):
+        list(store.read_past_cache("user-123", DIGEST))

@@ -4,7 +4,10 @@ import errno
 import json
 import os
 import secrets
+import shutil
 import subprocess
+from collections import defaultdict
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -257,6 +260,21 @@ def test_as_many_chunks_in_a_row_as_may_get_lost_are_set_aside_in_their_order(
     assert [one.position.digest for one in looked] == list(map(digest_of, data))
     assert [one.damaged.digest for one in looked if one.damaged] == list(map(digest_of, lost))
     assert stored_amount(storage.database).chunk_count == 2
+
+
+def test_folder_that_was_lost_does_not_end_the_pass(storage: LocalStorage) -> None:
+    folders: defaultdict[int, list[bytes]] = defaultdict(list)
+    for number in count():
+        data = b"%d" % number
+        folders[digest_of(data)[0]].append(data)
+        if len(lost := folders[digest_of(data)[0]]) > UNREACHABLE_IN_A_ROW_MAX + 1:
+            break
+    neighbours = [data for folder in folders.values() if folder is not lost for data in folder[:1]]
+    for start in range(0, len(lost) + len(neighbours), 100):
+        storage.put(*(lost + neighbours)[start : start + 100])
+    shutil.rmtree(storage.chunk_path(lost[0]).parent)
+    found = [one.digest for one in damaged_in(storage)]
+    assert found == sorted(map(digest_of, lost))
 
 
 def test_lost_chunks_that_are_not_in_a_row_are_set_aside_however_many(storage: LocalStorage) -> None:
