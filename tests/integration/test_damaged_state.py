@@ -196,7 +196,7 @@ def test_file_that_a_loss_of_power_tore_is_not_uploaded_before_somebody_says_tha
 def test_what_was_staged_when_a_mount_ended_in_order_survives_a_loss_of_power(
     make_mount: MakeMount, master: MasterProcess
 ) -> None:
-    mount = make_mount()
+    mount = make_mount(options="insecure,timeo=20,drain=1")
     run = mount.make_run(RUN)
     (run / "published").write_bytes(b"at the master")
     mount.wait_durable()
