@@ -67,7 +67,8 @@ HEARTBEAT_SECONDS: Final = 5.0
 """The .proto promises a message every ten seconds; half of it leaves room for a slow network."""
 
 WATCH_REST_SECONDS: Final = 0.05
-"""After a message of changes, what comes meanwhile is one message: `rm -r` of 2,000 files is not so many."""
+"""After a message of a run's changes, what comes meanwhile is one message: `rm -r` of 2,000 files is not so many. Of
+a user's, where a mount cannot tell late news from new ones, each is sent at once."""
 
 TOKEN_CHECK_SECONDS: Final = 1.0
 """How often an open stream looks whether its token was revoked."""
@@ -236,7 +237,8 @@ class RpcServer:
                     yield response
                     next_message_at = loop.time() + HEARTBEAT_SECONDS
                 if is_news:
-                    await asyncio.sleep(WATCH_REST_SECONDS)
+                    if watched.kind == "run":
+                        await asyncio.sleep(WATCH_REST_SECONDS)
                     continue
                 try:
                     await asyncio.wait_for(changed.wait(), TOKEN_CHECK_SECONDS)

@@ -497,9 +497,11 @@ def test_outage_during_a_training_run_costs_it_nothing(
 
     mount.wait_durable()
 
-    lines = (elsewhere / "train.log").read_text().splitlines()
-    assert lines == [f"step {step}" for step in range(training.step_count)]
-    assert (elsewhere / "last").read_bytes() == training.last_checkpoint
+    lines = [f"step {step}" for step in range(training.step_count)]
+    wait_until(lambda: (elsewhere / "train.log").read_text().splitlines() == lines, "the log elsewhere")
+    wait_until(
+        lambda: (elsewhere / "last").read_bytes() == training.last_checkpoint, "the last checkpoint elsewhere"
+    )
     for step, digest in training.checkpoints.items():
         assert digest_of((elsewhere / f"checkpoint-{step}").read_bytes()) == digest
 
