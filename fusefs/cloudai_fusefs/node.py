@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import secrets
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from cloudai_fusefs.journal_rows import DiskState
 from cloudai_model.chunks import Chunk, Manifest
@@ -41,6 +41,10 @@ class NodeAttributes(NamedTuple):
     mtime_ns: int
     ctime_ns: int
     atime_ns: int
+
+
+NO_GENERATION: Final = -1
+"""Of content that the kernel was never given."""
 
 
 class Publication(NamedTuple):
@@ -177,7 +181,7 @@ class Node:
         self.open_count = 0
         self.writer_count = 0
         self.kernel_attributes: Any = None  # kept by the kernel's edge; None: to be built again
-        self.kernel_generation = -1  # of the content in the kernel's page cache
+        self.kernel_generation = NO_GENERATION  # of the content in the kernel's page cache
         self._growths_hidden = 0
         self._shown_size_bytes: int | None = None
 

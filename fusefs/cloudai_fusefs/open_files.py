@@ -15,7 +15,7 @@ import trio
 from cloudai_fusefs.chunk_reader import ChunkReader
 from cloudai_fusefs.file_content import FileContent
 from cloudai_fusefs.master_client import MasterClient
-from cloudai_fusefs.node import DIRECTORY, Node
+from cloudai_fusefs.node import DIRECTORY, NO_GENERATION, Node
 from cloudai_fusefs.range_reader import RANGE_BYTES_MAX, RangeReader
 from cloudai_fusefs.read_ahead import ReadAhead
 from cloudai_fusefs.reading_streams import ReadingStreams
@@ -107,7 +107,9 @@ class OpenFiles:
             # Known now, so that no write has to wait for it; staged by the first write alone, over what is
             # there by then.
             await self.load_content(node)
-        keep_pages = node.kernel_generation == node.view_generation
+        # Of what was never open the kernel has no pages to drop, and would wait for those that others, who opened it a
+        # moment later, are already reading: without a bound, and not to be killed.
+        keep_pages = node.kernel_generation in (NO_GENERATION, node.view_generation)
         node.kernel_generation = node.view_generation
         return self._add(node, can_write=can_write), keep_pages
 
