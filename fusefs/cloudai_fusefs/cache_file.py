@@ -48,7 +48,7 @@ def make_private_directory(root: Path, directory: Path) -> None:
 
 def require_private(root: Path) -> None:
     """Raises PermissionRefused for a directory that somebody else may write into: its files are believed as far as
-    they agree with themselves. One that is not there yet is made private. Raises OSError.
+    they agree with themselves. One that is not there yet will be private. Raises OSError.
     """
     try:
         status = root.stat()

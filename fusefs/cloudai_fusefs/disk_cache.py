@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Final, NamedTuple, TypeVar, TypeVarTuple
+from typing import Final, NamedTuple
 
 import trio
 from cachetools import LRUCache
@@ -33,9 +33,6 @@ from cloudai_fusefs.patient_disk import PatientDisk
 from cloudai_model.chunks import Chunk
 
 _log = logging.getLogger(__name__)
-
-T = TypeVar("T")
-Ts = TypeVarTuple("Ts")
 
 FREE_BYTES_MIN_DEFAULT: Final = 1024**3
 """What the cache leaves free on its disk: room for staged files, which are worth more than cached ones."""
