@@ -106,11 +106,11 @@ class Recovery:
         else:
             self._staging.note_stray(tree, stray.node_id)
 
-    def _recover_node(self, tree: RunTree, record: JournalRecord) -> Node | None:
+    def _recover_node(self, tree: RunTree, record: JournalRecord) -> None:
         node = tree.nodes.get(record.node_id)
         if node is None and _was_replaced(tree, record):
             self._staging.remove_row(record.node_id)
-            return None  # its staged file is a leftover
+            return  # its staged file is a leftover
         if node is None:
             node = Node(tree, record.node_id, cast(types.NodeKind, record.kind))
         has_content = record.has_content
@@ -129,7 +129,7 @@ class Recovery:
                 taken.attributes = _attributes_of(record)
                 self._staging.note_attributes(taken)
                 self._staging.remove_row(record.node_id)
-                return None
+                return
             covered_ids = replaced.ids_at_master if replaced is not None else ()
         pending = tree.note_pending(node)
         pending.covered_ids = covered_ids
@@ -152,7 +152,6 @@ class Recovery:
             if staged is not None and staged.written_at_ns > record.written_at_ns:
                 node.mtime_ns = node.ctime_ns = staged.written_at_ns
         node.kernel_attributes = None
-        return node
 
     def _recover_staged(self, node: Node, record: JournalRecord) -> StagedFile | None:
         base = types.Manifest.FromString(record.base)
