@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from cloudai_fusefs.direct_write import write_file
+from cloudai_model.direct_write import write_file
 from cloudai_model.errors import PermissionRefused
 
 TEMPORARY_PREFIX: Final = ".incoming-"

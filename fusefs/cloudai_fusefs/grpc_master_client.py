@@ -24,6 +24,7 @@ from cloudai_fusefs.wire_chunks import (
     ChunkAnswer,
     ChunkData,
     chunk_data_from_wire,
+    put_chunk_message,
     range_request,
     whole_chunk_from_wire,
     whole_chunk_request,
@@ -37,7 +38,7 @@ from cloudai_model.errors import (
     NotSupported,
     Unauthenticated,
 )
-from cloudai_model.limits import FIND_MISSING_DIGESTS_MAX, MESSAGE_BYTES_MAX
+from cloudai_model.limits import BLOCK_BYTES, FIND_MISSING_DIGESTS_MAX, MESSAGE_BYTES_MAX
 from cloudai_proto.storage.v1 import chunks_pb2 as chunks
 from cloudai_proto.storage.v1 import chunks_pb2_grpc, names_pb2_grpc
 from cloudai_proto.storage.v1 import names_pb2 as names
@@ -114,16 +115,21 @@ class GrpcMasterClient:
         # The generated stubs have no types: the methods below give them back.
         self._names: Any = names_pb2_grpc.NamesStub(self._channel)  # type: ignore[no-untyped-call]
         self._chunks: Any = chunks_pb2_grpc.ChunksStub(self._channel)  # type: ignore[no-untyped-call]
-        self._read_chunk = self._read_chunk_method(whole_chunk_from_wire)
-        self._read_range = self._read_chunk_method(chunk_data_from_wire)
+        # Not the stub's: those would copy the chunk out of the message, or into it once more.
+        read_request = chunks.ReadChunkRequest.SerializeToString
+        self._read_chunk = self._chunk_method("ReadChunk", read_request, whole_chunk_from_wire)
+        self._read_range = self._chunk_method("ReadChunk", read_request, chunk_data_from_wire)
+        self._put_chunk = self._chunk_method("PutChunk", None, chunks.PutChunkResponse.FromString)
         self._tokens = TokenSource(token_provider)
         self._deadline_seconds = call_deadline_seconds
 
-    def _read_chunk_method(self, deserializer: Callable[[bytes], Any]) -> Any:
-        """Not the stub's: that would copy the chunk out of the message."""
+    def _chunk_method(
+        self, name: str, serializer: Callable[[Any], bytes] | None, deserializer: Callable[[bytes], Any]
+    ) -> Any:
+        """A call of the Chunks service; without a serializer it takes the request encoded."""
         return self._channel.unary_unary(
-            f"/{chunks.DESCRIPTOR.services_by_name['Chunks'].full_name}/ReadChunk",
-            request_serializer=chunks.ReadChunkRequest.SerializeToString,
+            f"/{chunks.DESCRIPTOR.services_by_name['Chunks'].full_name}/{name}",
+            request_serializer=serializer,
             response_deserializer=deserializer,
         )
 
@@ -241,8 +247,11 @@ class GrpcMasterClient:
         return missing
 
     async def put_chunk(self, task_id: str, digest: bytes, data: bytes | memoryview) -> None:
-        request = chunks.PutChunkRequest(task_id=task_id, digest=digest, data=bytes(data))
-        await self._call(self._chunks.PutChunk, request)
+        if len(data) < BLOCK_BYTES:
+            message = put_chunk_message(task_id, digest, data)
+        else:
+            message = await trio.to_thread.run_sync(put_chunk_message, task_id, digest, data)
+        await self._call(self._put_chunk, message)
 
     async def read_chunk(
         self, task_id: str, node_id: int, generation: int, chunk_index: int, *, verify: bool = False

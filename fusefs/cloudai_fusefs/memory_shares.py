@@ -9,9 +9,10 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from cloudai_fusefs import chunk_sender, direct_write, disk_cache, range_reader, warmup, write_behind
+from cloudai_fusefs import chunk_sender, disk_cache, range_reader, warmup, write_behind
 from cloudai_fusefs.chunk_flights import FETCHES_IN_FLIGHT_MAX
 from cloudai_fusefs.mount_control import MEMORY_BYTES_DEFAULT, MEMORY_BYTES_MIN
+from cloudai_model import direct_write
 from cloudai_model.limits import CHUNK_BYTES_MAX, MIB
 
 PROGRAM_BYTES: Final = 56 * MIB

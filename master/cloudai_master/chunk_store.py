@@ -33,7 +33,7 @@ class StoredChunk(NamedTuple):
 
 
 class ChunkStore(Protocol):
-    def put(self, owner: str, chunks: Mapping[bytes, bytes]) -> None:
+    def put(self, owner: str, chunks: Mapping[bytes, bytes | memoryview]) -> None:
         """Stores these chunks, by digest. When it returns they survive the loss of power.
 
         A chunk that is there already is written again, which changes nothing but heals a damaged one. Raises

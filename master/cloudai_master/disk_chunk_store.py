@@ -22,6 +22,7 @@ from typing import Final
 
 from cloudai_master.cached_open import open_cached
 from cloudai_master.chunk_store import READ_BYTES, ChunkUnreachable, StoredChunk, StoreSpace
+from cloudai_model.direct_write import write_file
 from cloudai_model.errors import ChunkDamaged, CloudAIError, InternalError, NoSpace
 from cloudai_model.names import check_managed_name
 
@@ -61,7 +62,7 @@ class DiskChunkStore:
         store._incoming = directory / "incoming"
         return store
 
-    def put(self, owner: str, chunks: Mapping[bytes, bytes]) -> None:
+    def put(self, owner: str, chunks: Mapping[bytes, bytes | memoryview]) -> None:
         with _our_errors():
             for digest in chunks:
                 self._make_folder(Path(self._path(owner, digest)).parent)
@@ -167,14 +168,12 @@ class DiskChunkStore:
             _sync_directory(path.parent)
 
     @contextmanager
-    def _written(self, data: bytes) -> Iterator[tuple[Path, int]]:
+    def _written(self, data: bytes | memoryview) -> Iterator[tuple[Path, int]]:
         """A new temporary file that holds the data, open; gone afterwards unless it was renamed."""
         temporary = self._incoming / secrets.token_hex(8)
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            rest = memoryview(data)
-            while rest:
-                rest = rest[os.write(descriptor, rest) :]
+            write_file(descriptor, data)
             yield temporary, descriptor
         except BaseException:
             temporary.unlink(missing_ok=True)

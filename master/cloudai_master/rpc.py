@@ -26,6 +26,7 @@ from grpc_reflection.v1alpha import reflection
 
 from cloudai_master.answer_budget import AnswerBudget
 from cloudai_master.authorization import Caller
+from cloudai_master.chunk_messages import decode_put_chunk_request
 from cloudai_master.database import CONNECTIONS_MAX
 from cloudai_master.file_reader import AT_ONCE_ANSWER_BYTES_MAX, read_chunk_bytes_max
 from cloudai_master.service import StorageService, Watched
@@ -107,7 +108,6 @@ SERVER_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
 _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
 
 T = TypeVar("T")
-MessageT = TypeVar("MessageT", bound=Message)
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -167,17 +167,21 @@ class RpcServer:
 
     def _handler(self, method: MethodDescriptor) -> grpc.RpcMethodHandler[bytes, bytes]:
         """Takes and gives bytes: messages are decoded and encoded by the worker threads, not by the loop."""
-        request_type = GetMessageClass(method.input_type)
         if method.server_streaming:
             return grpc.unary_stream_rpc_method_handler(self._watch)
-        return grpc.unary_unary_rpc_method_handler(self._unary(method.name, request_type))
+        decode: Callable[[bytes], object] = GetMessageClass(method.input_type).FromString
+        if method.name == "PutChunk":
+            decode = decode_put_chunk_request
+        return grpc.unary_unary_rpc_method_handler(self._unary(method.name, decode))
 
-    def _unary(self, name: str, request_type: type[Message]) -> Callable[[bytes, Context], Awaitable[bytes]]:
+    def _unary(
+        self, name: str, decode: Callable[[bytes], object]
+    ) -> Callable[[bytes, Context], Awaitable[bytes]]:
         carry_out: Callable[[Caller, Any], Message | bytes] = getattr(self._service, _snake_case(name))
         at_once = self._read_chunk_at_once if name == "ReadChunk" else _never
 
         def work(token: str, encoded: bytes) -> bytes:
-            response = carry_out(self._tokens.check(token), _decode(encoded, request_type))
+            response = carry_out(self._tokens.check(token), _decode(encoded, decode))
             return response if isinstance(response, bytes) else response.SerializeToString()
 
         async def answer(encoded: bytes, context: Context) -> bytes:
@@ -206,11 +210,12 @@ class RpcServer:
         caller = self._tokens.checked_lately(token)
         if caller is None:
             return None
-        return self._service.read_chunk_at_once(caller, _decode(encoded, chunks_pb2.ReadChunkRequest))
+        request = _decode(encoded, chunks_pb2.ReadChunkRequest.FromString)
+        return self._service.read_chunk_at_once(caller, request)
 
     async def _watch(self, encoded: bytes, context: Context) -> AsyncIterator[bytes]:
         try:
-            request = _decode(encoded, names_pb2.WatchRequest)
+            request = _decode(encoded, names_pb2.WatchRequest.FromString)
             async for response in self._changes(request, _token_of(context)):
                 yield response.SerializeToString()
         except Exception as error:  # noqa: BLE001 (as in _unary)
@@ -263,7 +268,7 @@ def _is_news(record: logging.LogRecord) -> bool:
 def answer_bytes_max(name: str, encoded: bytes) -> int | None:
     """How much room the answer to this call needs in memory; None: it is not counted. Raises InvalidRequest."""
     if name == "ReadChunk":
-        return read_chunk_bytes_max(_decode(encoded, chunks_pb2.ReadChunkRequest))
+        return read_chunk_bytes_max(_decode(encoded, chunks_pb2.ReadChunkRequest.FromString))
     return LONG_ANSWERS.get(name)
 
 
@@ -271,10 +276,10 @@ def _never(_: str, __: bytes) -> None:
     """What is not answered at once."""
 
 
-def _decode(encoded: bytes, message_type: type[MessageT]) -> MessageT:
+def _decode(encoded: bytes, decode: Callable[[bytes], T]) -> T:
     """Raises InvalidRequest for bytes that are no such message."""
     try:
-        return message_type.FromString(encoded)
+        return decode(encoded)
     except DecodeError:
         raise InvalidRequest("the bytes are not a message of this call") from None
 

@@ -16,6 +16,7 @@ from google.protobuf.message import Message
 
 from cloudai_master import changes, listings, managed_levels, rearrangements
 from cloudai_master.authorization import Caller, find_open_run, find_run, find_user
+from cloudai_master.chunk_messages import SentChunk
 from cloudai_master.chunk_ownership import (
     check_digest,
     record_block_digests,
@@ -199,7 +200,9 @@ class StorageService:
         missing = dict.fromkeys(digest for digest in request.digests if digest not in stored)
         return chunks.FindMissingChunksResponse(missing_digests=missing)
 
-    def put_chunk(self, caller: Caller, request: chunks.PutChunkRequest) -> chunks.PutChunkResponse:
+    def put_chunk(
+        self, caller: Caller, request: chunks.PutChunkRequest | SentChunk
+    ) -> chunks.PutChunkResponse:
         """On disk first, then known to the database: a crash in between leaves an orphan, never a promise."""
         data = request.data
         if not 0 < len(data) <= CHUNK_BYTES_MAX:
@@ -218,7 +221,9 @@ class StorageService:
                 record_block_digests(transaction, run.user_key, request.digest, block_digests)
         return chunks.PutChunkResponse()
 
-    def _store_missing(self, user: str, sent: Mapping[bytes, bytes], stored: Mapping[bytes, int]) -> None:
+    def _store_missing(
+        self, user: str, sent: Mapping[bytes, bytes | memoryview], stored: Mapping[bytes, int]
+    ) -> None:
         """Puts those that are not there yet, whatever the database says: a lost one is healed."""
         missing = {
             digest: data

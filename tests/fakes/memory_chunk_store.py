@@ -17,11 +17,11 @@ class MemoryChunkStore:
         self.free_bytes = SIZE_BYTES
         self.chunks: dict[tuple[str, bytes], bytes] = {}
 
-    def put(self, owner: str, chunks: Mapping[bytes, bytes]) -> None:
+    def put(self, owner: str, chunks: Mapping[bytes, bytes | memoryview]) -> None:
         for digest, data in chunks.items():
             if len(data) > self.free_bytes:
                 raise NoSpace
-            self.chunks[owner, digest] = data
+            self.chunks[owner, digest] = bytes(data)
             self.free_bytes -= len(data)
 
     def read(self, owner: str, digest: bytes, offset_bytes: int, length_bytes: int) -> bytes:

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from cloudai_fusefs.direct_write import DIRECT_BYTES_MIN, write_file
+from cloudai_model.direct_write import DIRECT_BYTES_MIN, write_file
 from cloudai_model.limits import CHUNK_BYTES_MAX, KIB
 
 
