@@ -20,7 +20,6 @@ from cloudai_fusefs.chunk_reader import ChunkReader
 from cloudai_fusefs.layout import Segment
 from cloudai_fusefs.master_client import MasterClient
 from cloudai_fusefs.staged_file import StagedFile
-from cloudai_model.chunks import digest_of
 from cloudai_model.errors import CloudAIError, InternalError, MasterUnavailable
 from cloudai_model.limits import MIB
 
@@ -177,8 +176,10 @@ class ChunkSender:
         keeps_data = len(segments) <= ASKED_WITH_DATA_MAX
         made: list[tuple[Segment, bytes, bytes]] = []
         for segment in segments:
-            data, digest = await self._read(sending, segment)
-            if digest:
+            data, digest = await sending.staged.read_with_digest(
+                segment.start_bytes, segment.length_bytes, self._hash_threads
+            )
+            if digest:  # else it is another segment now
                 made.append((segment, digest, data if keeps_data else b""))
         if not made:
             return
@@ -191,7 +192,9 @@ class ChunkSender:
             segment, digest, data = made.pop()
             if digest in missing:
                 if not data:
-                    data, digest_now = await self._read(sending, segment)
+                    data, digest_now = await sending.staged.read_with_digest(
+                        segment.start_bytes, segment.length_bytes, self._hash_threads
+                    )
                     if digest_now != digest:
                         continue  # written to meanwhile: it is another segment now
                 await self._put_chunk(sending.task_id, digest, data)
@@ -212,13 +215,6 @@ class ChunkSender:
         self._arrived_count += 1
         if self._arrived_count % RAISED_AFTER_PUTS == 0:
             self._puts.total_tokens = min(PUTS_MAX, self._puts.total_tokens + 1)
-
-    async def _read(self, sending: Sending, segment: Segment) -> tuple[bytes, bytes]:
-        """The segment's bytes and their digest; of one that was cut short meanwhile nothing."""
-        data = await sending.staged.read(segment.start_bytes, segment.length_bytes)
-        if len(data) != segment.length_bytes:
-            return b"", b""  # it is another segment now
-        return data, await trio.to_thread.run_sync(digest_of, data, limiter=self._hash_threads)
 
 
 class _Lane:

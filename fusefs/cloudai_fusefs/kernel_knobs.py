@@ -1,4 +1,5 @@
-"""The kernel's own limits of one FUSE mount, which the daemon raises where it may: as root, for the most part.
+"""The kernel's own limits of one FUSE mount, which the daemon raises where it may (as root, for the most part), and
+what depends on its version.
 
 They are files below /sys. Blocking, but nothing in them waits for the filesystem.
 """
@@ -7,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -22,6 +24,11 @@ than the 99 handlers that run at once, so that read-ahead that waits for the mas
 
 CONGESTION_REQUESTS: Final = BACKGROUND_REQUESTS_MAX * 3 // 4
 """From here on the kernel holds read-ahead back; its own choice is three quarters of the limit too."""
+
+SHOWS_DIRECT_WRITES_SINCE: Final = (6, 18)
+"""From here on the kernel drops its pages of a file after a write that went past them (upstream commit b359af8275a9);
+before that a reader of the same place could leave old ones behind. What distributions took over into older kernels
+cannot be told from here."""
 
 SYS_DIR: Final = Path("/sys")
 
@@ -56,6 +63,12 @@ class KernelKnob:
                 os.write(descriptor, str(self.wanted).encode())
             finally:
                 os.close(descriptor)
+
+
+def shows_direct_writes(release: str) -> bool:
+    """Whether the kernel of this release (as `uname -r` says it) shows all readers what is written past its pages."""
+    version = re.match(r"(\d+)\.(\d+)", release)
+    return version is not None and tuple(map(int, version.groups())) >= SHOWS_DIRECT_WRITES_SINCE
 
 
 def read_ahead_knob(device: int, sys_dir: Path = SYS_DIR) -> KernelKnob:

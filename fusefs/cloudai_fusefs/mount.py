@@ -21,7 +21,7 @@ from cloudai_fusefs.chunk_memory import ChunkMemory
 from cloudai_fusefs.chunk_reader import ChunkReader
 from cloudai_fusefs.disk_cache import DiskChunkCache
 from cloudai_fusefs.grpc_master_client import GrpcMasterClient
-from cloudai_fusefs.kernel_knobs import turn_up_knobs
+from cloudai_fusefs.kernel_knobs import shows_direct_writes, turn_up_knobs
 from cloudai_fusefs.kernel_notifier import KernelNotifier
 from cloudai_fusefs.managed_tree import ManagedTree
 from cloudai_fusefs.memory_shares import divide_memory
@@ -138,6 +138,7 @@ async def _serve(
         staging,
         uploader,
         read_only=config.read_only,
+        writes_pass_pages=shows_direct_writes(os.uname().release),
         timeo_seconds=config.timeo_seconds,
     )
     usage = _Usage(client, capabilities.user)

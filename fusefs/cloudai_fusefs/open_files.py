@@ -8,7 +8,8 @@ sees it grow.
 from __future__ import annotations
 
 import os
-from typing import Final
+import stat
+from typing import Final, NamedTuple
 
 import trio
 
@@ -40,14 +41,25 @@ _STALE_GENERATION_ATTEMPTS: Final = 3
 """A generation can be superseded between its news and the question for its manifest."""
 
 
+class Opened(NamedTuple):
+    """What the kernel is told of a new handle."""
+
+    handle: int
+    keeps_pages: bool
+    """It may keep the pages that it has of the file."""
+    passes_pages: bool
+    """What is written goes past its pages (docs/decisions/0009)."""
+
+
 class OpenFile:
     """One open handle."""
 
-    __slots__ = ("can_write", "has_read_ahead", "node", "read_ahead")
+    __slots__ = ("can_write", "has_read_ahead", "node", "passes_pages", "read_ahead")
 
-    def __init__(self, node: Node, *, can_write: bool) -> None:
+    def __init__(self, node: Node, *, can_write: bool, passes_pages: bool) -> None:
         self.node = node
         self.can_write = can_write
+        self.passes_pages = passes_pages
         self.read_ahead = ReadAhead()
         self.has_read_ahead = False  # of a file of one chunk: the files after it have been thought of
 
@@ -65,6 +77,7 @@ class OpenFiles:
         uploader: Uploader,
         *,
         read_only: bool,
+        writes_pass_pages: bool,
         timeo_seconds: float,
     ) -> None:
         self._client = client
@@ -76,6 +89,7 @@ class OpenFiles:
         self._staging = staging
         self._uploader = uploader
         self._read_only = read_only
+        self._writes_pass_pages = writes_pass_pages
         self._timeo_seconds = timeo_seconds
         self._handles: dict[int, OpenFile] = {}
         self._next_handle = 1
@@ -87,11 +101,10 @@ class OpenFiles:
     def node_of(self, handle: int) -> Node:
         return self._handles[handle].node
 
-    async def open(self, node: Node, flags: int) -> tuple[int, bool]:
-        """A handle, and whether the kernel may keep the pages it has of the file.
+    async def open(self, node: Node, flags: int) -> Opened:
+        """A handle of the file. O_TRUNC arrives here and truncates (libfuse turns ATOMIC_O_TRUNC on).
 
-        O_TRUNC arrives here and truncates (libfuse turns ATOMIC_O_TRUNC on). Raises IsADirectory,
-        RunSealed, ReadOnlyMount, and the client's errors where the manifest has to be asked for.
+        Raises IsADirectory, RunSealed, ReadOnlyMount, and the client's errors where the manifest has to be asked for.
         """
         if node.is_directory:
             raise IsADirectory
@@ -111,14 +124,15 @@ class OpenFiles:
         # moment later, are already reading: without a bound, and not to be killed.
         keep_pages = node.kernel_generation in (NO_GENERATION, node.view_generation)
         node.kernel_generation = node.view_generation
-        return self._add(node, can_write=can_write), keep_pages
+        return self._add(node, flags, keeps_pages=keep_pages)
 
-    def open_new(self, node: Node) -> int:
-        """A handle for a file that was made here just now."""
-        handle = self._add(node, can_write=True)
+    def open_new(self, node: Node, flags: int) -> Opened:
+        """A handle of a file that was made here just now."""
+        opened = self._add(node, flags, keeps_pages=True)
         node.kernel_generation = node.view_generation
-        self._uploader.note_opened(node)
-        return handle
+        if node.writer_count:
+            self._uploader.note_opened(node)
+        return opened
 
     async def read(self, handle: int, offset_bytes: int, length_bytes: int) -> bytes | memoryview:
         """The bytes [offset, offset + length), shorter only at the file's end. Short reads follow read(2).
@@ -168,12 +182,37 @@ class OpenFiles:
         if file.read_ahead.passed_chunk is not None:
             self._reader.note_passed(content, file.read_ahead.passed_chunk)
 
-    async def write(self, handle: int, offset_bytes: int, data: bytes) -> int:
+    def write_at_once(self, handle: int, offset_bytes: int, data: bytes) -> bool:
+        """Stages the bytes where nothing has to be waited for, as most writes; False: it is for `write`.
+
+        Promises and raises what that does.
+        """
+        file = self._handles[handle]
+        node = file.node
+        self._check_writable(node)
+        staging = self._staging
+        if not (
+            node.pending is not None
+            and node.pending.content
+            and staging.settling.may_change_at_once(node)
+            and staging.space.has_room(len(data))
+            and staging.pace.is_quick(len(data))
+        ):
+            return False
+        # Without a staged file it was made here, and is still empty.
+        staged = node.staged or staging.stage(node, Manifest())
+        with staging.pace.measured():
+            staged.write_at_once(offset_bytes, data)
+        self._note_written(file, staged, offset_bytes, len(data))
+        return True
+
+    async def write(self, handle: int, offset_bytes: int, data: bytes) -> None:
         """Stages the bytes; they survive the death of the daemon once this has returned.
 
         Raises FileTooLarge, RunSealed, OSError (ENOSPC) of the state disk, or of staging after timeo.
         """
-        node = self._handles[handle].node
+        file = self._handles[handle]
+        node = file.node
         self._check_writable(node)
         await self._staging.settling.unsettle(node)
         space = self._staging.space
@@ -185,15 +224,21 @@ class OpenFiles:
             self._staging.note_content(node)
         with space.claimed(len(data)):
             await staged.write(offset_bytes, data)
-        space.note_written(staged)
+        self._note_written(file, staged, offset_bytes, len(data))
+
+    def _note_written(self, file: OpenFile, staged: StagedFile, offset_bytes: int, length_bytes: int) -> None:
+        node = file.node
+        self._staging.space.note_written(staged)
         node.set_size(staged.size_bytes)
         node.touch()
+        if file.passes_pages and node.mode & (stat.S_ISUID | stat.S_ISGID):
+            # What the kernel does itself where its pages are written, but for root: here it does not say who writes.
+            node.mode = _without_set_id(node.mode)
         staged.note_written(node.mtime_ns)
         self._staging.note_content(node)
-        end_bytes = offset_bytes + len(data)
+        end_bytes = offset_bytes + length_bytes
         if offset_bytes // CHUNK_BYTES_MAX != end_bytes // CHUNK_BYTES_MAX:
             self._uploader.note_full_chunk(node)
-        return len(data)
 
     async def truncate(self, node: Node, size_bytes: int) -> None:
         """Cuts the file or extends it with zeros. Raises as write."""
@@ -246,13 +291,17 @@ class OpenFiles:
         self._staging.drop_staged_if_idle(node)
         return node
 
-    def _add(self, node: Node, *, can_write: bool) -> int:
+    def _add(self, node: Node, flags: int, *, keeps_pages: bool) -> Opened:
+        access = flags & os.O_ACCMODE
+        # Who only writes has no use for the pages. One who reads as well may map them.
+        passes_pages = self._writes_pass_pages and access == os.O_WRONLY
         handle = self._next_handle
         self._next_handle += 1
-        self._handles[handle] = OpenFile(node, can_write=can_write)
+        can_write = access != os.O_RDONLY
+        self._handles[handle] = OpenFile(node, can_write=can_write, passes_pages=passes_pages)
         node.open_count += 1
         node.writer_count += can_write
-        return handle
+        return Opened(handle, keeps_pages, passes_pages)
 
     def _check_writable(self, node: Node) -> None:
         if self._read_only:
@@ -335,3 +384,10 @@ class OpenFiles:
         if node.tree.is_sealed:  # a growing file has one a second, and none of them for long
             await self._sealed_cache.store_manifest(task_id, node_id, generation, manifest)
         return manifest
+
+
+def _without_set_id(mode: int) -> int:
+    """The mode without what would lend the file's owner or group to who runs it. S_ISGID alone, for a group that
+    may not run it, says something else and stays.
+    """
+    return mode & ~(stat.S_ISUID | (stat.S_ISGID if mode & stat.S_IXGRP else 0))

@@ -21,7 +21,7 @@ from cloudai_fusefs.errnos import errno_of
 from cloudai_fusefs.managed_tree import LatestLink, ManagedInode, ManagedTree
 from cloudai_fusefs.namespace import AttributeChange, Inode, Namespace, Owner
 from cloudai_fusefs.node import DIRECTORY, FILE, SYMLINK, Node
-from cloudai_fusefs.open_files import OpenFiles
+from cloudai_fusefs.open_files import Opened, OpenFiles
 from cloudai_fusefs.request_counters import RequestCounters
 from cloudai_model.errors import CloudAIError, InvalidRequest, IsADirectory, NotFound, PermissionRefused
 from cloudai_model.limits import NAME_BYTES_MAX
@@ -87,24 +87,13 @@ def _handler(
     call: Callable[Concatenate[Any, P], Awaitable[R]],
 ) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, R]]:
     """Bounds a handler's wait and turns what it raises into an errno."""
-    name = call.__name__
 
-    async def handle(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        self.counters.requests[name] += 1
-        try:
-            with trio.fail_after(self.wait_seconds_max):
-                return await call(self, *args, **kwargs)
-        except pyfuse3.FUSEError:
-            raise
-        except trio.TooSlowError as error:
-            logger.error("%s: no answer within %s s", name, self.wait_seconds_max)  # noqa: TRY400
-            self.counters.note_failure(name, errno.EIO)
-            raise pyfuse3.FUSEError(errno.EIO) from error
-        except Exception as error:
-            raise _to_fuse_error(name, error, self.counters) from error
+    async def bounded(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        answer: R = await self.bounded(call, self, *args, **kwargs)
+        return answer
 
-    functools.update_wrapper(handle, call)
-    return handle
+    functools.update_wrapper(bounded, call)
+    return _prompt_handler(bounded)
 
 
 class Operations(pyfuse3.Operations):
@@ -138,6 +127,14 @@ class Operations(pyfuse3.Operations):
         self.counters = RequestCounters()
         self._listings: dict[int, tuple[Inode, list[tuple[bytes, Inode]]]] = {}
         self._next_listing = 1
+
+    async def bounded(self, call: Callable[P, Awaitable[R]], *args: P.args, **kwargs: P.kwargs) -> R:
+        """What the call returns, which may wait no longer than a request may."""
+        with trio.move_on_after(self.wait_seconds_max):
+            return await call(*args, **kwargs)
+        logger.error("%s: no answer within %s s", call.__name__, self.wait_seconds_max)
+        self.counters.note_failure(call.__name__, errno.EIO)
+        raise pyfuse3.FUSEError(errno.EIO)
 
     # --- names -------------------------------------------------------------------------------------------
 
@@ -307,8 +304,7 @@ class Operations(pyfuse3.Operations):
         node = self._namespace.inode(inode)
         if not isinstance(node, Node):
             raise IsADirectory
-        handle, keep_pages = await self._files.open(node, flags)
-        return pyfuse3.FileInfo(fh=handle, keep_cache=keep_pages)
+        return _file_info(await self._files.open(node, flags))
 
     @_handler
     async def create(
@@ -316,17 +312,18 @@ class Operations(pyfuse3.Operations):
     ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
         parent = self._namespace.inode(parent_inode)
         node = await self._namespace.make_file(parent, name, mode & ~ctx.umask, self._owner(ctx))
-        handle = self._files.open_new(node)
-        return pyfuse3.FileInfo(fh=handle, keep_cache=True), self._entry(node)
+        return _file_info(self._files.open_new(node, flags)), self._entry(node)
 
     @_prompt_handler
     async def read(self, fh: int, off: int, size: int) -> bytes:
         # pyfuse3 takes any buffer, whatever its annotation says: a view of a cached chunk costs no copy.
         return cast("bytes", await self._files.read(fh, off, size))
 
-    @_handler
+    @_prompt_handler
     async def write(self, fh: int, off: int, buf: bytes) -> int:
-        return await self._files.write(fh, off, buf)
+        if not self._files.write_at_once(fh, off, buf):
+            await self.bounded(self._files.write, fh, off, buf)
+        return len(buf)
 
     async def flush(self, fh: int) -> None:
         # close(2) of one descriptor. What write(2) acknowledged is recorded by then, so there is nothing to do;
@@ -460,3 +457,7 @@ class Operations(pyfuse3.Operations):
         else:
             timeout_seconds = _TIMEOUT_SHORT_SECONDS
         entry.entry_timeout = entry.attr_timeout = timeout_seconds
+
+
+def _file_info(opened: Opened) -> pyfuse3.FileInfo:
+    return pyfuse3.FileInfo(fh=opened.handle, keep_cache=opened.keeps_pages, direct_io=opened.passes_pages)

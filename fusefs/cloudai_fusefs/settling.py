@@ -46,6 +46,11 @@ class Settling:
         """Nothing of the node is staged any more."""
         self._unsettled.pop(node, None)
 
+    def may_change_at_once(self, node: Node) -> bool:
+        """Whether `unsettle` has nothing to do."""
+        pending = node.pending
+        return (pending is None or pending.disk_state != DiskState.ON_DISK) and node not in self._leaving
+
     async def unsettle(self, node: Node) -> None:
         """The node's content is about to change: a loss of power from now on may leave part of the change.
 

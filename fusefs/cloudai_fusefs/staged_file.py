@@ -5,7 +5,7 @@ before (its base), only the written ranges are here; an extent log beside it rec
 survive the death of the daemon together. What `write` acknowledged is in the kernel's page cache of the
 state disk: kill -9 does not lose it.
 
-Blocking calls (`pwrite`, `pread` of uncached pages) leave the loop in `StagedFile` alone.
+Blocking calls (`pwrite` but for `write_at_once`, `pread` of uncached pages) leave the loop in `StagedFile` alone.
 """
 
 from __future__ import annotations
@@ -22,13 +22,8 @@ import trio
 
 from cloudai_fusefs.layout import Layout
 from cloudai_fusefs.range_set import RangeSet
-from cloudai_model.chunks import Manifest
+from cloudai_model.chunks import Manifest, digest_of
 from cloudai_model.errors import InternalError
-from cloudai_model.limits import KIB
-
-# A write of at most this size is done on the loop's thread: into the page cache it takes less time (about
-# 15 us for 64 KiB) than the way to another thread and back (about 100 us).
-_INLINE_WRITE_BYTES_MAX: Final = 64 * KIB
 
 _STAT_BLOCK_BYTES: Final = 512
 """Of stat(2), whatever the file system's own."""
@@ -120,16 +115,22 @@ class StagedFile:
         """
         self.layout.check_size(offset_bytes + len(data))
         with self._in_use():
-            if len(data) <= _INLINE_WRITE_BYTES_MAX:
-                self._pwrite(offset_bytes, data)
-            else:
-                await trio.to_thread.run_sync(self._pwrite, offset_bytes, data)
-            if offset_bytes != self.layout.size_bytes:
-                self.has_only_grown = False
-            # Only now: a chunk hashed while its bytes were changing must not count as stored.
-            self.layout.note_write(offset_bytes, len(data))
-            if self._local is not None:
-                self._local.add(offset_bytes, offset_bytes + len(data))
+            await trio.to_thread.run_sync(self._pwrite, offset_bytes, data)
+            self._note_written(offset_bytes, len(data))
+
+    def write_at_once(self, offset_bytes: int, data: bytes) -> None:
+        """The same on the loop's thread, for a disk that takes it into its page cache (WritePace)."""
+        self.layout.check_size(offset_bytes + len(data))
+        self._pwrite(offset_bytes, data)
+        self._note_written(offset_bytes, len(data))
+
+    def _note_written(self, offset_bytes: int, length_bytes: int) -> None:
+        if offset_bytes != self.layout.size_bytes:
+            self.has_only_grown = False
+        # Only now: a chunk hashed while its bytes were changing must not count as stored.
+        self.layout.note_write(offset_bytes, length_bytes)
+        if self._local is not None:
+            self._local.add(offset_bytes, offset_bytes + length_bytes)
 
     def truncate(self, size_bytes: int) -> None:
         """Cuts or extends with zeros. Raises FileTooLarge or OSError, and then nothing has changed."""
@@ -170,6 +171,24 @@ class StagedFile:
                 if stop > max(start, base_stop):
                     parts.append(bytes(stop - max(start, base_stop)))
             return b"".join(parts)
+
+    async def read_with_digest(
+        self, offset_bytes: int, length_bytes: int, threads: trio.CapacityLimiter
+    ) -> tuple[bytes, bytes]:
+        """The bytes [offset, offset + length) with their digest, made in one of the threads; nothing where the file
+        has become shorter. Raises what `read_base` does, and OSError. Cancelled: nothing changed.
+        """
+        if self._local is None or self._local.covers(offset_bytes, offset_bytes + length_bytes):
+            if offset_bytes + length_bytes > self.layout.size_bytes:
+                return b"", b""
+            with self._in_use():
+                return await trio.to_thread.run_sync(
+                    self._pread_with_digest, offset_bytes, length_bytes, limiter=threads
+                )
+        data = await self.read(offset_bytes, length_bytes)
+        if len(data) != length_bytes:
+            return b"", b""
+        return data, await trio.to_thread.run_sync(digest_of, data, limiter=threads)
 
     async def sync(self) -> None:
         """What was written before is on the disk afterwards, and so is its name. Raises OSError."""
@@ -256,6 +275,15 @@ class StagedFile:
                 raise
             self._can_read_cached = False  # tmpfs, for one, does not offer it
             return 0
+
+    def _pread_with_digest(self, offset_bytes: int, length_bytes: int) -> tuple[bytes, bytes]:
+        data = os.pread(self._fd, length_bytes, offset_bytes)
+        if len(data) < length_bytes:  # a hole at the staged file's end, or a part of it
+            rest = bytearray(length_bytes)
+            rest[: len(data)] = data
+            self._pread_rest(rest, len(data), offset_bytes)
+            data = bytes(rest)
+        return data, digest_of(data)
 
     def _pread_rest(self, buffer: bytearray, done_bytes: int, offset_bytes: int) -> None:
         # Past the staged file's own end there is a hole that was never written: it stays zeros.

@@ -34,6 +34,7 @@ from cloudai_fusefs.settling import Settling
 from cloudai_fusefs.staged_file import StagedFile, mark_of
 from cloudai_fusefs.staging_space import StagingSpace
 from cloudai_fusefs.wire_manifests import manifest_to_wire
+from cloudai_fusefs.write_pace import WritePace
 from cloudai_model.chunks import Manifest
 
 logger = logging.getLogger(__name__)
@@ -61,6 +62,7 @@ class Staging:
         self._journal = open_journal(directory)
         self._closer = DescriptorCloser()
         self.space = StagingSpace(self._files_directory, bytes_max)
+        self.pace = WritePace()
         self._stale_rows: set[int] = set()
         marks = self._files_directory.glob(f"*/{mark_of(Path('*'))}")
         acknowledged = {int(path.name.partition(".")[0]) for path in marks}

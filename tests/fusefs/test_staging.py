@@ -408,9 +408,9 @@ async def test_file_that_waits_is_synced_once_and_its_row_goes_first_when_it_is_
     def note(owner: type, name: str) -> None:
         original = getattr(owner, name)
 
-        async def noting(*arguments: object) -> object:
+        def noting(*arguments: object) -> object:
             said.append(f"{owner.__name__}.{name}")
-            return await original(*arguments)
+            return original(*arguments)
 
         monkeypatch.setattr(owner, name, noting)
 
@@ -419,7 +419,7 @@ async def test_file_that_waits_is_synced_once_and_its_row_goes_first_when_it_is_
         mounts.master.go_away()
         await fs.write_file(b"f", b"waits")
         note(StagedFile, "sync")
-        note(StagedFile, "write")
+        note(StagedFile, "_pwrite")
         note(Journal, "sync")
 
         for _ in range(4):
@@ -428,7 +428,7 @@ async def test_file_that_waits_is_synced_once_and_its_row_goes_first_when_it_is_
         handle = await fs.open(b"f")
         await fs.write(handle, 0, b"again")
         await fs.write(handle, 0, b"and again")
-        assert said[1:] == ["Journal.sync", "StagedFile.write", "StagedFile.write"]
+        assert said[1:] == ["Journal.sync", "StagedFile._pwrite", "StagedFile._pwrite"]
         for _ in range(4):
             await fs.staging.settling.settle()
         assert len(said) == 4  # it is still being written

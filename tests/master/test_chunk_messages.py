@@ -44,7 +44,7 @@ def test_chunk_that_a_mount_sends_is_as_the_generated_class_encodes_it(
     assert chunks.PutChunkRequest.FromString(sent) == chunks.PutChunkRequest(
         task_id=task_id, digest=digest, data=data
     )
-    assert decode_put_chunk_request(sent) == (task_id, digest, data)
+    assert tuple(decode_put_chunk_request(sent)) == (task_id, digest, data)
 
 
 @given(TASK_IDS, DIGESTS, st.integers(0, 300), st.floats(0, 1), st.binary(max_size=8))
@@ -59,7 +59,7 @@ def test_any_bytes_are_the_chunk_that_the_generated_class_says(
         with pytest.raises(DecodeError):
             decode_put_chunk_request(encoded)
     else:
-        assert decode_put_chunk_request(encoded) == (expected.task_id, expected.digest, expected.data)
+        assert tuple(decode_put_chunk_request(encoded)) == (expected.task_id, expected.digest, expected.data)
 
 
 def test_task_id_that_is_no_text_is_refused() -> None:

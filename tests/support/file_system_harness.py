@@ -101,6 +101,7 @@ class FileSystemHarness:
             self.staging,
             self.uploader,
             read_only=False,
+            writes_pass_pages=True,
             timeo_seconds=timeo_seconds,
         )
         warmup = Warmup(self.reader.fetcher, disk_cache, self.managed, self.namespace, self.sync, self.files)
@@ -184,14 +185,16 @@ class FileSystemHarness:
     async def create(self, path: bytes, mode: int = 0o644) -> int:
         """A handle of a new file."""
         parent, name = await self._parent_of(path)
-        return self.files.open_new(await self._bounded(self.namespace.make_file, parent, name, mode, OWNER))
+        node = await self._bounded(self.namespace.make_file, parent, name, mode, OWNER)
+        return self.files.open_new(node, os.O_RDWR).handle
 
     async def open(self, path: bytes, flags: int = os.O_RDWR) -> int:
-        handle, _ = await self._bounded(self.files.open, await self.find(path), flags)
-        return handle
+        opened = await self._bounded(self.files.open, await self.find(path), flags)
+        return opened.handle
 
     async def write(self, handle: int, offset_bytes: int, data: bytes) -> None:
-        await self._bounded(self.files.write, handle, offset_bytes, data)
+        if not self.files.write_at_once(handle, offset_bytes, data):
+            await self._bounded(self.files.write, handle, offset_bytes, data)
 
     async def append(self, handle: int, data: bytes) -> None:
         await self.write(handle, self.files.node_of(handle).size_bytes, data)
