@@ -12,14 +12,23 @@ import threading
 
 
 class DescriptorCloser:
-    """A thread that begins with the first descriptor. What waits for it is bounded by the open staged files."""
+    """A thread that begins with the first descriptor. Used from the mount's loop only."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, waiting_max: int) -> None:
+        self._waiting_max = waiting_max
         self._waiting: queue.SimpleQueue[int | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
 
+    @property
+    def has_room(self) -> bool:
+        """Whether one more may wait."""
+        return self._waiting.qsize() < self._waiting_max
+
     def close(self, descriptor: int) -> None:
-        """Closes it soon. Does not wait."""
+        """Closes it soon and does not wait; at once where too many wait already."""
+        if not self.has_room:
+            os.close(descriptor)
+            return
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="descriptor-closer", daemon=True)
             self._thread.start()

@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -24,6 +25,7 @@ import trio
 from cloudai_fusefs.journal_errors import JournalDamaged, JournalTooNew
 from cloudai_fusefs.journal_log import check_log
 from cloudai_fusefs.journal_rows import JournalRecord, StrayRecord, record_from_row, row_of
+from cloudai_model.limits import KIB
 
 SCHEMA_VERSION: Final = 2
 
@@ -187,7 +189,7 @@ class Journal:
             raise
 
     def put(self, record: JournalRecord) -> None:
-        """Writes the row, new or again. Raises OSError, ENOSPC when the disk is full: nothing changed."""
+        """Writes the row, new or again. Raises OSError, ENOSPC or EDQUOT when there is no room: nothing changed."""
         record.written_at_ns = time.time_ns()
         self.put_again(record)
 
@@ -242,7 +244,7 @@ class Journal:
             try:
                 database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             except sqlite3.DatabaseError as error:
-                raise _to_os_error(error) from error
+                raise _to_os_error(error, self._path) from error
             finally:
                 database.close()
 
@@ -255,7 +257,7 @@ class Journal:
         try:
             self._database.execute(statement, values)
         except sqlite3.DatabaseError as error:
-            raise _to_os_error(error) from error
+            raise _to_os_error(error, self._path) from error
 
 
 def read_what_is_left(
@@ -328,14 +330,31 @@ def _to_refusal(error: sqlite3.DatabaseError, path: Path) -> Exception:
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF  # without the extended bits
     if code in _DAMAGE_CODES:
         return JournalDamaged(str(error), path=str(path))
-    return _to_os_error(error)
+    return _to_os_error(error, path)
 
 
 # What SQLite says when the disk is full: plainly, or while its log's index grows.
 _FULL_DISK_CODES: Final = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE}
 
+_PROBE_BYTES: Final = 64 * KIB
+"""More than a row takes of the log, and than the log's index grows by at a time."""
 
-def _to_os_error(error: sqlite3.DatabaseError) -> OSError:
+
+def _to_os_error(error: sqlite3.DatabaseError, path: Path) -> OSError:
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
     number = errno.ENOSPC if code in _FULL_DISK_CODES else errno.EIO
+    if code & 0xFF == sqlite3.SQLITE_IOERR:
+        # SQLite knows ENOSPC alone of what can be wrong with room, and keeps the errno of all else to itself.
+        number = _lack_of_room(path.parent) or number
     return OSError(number, f"the journal cannot be written: {error}")
+
+
+def _lack_of_room(directory: Path) -> int:
+    """ENOSPC or EDQUOT, as the directory's disk answers a write of a few pages; 0: it takes them."""
+    try:
+        with tempfile.TemporaryFile(dir=directory, buffering=0) as file:
+            file.write(bytes(_PROBE_BYTES))
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return error.errno
+    return 0

@@ -14,7 +14,7 @@ import errno
 import os
 import struct
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +22,7 @@ import trio
 
 from cloudai_fusefs.layout import Layout
 from cloudai_fusefs.range_set import RangeSet
+from cloudai_fusefs.staged_descriptors import StagedDescriptors
 from cloudai_model.chunks import Manifest, digest_of
 from cloudai_model.errors import InternalError
 
@@ -50,19 +51,19 @@ class StagedFile:
         base: Manifest,
         base_generation: int,
         read_base: ReadBase,
-        close_removed: Callable[[int], None] = os.close,
+        descriptors: StagedDescriptors | None = None,
     ) -> None:
         """Opens what is staged at the path, or starts with nothing; an extent log found there is replayed.
+
+        Its descriptors are `descriptors`' to close while nobody uses them; without, they stay open.
 
         Raises OSError when the state disk refuses. An extent record that a crash cut short is dropped: its
         write was never acknowledged.
         """
         self._path = path
         self._read_base = read_base
+        self._descriptors = descriptors
         self._close_descriptor: Callable[[int], None] = os.close
-        self._close_removed = (
-            close_removed  # the last close of a removed file frees its blocks, which takes time
-        )
         self._users = 0
         self._can_read_cached = True
         self._dropped = False
@@ -85,6 +86,8 @@ class StagedFile:
         except BaseException:
             self._close()
             raise
+        if descriptors is not None:
+            descriptors.note_opened(self)
 
     @property
     def size_bytes(self) -> int:
@@ -93,7 +96,7 @@ class StagedFile:
     @property
     def used_bytes(self) -> int:
         """What it takes of its disk: holes take nothing."""
-        return os.fstat(self._fd).st_blocks * _STAT_BLOCK_BYTES
+        return os.stat(self._place).st_blocks * _STAT_BLOCK_BYTES  # noqa: PTH116 - a descriptor, mostly
 
     @property
     def base(self) -> Manifest:
@@ -102,11 +105,11 @@ class StagedFile:
     @property
     def written_at_ns(self) -> int:
         """When its bytes last changed, as told to `note_written`."""
-        return os.fstat(self._fd).st_mtime_ns
+        return os.stat(self._place).st_mtime_ns  # noqa: PTH116
 
     def note_written(self, moment_ns: int) -> None:
         """Its bytes changed at this moment: what is shown now, a crash must not move by the disk's clock."""
-        os.utime(self._fd, ns=(moment_ns, moment_ns))
+        os.utime(self._place, ns=(moment_ns, moment_ns))
 
     async def write(self, offset_bytes: int, data: bytes) -> None:
         """Stages the bytes. Raises FileTooLarge, or OSError (ENOSPC...) and then none or a part is written.
@@ -121,6 +124,8 @@ class StagedFile:
     def write_at_once(self, offset_bytes: int, data: bytes) -> None:
         """The same on the loop's thread, for a disk that takes it into its page cache (WritePace)."""
         self.layout.check_size(offset_bytes + len(data))
+        if self._fd < 0:
+            self._reopen()
         self._pwrite(offset_bytes, data)
         self._note_written(offset_bytes, len(data))
 
@@ -136,6 +141,8 @@ class StagedFile:
         """Cuts or extends with zeros. Raises FileTooLarge or OSError, and then nothing has changed."""
         self.layout.check_size(size_bytes)
         old_size_bytes = self.layout.size_bytes
+        if self._fd < 0:
+            self._reopen()
         if self._local is None:
             os.ftruncate(self._fd, size_bytes)
         else:
@@ -209,16 +216,30 @@ class StagedFile:
         """
         if self._dropped:
             return
+        if self._descriptors is not None:
+            closer = self._descriptors.closer
+            if self._fd < 0 and closer.has_room:
+                with suppress(OSError):
+                    self._reopen()
+            # The last close of a removed file frees its blocks, which takes time.
+            self._close_descriptor = closer.close
         self._dropped = True
-        self._close_descriptor = self._close_removed
         if leave_mark:
             self._path.rename(mark_of(self._path))
-            os.ftruncate(self._fd, 0)
+            os.truncate(mark_of(self._path), 0)
         else:
             self._path.unlink(missing_ok=True)
-        self._extents_path.unlink(missing_ok=True)
+        if self._local is not None:
+            self._extents_path.unlink(missing_ok=True)
         if self._users == 0:
             self._close()
+
+    def rest(self) -> bool:
+        """Closes the descriptors until they are needed again. False: somebody uses them."""
+        if self._users:
+            return False
+        self._close()
+        return True
 
     def close(self) -> None:
         """Lets go of the files and leaves them where they are, for the next mount."""
@@ -230,8 +251,30 @@ class StagedFile:
     def _extents_path(self) -> Path:
         return self._path.with_name(self._path.name + ".extents")
 
+    @property
+    def _place(self) -> int | Path:
+        """Of its bytes: the descriptor, or while that is closed their name."""
+        return self._fd if self._fd >= 0 else self._path
+
+    def _reopen(self) -> None:
+        """After a rest. What is gone meanwhile is not made anew: it would read as zeros."""
+        if self._dropped:
+            # By now the name may be that of another content of the node.
+            raise OSError(errno.EBADF, "the staged file was dropped", str(self._path))
+        self._fd = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            if self._local is not None:
+                self._extents_fd = os.open(self._extents_path, os.O_RDWR | os.O_CLOEXEC)
+        except BaseException:
+            self._close()
+            raise
+        if self._descriptors is not None:
+            self._descriptors.note_opened(self)
+
     @contextmanager
     def _in_use(self) -> Iterator[None]:
+        if self._fd < 0:
+            self._reopen()
         # A descriptor that is closed under a thread's read may by then be another file's.
         self._users += 1
         try:
@@ -246,6 +289,8 @@ class StagedFile:
             if descriptor >= 0:
                 self._close_descriptor(descriptor)
         self._fd = self._extents_fd = -1
+        if self._descriptors is not None:
+            self._descriptors.note_closed(self)
 
     def _pwrite(self, offset_bytes: int, data: bytes) -> None:
         view = memoryview(data)

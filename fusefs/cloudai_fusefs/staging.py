@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Final
 
 from cloudai_fusefs.chunk_reader import ChunkReader
-from cloudai_fusefs.descriptor_closer import DescriptorCloser
 from cloudai_fusefs.file_content import FileContent
 from cloudai_fusefs.journal_rescue import (
     FILES_NAME,
@@ -31,6 +30,7 @@ from cloudai_fusefs.node import Node, Pending
 from cloudai_fusefs.recovery import Recovery
 from cloudai_fusefs.run_tree import RunTree
 from cloudai_fusefs.settling import Settling
+from cloudai_fusefs.staged_descriptors import StagedDescriptors
 from cloudai_fusefs.staged_file import StagedFile, mark_of
 from cloudai_fusefs.staging_space import StagingSpace
 from cloudai_fusefs.wire_manifests import manifest_to_wire
@@ -60,7 +60,7 @@ class Staging:
         self._reader = reader
         self._on_change = on_change
         self._journal = open_journal(directory)
-        self._closer = DescriptorCloser()
+        self._descriptors = StagedDescriptors()
         self.space = StagingSpace(self._files_directory, bytes_max)
         self.pace = WritePace()
         self._stale_rows: set[int] = set()
@@ -252,7 +252,7 @@ class Staging:
     def close(self) -> None:
         """Closes the journal; every row and staged file stays for the next mount."""
         self._journal.close()
-        self._closer.stop()
+        self._descriptors.closer.stop()
 
     async def tidy(self) -> None:
         """Puts on the disk what has waited for long, removes rows that a full disk kept, and moves the
@@ -335,7 +335,7 @@ class Staging:
         async def read_base(offset_bytes: int, length_bytes: int) -> bytes | memoryview:
             return await self._reader.read(content, offset_bytes, length_bytes)
 
-        staged = StagedFile(path, base, base_generation, read_base, self._closer.close)
+        staged = StagedFile(path, base, base_generation, read_base, self._descriptors)
         self.space.note_written(staged)
         return staged
 

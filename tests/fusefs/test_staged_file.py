@@ -12,7 +12,8 @@ import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cloudai_fusefs.staged_file import StagedFile
+from cloudai_fusefs.staged_descriptors import StagedDescriptors
+from cloudai_fusefs.staged_file import StagedFile, mark_of
 from cloudai_model.chunks import Chunk, Manifest, digest_of
 
 BASE = bytes(range(256)) * 40
@@ -39,11 +40,15 @@ def open_staged(path: Path, content: bytes, reader: BaseReader | None = None) ->
     return StagedFile(path, manifest_of(content), 1, reader or BaseReader(content))
 
 
+def open_descriptor_count() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Iterator[Path]:
-    open_before = len(os.listdir("/proc/self/fd"))
+    open_before = open_descriptor_count()
     yield tmp_path / "4294967296"
-    assert len(os.listdir("/proc/self/fd")) == open_before, "a descriptor is left open"
+    assert open_descriptor_count() == open_before, "a descriptor is left open"
 
 
 async def test_unwritten_bytes_come_from_the_base(path: Path) -> None:
@@ -146,6 +151,101 @@ async def test_dropped_file_is_gone_from_disk_and_a_read_under_way_still_ends(pa
     assert not path.exists()
 
 
+async def test_files_at_rest_keep_a_bounded_number_of_descriptors(path: Path) -> None:
+    descriptors = StagedDescriptors(files_max=3)
+    open_before = open_descriptor_count()
+    files = [
+        StagedFile(path.with_name(str(number)), manifest_of(BASE), 1, BaseReader(BASE), descriptors)
+        for number in range(20)
+    ]
+    for number, staged in enumerate(files):
+        await staged.write(number, b"first")
+    for number, staged in enumerate(files):
+        await staged.write(number, b"again")
+        staged.truncate(100)
+        staged.note_written(number)
+        await staged.sync()
+
+    assert descriptors.holder_count == 3
+    assert open_descriptor_count() == open_before + 6  # the bytes, and which of them were written
+    for number, staged in enumerate(files):
+        assert staged.written_at_ns == number
+        assert await staged.read(0, 200) == BASE[:number] + b"again" + BASE[number + 5 : 100]
+    for staged in files:
+        staged.drop()
+    descriptors.closer.stop()
+    assert list(path.parent.iterdir()) == []
+
+
+async def test_file_in_use_is_not_put_to_rest(path: Path) -> None:
+    descriptors = StagedDescriptors(files_max=1)
+    reading, answer = trio.Event(), trio.Event()
+
+    async def read_base(offset_bytes: int, length_bytes: int) -> bytes:
+        reading.set()
+        await answer.wait()
+        return BASE[offset_bytes : offset_bytes + length_bytes]
+
+    staged = StagedFile(path, manifest_of(BASE), 1, read_base, descriptors)
+    await staged.write(3, b"abc")
+    results = []
+
+    async def read() -> None:
+        results.append(await staged.read(0, 6))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(read)
+        await reading.wait()
+        other = StagedFile(path.with_name("other"), manifest_of(b""), 0, read_base, descriptors)
+        assert not staged.rest()
+        assert descriptors.holder_count == 2
+        answer.set()
+
+    assert results == [BASE[:3] + b"abc"]
+    assert staged.rest()
+    staged.drop()
+    other.drop()
+    descriptors.closer.stop()
+
+
+async def test_dropped_file_does_not_take_the_next_one_of_its_name_for_its_own(path: Path) -> None:
+    staged = open_staged(path, b"")
+    await staged.write(0, b"old")
+    assert staged.rest()
+    staged.drop()
+    next_one = open_staged(path, b"")
+    await next_one.write(0, b"new")
+
+    with pytest.raises(OSError, match="dropped"):
+        await staged.read(0, 3)
+
+    next_one.drop()
+
+
+async def test_file_that_is_gone_when_it_is_used_again_is_an_error_and_not_empty(path: Path) -> None:
+    staged = open_staged(path, b"")
+    await staged.write(0, b"bytes")
+    assert staged.rest()
+    path.unlink()
+
+    with pytest.raises(FileNotFoundError):
+        await staged.read(0, 5)
+
+    assert not path.exists()
+    staged.drop()
+
+
+async def test_mark_of_a_file_at_rest_is_empty(path: Path) -> None:
+    staged = open_staged(path, b"")
+    await staged.write(0, b"acknowledged")
+    assert staged.rest()
+
+    staged.drop(leave_mark=True)
+
+    assert not path.exists()
+    assert mark_of(path).read_bytes() == b""
+
+
 async def test_full_disk_is_the_writers_error(path: Path) -> None:
     os.symlink("/dev/full", path)
     staged = open_staged(path, b"")
@@ -164,11 +264,12 @@ async def test_full_disk_is_the_writers_error(path: Path) -> None:
             st.tuples(st.just("write"), st.integers(0, 300), st.binary(max_size=80)),
             st.tuples(st.just("truncate"), st.integers(0, 300), st.just(b"")),
             st.tuples(st.just("reopen"), st.just(0), st.just(b"")),
+            st.tuples(st.just("rest"), st.just(0), st.just(b"")),
         ),
         max_size=15,
     ),
 )
-def test_any_writes_truncations_and_reopenings_read_like_a_bytearray(
+def test_any_writes_truncations_rests_and_reopenings_read_like_a_bytearray(
     tmp_path: Path, base_size: int, steps: list[tuple[str, int, bytes]]
 ) -> None:
     async def run() -> None:
@@ -185,6 +286,8 @@ def test_any_writes_truncations_and_reopenings_read_like_a_bytearray(
             elif kind == "truncate":
                 content = content[:number] + bytes(max(0, number - len(content)))
                 staged.truncate(number)
+            elif kind == "rest":
+                assert staged.rest()
             else:
                 staged.close()
                 staged = open_staged(path, base)

@@ -1,4 +1,5 @@
-"""A full disk at either end is the writer's ENOSPC, and what was acknowledged is still there."""
+"""A full disk at either end is the writer's ENOSPC, a quota that is used up EDQUOT, and what was acknowledged is
+still there."""
 
 from __future__ import annotations
 
@@ -17,6 +18,8 @@ from support.mount_process import RUN, MakeMount, MountProcess, run_in, wait_unt
 
 KIB = 1024
 MIB = 1024 * KIB
+
+EXHAUSTED_QUOTA_SOURCE = Path(__file__).parent.parent / "support" / "exhausted_quota.c"
 
 
 @contextmanager
@@ -161,6 +164,45 @@ def test_what_was_acknowledged_on_a_full_staging_disk_survives_the_daemon(
         assert {name: found[name] for name in acknowledged} == acknowledged
         assert found.keys() - acknowledged.keys() <= {f"file-{number}" for number in range(100)}
         mount.kill()
+
+
+def test_used_up_quota_on_the_staging_disk_is_edquot_and_keeps_what_was_acknowledged(
+    tmp_path: Path, master: MasterProcess, mount_of: MakeMount
+) -> None:
+    library = tmp_path / "exhausted_quota.so"
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, EXHAUSTED_QUOTA_SOURCE, "-ldl"], check=True)
+    used_up = tmp_path / "used-up"
+    mount = mount_of(master, "mount")
+    mount.umount()
+    mount.environment = {
+        "LD_PRELOAD": str(library),
+        "QUOTA_OF": str(mount.state_dir),
+        "QUOTA_USED_UP": str(used_up),
+    }
+    mount.start()
+    run = mount.make_run(RUN)
+    (run / "published").write_bytes(b"published")
+    mount.wait_durable()
+    master.kill()  # nothing leaves the staging disk meanwhile
+    (run / "closed").write_bytes(b"closed")
+    used_up.touch()
+
+    refusals = [
+        refusal_of(lambda: (run / "new").write_bytes(b"new")),
+        refusal_of(lambda: (run / "directory").mkdir()),
+        refusal_of(lambda: (run / "link").symlink_to("target")),
+        refusal_of(lambda: (run / "closed").chmod(0o600)),
+        refusal_of(lambda: write_at(run / "published", 9, b"more")),
+        refusal_of(lambda: write_at(run / "closed", 6, b"more")),
+    ]
+
+    assert [errno.errorcode[refusal] for refusal in refusals] == ["EDQUOT"] * 6
+    used_up.unlink()
+    (run / "after").write_bytes(b"after")
+    master.start()
+    mount.wait_durable()
+    found = contents_of(run_in(mount_of(master, "other")))
+    assert found == {"published": b"published", "closed": b"closed", "after": b"after"}
 
 
 def write_file(run: Path, number: int, acknowledged: dict[str, bytes]) -> int:

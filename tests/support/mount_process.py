@@ -47,6 +47,8 @@ class MountProcess:
         self.options = options
         self.environment: dict[str, str] = {}
         """Of the program and the daemon, besides this process's own."""
+        self.descriptors_max = 0
+        """How many they may have open; 0: as many as this process."""
         self.pid = 0
 
     def start(self) -> None:
@@ -64,8 +66,13 @@ class MountProcess:
     ) -> subprocess.CompletedProcess[str]:
         """The command line program; its output is captured and its status not checked."""
         environment = os.environ | self.environment
+        limits = ["prlimit", f"--nofile={self.descriptors_max}"] if self.descriptors_max else []
         return subprocess.run(
-            [str(PROGRAM), *arguments], capture_output=True, text=True, timeout=timeout, env=environment
+            [*limits, str(PROGRAM), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env=environment,
         )
 
     def status(self, path: Path | None = None) -> dict[str, Any]:
