@@ -18,6 +18,7 @@ import pyfuse3
 import trio
 
 from cloudai_fusefs.errnos import errno_of
+from cloudai_fusefs.handler_patience import HandlerPatience
 from cloudai_fusefs.managed_tree import LatestLink, ManagedInode, ManagedTree
 from cloudai_fusefs.namespace import AttributeChange, Inode, Namespace, Owner
 from cloudai_fusefs.node import DIRECTORY, FILE, SYMLINK, Node
@@ -57,7 +58,8 @@ def _prompt_handler(
     async def handle(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
         self.counters.requests[name] += 1
         try:
-            return await call(self, *args, **kwargs)
+            with self.patience.limited(None):
+                return await call(self, *args, **kwargs)
         except pyfuse3.FUSEError:
             raise
         except Exception as error:
@@ -74,6 +76,8 @@ def _to_fuse_error(handler: str, error: Exception, counters: RequestCounters) ->
         number = errno_of(error)
         if number == errno.EIO:
             logger.error("%s: %s", handler, error)
+    elif isinstance(error, trio.TooSlowError):
+        logger.error("%s: no answer in time", handler)
     elif isinstance(error, OSError):
         logger.warning("%s: %s", handler, error)
         number = error.errno or errno.EIO
@@ -92,14 +96,10 @@ def _handler(
     async def handle(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
         self.counters.requests[name] += 1
         try:
-            with trio.fail_after(self.wait_seconds_max):
+            with self.patience.limited(self.wait_seconds_max):
                 return await call(self, *args, **kwargs)
         except pyfuse3.FUSEError:
             raise
-        except trio.TooSlowError as error:
-            logger.error("%s: no answer within %s s", name, self.wait_seconds_max)  # noqa: TRY400
-            self.counters.note_failure(name, errno.EIO)
-            raise pyfuse3.FUSEError(errno.EIO) from error
         except Exception as error:
             raise _to_fuse_error(name, error, self.counters) from error
 
@@ -120,6 +120,7 @@ class Operations(pyfuse3.Operations):
         namespace: Namespace,
         files: OpenFiles,
         usage: Callable[[], Awaitable[names.GetUsageResponse]],
+        patience: HandlerPatience,
         *,
         uid: int | None,
         gid: int | None,
@@ -131,6 +132,7 @@ class Operations(pyfuse3.Operations):
         self._namespace = namespace
         self._files = files
         self._usage = usage
+        self.patience = patience
         self._uid = uid
         self._gid = gid
         self._mode_mask = ~(umask or 0)
