@@ -76,7 +76,7 @@ class ChunkFlights:
 
     def begin(self, content: FileContent, index: int, *, is_prefetch: bool) -> Flight:
         """The flight that brings the chunk from now on; there must be none yet."""
-        flight = Flight(is_prefetch)
+        flight = Flight(content, is_prefetch)
         self._flights[content.task_id, content.manifest.chunks[index].digest] = flight
         self.prefetch_count += is_prefetch
         self._nursery.start_soon(self._fly, flight, content, index)
@@ -88,7 +88,7 @@ class ChunkFlights:
         for content in contents:
             ((_, digest),) = content.manifest.chunks
             if (content.task_id, digest) not in self._flights:
-                flight = self._flights[content.task_id, digest] = Flight()
+                flight = self._flights[content.task_id, digest] = Flight(content)
                 waiting[digest] = flight, content
         if waiting:
             self._nursery.start_soon(self._fly_together, waiting)

@@ -11,6 +11,7 @@ What is on its way is not the reader's: one that is cancelled leaves it to the o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import islice
 
 import trio
@@ -19,7 +20,7 @@ from cloudai_fusefs.chunk_flights import FETCHES_IN_FLIGHT_MAX, ChunkFlights
 from cloudai_fusefs.chunk_memory import ChunkMemory, Data
 from cloudai_fusefs.disk_cache import DiskChunkCache
 from cloudai_fusefs.file_content import FileContent
-from cloudai_fusefs.flights import Flight
+from cloudai_fusefs.flights import Flight, wait_for_bytes_of
 from cloudai_fusefs.master_client import MasterClient
 from cloudai_fusefs.read_counters import ReadCounters
 from cloudai_fusefs.verifying_fetcher import VerifyingFetcher
@@ -146,12 +147,15 @@ class ChunkReader:
 
     async def _read_batch(self, content: FileContent, batch: list[ChunkRange]) -> list[memoryview]:
         found = [self._find_or_ask(content, part) for part in batch]
-        return [
-            memoryview(await source.wait() if isinstance(source, Flight) else source)[
-                part.offset_bytes : part.offset_bytes + part.length_bytes
-            ]
-            for part, source in zip(batch, found, strict=True)
-        ]
+        views: list[memoryview] = []
+        for part, source in zip(batch, found, strict=True):
+            if isinstance(source, Flight):
+                ask_again = partial(self._ask, content, part.chunk_index)
+                data = await wait_for_bytes_of(content, source, ask_again)
+            else:
+                data = source
+            views.append(memoryview(data)[part.offset_bytes : part.offset_bytes + part.length_bytes])
+        return views
 
     def _find_or_ask(self, content: FileContent, part: ChunkRange) -> Data | Flight:
         """The part's chunk from memory, or the flight that brings it, which begins here if there is none."""
@@ -162,7 +166,10 @@ class ChunkReader:
             self.counters.memory_bytes += part.length_bytes
             return data
         self.counters.memory_misses += 1
-        flight = self._flights.find(content, part.chunk_index)
-        flight = flight or self._flights.begin(content, part.chunk_index, is_prefetch=False)
+        return self._ask(content, part.chunk_index)
+
+    def _ask(self, content: FileContent, index: int) -> Flight:
+        flight = self._flights.find(content, index)
+        flight = flight or self._flights.begin(content, index, is_prefetch=False)
         flight.is_awaited = True  # from now on: its reader may first wait for another
         return flight

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import trio
 
 from cloudai_fusefs.chunk_memory import Data
-from cloudai_model.errors import MasterUnavailable
+from cloudai_fusefs.file_content import FileContent
+from cloudai_model.errors import CloudAIError, MasterUnavailable
 
 
 @dataclass(slots=True, eq=False)
@@ -16,6 +18,8 @@ class Flight:
     neither when the mount stopped before.
     """
 
+    content: FileContent
+    """Of the file in whose name they are asked for. Others of the same bytes may wait."""
     is_prefetch: bool = False
     is_awaited: bool = False
     has_landed: trio.Event = field(default_factory=trio.Event)
@@ -39,3 +43,21 @@ class Flight:
         if self.data is not None:
             return self.data
         raise self.error or MasterUnavailable("the mount is stopping")
+
+
+async def wait_for_bytes_of(content: FileContent, flight: Flight, ask_again: Callable[[], Flight]) -> Data:
+    """The bytes of the flight, or of one that `ask_again` returns where this was refused in another file's name.
+
+    That file may be gone, or be damaged: it is not what the reader of this one is told. Raises and is cancelled as
+    `Flight.wait`.
+    """
+    while True:
+        try:
+            return await flight.wait()
+        except MasterUnavailable:
+            raise  # whoever asks
+        except CloudAIError:
+            asked = flight.content
+            if (asked.node_id, asked.generation) == (content.node_id, content.generation):
+                raise
+        flight = ask_again()

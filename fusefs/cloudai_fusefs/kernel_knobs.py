@@ -13,14 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from cloudai_fusefs.handler_patience import PATIENT_HANDLERS_MAX
+
 _log = logging.getLogger(__name__)
 
 # A cold read of 1 GiB took half the time that it took with the kernel's 128 KiB, and 0-15 % less than with 1 MiB.
 READ_AHEAD_KIB: Final = 4096
 
-BACKGROUND_REQUESTS_MAX: Final = 64
-"""Read-ahead of all readers together: eight cold streams took 1.33 s with it, 1.49 s with libfuse's 12. Fewer
-than the 99 handlers that run at once, so that read-ahead that waits for the master leaves some to all else."""
+BACKGROUND_REQUESTS_MAX: Final = 384
+"""Read-ahead of all readers together: behind so much of it that waits for the master, what is cached is not read
+either. Eight cold streams took 1.33 s with 64, 1.49 s with libfuse's 12."""
+
+assert BACKGROUND_REQUESTS_MAX < PATIENT_HANDLERS_MAX  # read-ahead that waits keeps nobody else from waiting
 
 CONGESTION_REQUESTS: Final = BACKGROUND_REQUESTS_MAX * 3 // 4
 """From here on the kernel holds read-ahead back; its own choice is three quarters of the limit too."""

@@ -2,14 +2,22 @@
 
 The budget holds contents that are read: what is kept, what is being fetched or read from the disk cache, and
 what waits to be written there. Beside it are the program, what is being sent, and tables. Trees are neither:
-each name that has been listed costs about a KiB until the mount ends.
+each name that has been listed costs about a KiB until the mount ends. Nor are requests that wait for a master that
+is away (WAITING_BYTES).
 """
 
 from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from cloudai_fusefs import chunk_sender, disk_cache, range_reader, warmup, write_behind
+from cloudai_fusefs import (
+    chunk_sender,
+    disk_cache,
+    handler_patience,
+    range_reader,
+    warmup,
+    write_behind,
+)
 from cloudai_fusefs.chunk_flights import FETCHES_IN_FLIGHT_MAX
 from cloudai_fusefs.mount_control import MEMORY_BYTES_DEFAULT, MEMORY_BYTES_MIN
 from cloudai_model import direct_write
@@ -30,6 +38,11 @@ BESIDE_BYTES: Final = (
 """All that a mount takes beside its budget, whatever the number of open files."""
 
 assert BESIDE_BYTES < 150 * MIB
+
+WAITING_BYTES: Final = handler_patience.HANDLERS_MAX * handler_patience.WAITING_HANDLER_BYTES
+"""As long as so many programs wait, and no longer."""
+
+assert WAITING_BYTES < 20 * MIB
 
 _FETCHES_MIN: Final = 2  # one that is waited for, one ahead of it
 _DISK_THREADS_MIN: Final = 2  # a sweep holds one for as long as it takes

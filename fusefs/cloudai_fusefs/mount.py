@@ -16,11 +16,13 @@ from typing import Final
 import pyfuse3
 import trio
 
+from cloudai_fusefs.background import keep_running
 from cloudai_fusefs.cache_file import require_private
 from cloudai_fusefs.chunk_memory import ChunkMemory
 from cloudai_fusefs.chunk_reader import ChunkReader
 from cloudai_fusefs.disk_cache import DiskChunkCache
 from cloudai_fusefs.grpc_master_client import GrpcMasterClient
+from cloudai_fusefs.handler_patience import HANDLERS_MAX, HandlerPatience
 from cloudai_fusefs.kernel_knobs import shows_direct_writes, turn_up_knobs
 from cloudai_fusefs.kernel_notifier import KernelNotifier
 from cloudai_fusefs.managed_tree import ManagedTree
@@ -143,11 +145,13 @@ async def _serve(
     )
     usage = _Usage(client, capabilities.user)
     await usage.get()  # so that the first `df` needs no master
+    patience = HandlerPatience(lambda: client.answered_at_seconds)
     operations = Operations(
         managed,
         namespace,
         files,
         usage.get,
+        patience,
         uid=config.uid,
         gid=config.gid,
         umask=config.umask,
@@ -175,8 +179,9 @@ async def _serve(
         notifier.start()
         await sync.recover_runs()
         nursery.start_soon(_tidy_regularly, staging)
+        nursery.start_soon(keep_running, "hurrying requests", patience.hurry)
         nursery.start_soon(_announce, config.mount_point, control, on_ready)
-        await pyfuse3.main()
+        await pyfuse3.main(max_tasks=HANDLERS_MAX)
         notifier.stop()  # nobody is there to be told
         await on_unmounted()
         # What was read once is cached after a remount. A disk that hangs does not keep the mount.

@@ -18,6 +18,7 @@ import pyfuse3
 import trio
 
 from cloudai_fusefs.errnos import errno_of
+from cloudai_fusefs.handler_patience import HandlerPatience
 from cloudai_fusefs.managed_tree import LatestLink, ManagedInode, ManagedTree
 from cloudai_fusefs.namespace import AttributeChange, Inode, Namespace, Owner
 from cloudai_fusefs.node import DIRECTORY, FILE, SYMLINK, Node
@@ -57,7 +58,8 @@ def _prompt_handler(
     async def handle(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
         self.counters.requests[name] += 1
         try:
-            return await call(self, *args, **kwargs)
+            with self.patience.limited(None):
+                return await call(self, *args, **kwargs)
         except pyfuse3.FUSEError:
             raise
         except Exception as error:
@@ -74,6 +76,8 @@ def _to_fuse_error(handler: str, error: Exception, counters: RequestCounters) ->
         number = errno_of(error)
         if number == errno.EIO:
             logger.error("%s: %s", handler, error)
+    elif isinstance(error, trio.TooSlowError):
+        logger.error("%s: no answer in time", handler)
     elif isinstance(error, OSError):
         logger.warning("%s: %s", handler, error)
         number = error.errno or errno.EIO
@@ -87,13 +91,20 @@ def _handler(
     call: Callable[Concatenate[Any, P], Awaitable[R]],
 ) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, R]]:
     """Bounds a handler's wait and turns what it raises into an errno."""
+    name = call.__name__
 
-    async def bounded(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        answer: R = await self.bounded(call, self, *args, **kwargs)
-        return answer
+    async def handle(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        self.counters.requests[name] += 1
+        try:
+            with self.patience.limited(self.wait_seconds_max):
+                return await call(self, *args, **kwargs)
+        except pyfuse3.FUSEError:
+            raise
+        except Exception as error:
+            raise _to_fuse_error(name, error, self.counters) from error
 
-    functools.update_wrapper(bounded, call)
-    return _prompt_handler(bounded)
+    functools.update_wrapper(handle, call)
+    return handle
 
 
 class Operations(pyfuse3.Operations):
@@ -109,6 +120,7 @@ class Operations(pyfuse3.Operations):
         namespace: Namespace,
         files: OpenFiles,
         usage: Callable[[], Awaitable[names.GetUsageResponse]],
+        patience: HandlerPatience,
         *,
         uid: int | None,
         gid: int | None,
@@ -120,6 +132,7 @@ class Operations(pyfuse3.Operations):
         self._namespace = namespace
         self._files = files
         self._usage = usage
+        self.patience = patience
         self._uid = uid
         self._gid = gid
         self._mode_mask = ~(umask or 0)
@@ -127,14 +140,6 @@ class Operations(pyfuse3.Operations):
         self.counters = RequestCounters()
         self._listings: dict[int, tuple[Inode, list[tuple[bytes, Inode]]]] = {}
         self._next_listing = 1
-
-    async def bounded(self, call: Callable[P, Awaitable[R]], *args: P.args, **kwargs: P.kwargs) -> R:
-        """What the call returns, which may wait no longer than a request may."""
-        with trio.move_on_after(self.wait_seconds_max):
-            return await call(*args, **kwargs)
-        logger.error("%s: no answer within %s s", call.__name__, self.wait_seconds_max)
-        self.counters.note_failure(call.__name__, errno.EIO)
-        raise pyfuse3.FUSEError(errno.EIO)
 
     # --- names -------------------------------------------------------------------------------------------
 
@@ -322,7 +327,8 @@ class Operations(pyfuse3.Operations):
     @_prompt_handler
     async def write(self, fh: int, off: int, buf: bytes) -> int:
         if not self._files.write_at_once(fh, off, buf):
-            await self.bounded(self._files.write, fh, off, buf)
+            with trio.fail_after(self.wait_seconds_max):
+                await self._files.write(fh, off, buf)
         return len(buf)
 
     async def flush(self, fh: int) -> None:

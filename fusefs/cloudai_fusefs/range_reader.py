@@ -7,6 +7,7 @@ larger than the one before, the rest of it comes as a whole.
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import islice
 from typing import Final
 
@@ -18,7 +19,7 @@ from cloudai_fusefs.chunk_memory import ChunkMemory, Data
 from cloudai_fusefs.chunk_reader import ChunkReader
 from cloudai_fusefs.disk_cache import DiskChunkCache
 from cloudai_fusefs.file_content import FileContent
-from cloudai_fusefs.flights import Flight
+from cloudai_fusefs.flights import Flight, wait_for_bytes_of
 from cloudai_fusefs.master_client import MasterClient
 from cloudai_fusefs.wire_chunks import ChunkData
 from cloudai_fusefs.write_behind import WriteBehind
@@ -97,7 +98,8 @@ class RangeReader:
         data = await self._find_on_disk(content, part.chunk_index, first_block, after_block)
         if data is None:
             first_block, after_block = self._widen(content, part.chunk_index, first_block, after_block)
-            data = await self._ask(content, part.chunk_index, first_block, after_block).wait()
+            ask = partial(self._ask, content, part.chunk_index, first_block, after_block)
+            data = await wait_for_bytes_of(content, ask(), ask)
         return _cut([data], part.offset_bytes - first_block * BLOCK_BYTES, part.length_bytes)
 
     async def _find_on_disk(
@@ -136,7 +138,7 @@ class RangeReader:
         key = (content.task_id, digest, first_block, after_block)
         flight = self._flights.get(key)
         if flight is None:
-            flight = self._flights[key] = Flight()
+            flight = self._flights[key] = Flight(content)
             self._nursery.start_soon(self._fly, flight, key, content, index)
         return flight
 

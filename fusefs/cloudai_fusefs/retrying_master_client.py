@@ -58,6 +58,11 @@ class RetryingMasterClient:
         """
         return self._is_connected
 
+    @property
+    def answered_at_seconds(self) -> float:
+        """When a call, or message of a watch, was last answered, by trio's clock; -inf: never."""
+        return self._answered_at_seconds
+
     async def get_capabilities(self) -> names.GetCapabilitiesResponse:
         return await self.note_outcome(self._client.get_capabilities)
 

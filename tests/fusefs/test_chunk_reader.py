@@ -137,6 +137,54 @@ async def test_what_one_run_is_refused_is_not_the_answer_to_another(tmp_path: Pa
         master.gate.set()
 
 
+async def test_error_of_a_file_is_not_that_of_others_with_the_same_bytes(
+    tmp_path: Path,
+) -> None:
+    master = FilesOnlyMaster()
+    master.gate = trio.Event()
+    gone = master.add_file(PARTS, node_id=1)
+    there = master.add_file(PARTS, node_id=2)
+    master.refused_node_ids = {1}
+    answers: list[bytes] = []
+    async with reading(master, tmp_path) as reader, trio.open_nursery() as readers:
+
+        async def meet_refusal() -> None:
+            with pytest.raises(NotFound):
+                await reader.read(gone, 0, 22)
+
+        async def read_whole() -> None:
+            answers.append(bytes(await reader.read(there, 0, 22)))
+
+        readers.start_soon(meet_refusal)
+        await wait_all_tasks_blocked()
+        for _ in range(3):
+            readers.start_soon(read_whole)
+        await wait_all_tasks_blocked()
+        master.gate.set()
+    assert answers == [WHOLE] * 3
+    assert master.calls == {("run-1", node_id, index): 1 for node_id in (1, 2) for index in range(len(PARTS))}
+
+
+async def test_outage_that_one_file_met_is_not_waited_out_again_by_others_with_the_same_bytes(
+    tmp_path: Path,
+) -> None:
+    master = FilesOnlyMaster()
+    master.gate = trio.Event()
+    contents = [master.add_file([b"alpha"], node_id=node_id) for node_id in (1, 2)]
+    master.errors = [MasterUnavailable()]
+    async with reading(master, tmp_path) as reader, trio.open_nursery() as readers:
+
+        async def meet_outage(content: FileContent) -> None:
+            with pytest.raises(MasterUnavailable):
+                await reader.read(content, 0, 5)
+
+        for content in contents:
+            readers.start_soon(meet_outage, content)
+            await wait_all_tasks_blocked()
+        master.gate.set()
+    assert master.calls == {("run-1", 1, 0): 1}
+
+
 async def test_cancelled_reader_leaves_the_fetch_to_the_others(tmp_path: Path) -> None:
     master = FilesOnlyMaster()
     master.gate = trio.Event()

@@ -7,8 +7,12 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from cloudai_fusefs.chunk_memory import Data
+from cloudai_fusefs.file_content import FileContent
 from cloudai_fusefs.flights import Flight
+from cloudai_model.chunks import Manifest
 from cloudai_model.errors import MasterUnavailable, NotFound
+
+CONTENT = FileContent(task_id="run-1", node_id=1, generation=1, manifest=Manifest(), label="file")
 
 
 async def waiting(flight: Flight, count: int, nursery: trio.Nursery) -> list[Data]:
@@ -25,7 +29,7 @@ async def waiting(flight: Flight, count: int, nursery: trio.Nursery) -> list[Dat
 
 
 async def test_all_who_wait_get_what_lands() -> None:
-    flight = Flight()
+    flight = Flight(CONTENT)
     async with trio.open_nursery() as nursery:
         answers = await waiting(flight, 3, nursery)
         assert answers == []
@@ -34,13 +38,13 @@ async def test_all_who_wait_get_what_lands() -> None:
 
 
 async def test_bytes_that_have_landed_are_got_without_waiting_for_anything_else() -> None:
-    flight = Flight()
+    flight = Flight(CONTENT)
     flight.land(b"")
     assert await flight.wait() == b""
 
 
 async def test_error_reaches_all_who_wait_and_who_comes_later() -> None:
-    flight = Flight()
+    flight = Flight(CONTENT)
     flight.end(NotFound(node_id=7))
     for _ in range(2):
         with pytest.raises(NotFound):
@@ -48,7 +52,7 @@ async def test_error_reaches_all_who_wait_and_who_comes_later() -> None:
 
 
 async def test_what_has_landed_stays_when_the_flight_ends_with_an_error() -> None:
-    flight = Flight()
+    flight = Flight(CONTENT)
     flight.land(b"bytes")
     flight.end(NotFound())
     assert await flight.wait() == b"bytes"
@@ -56,7 +60,7 @@ async def test_what_has_landed_stays_when_the_flight_ends_with_an_error() -> Non
 
 
 async def test_first_error_stays() -> None:
-    flight = Flight()
+    flight = Flight(CONTENT)
     flight.end(NotFound())
     flight.end(MasterUnavailable())
     flight.end()
@@ -65,14 +69,14 @@ async def test_first_error_stays() -> None:
 
 
 async def test_flight_that_nothing_comes_of_says_that_the_mount_stops() -> None:
-    flight = Flight()
+    flight = Flight(CONTENT)
     flight.end()
     with pytest.raises(MasterUnavailable, match="stopping"):
         await flight.wait()
 
 
 async def test_cancelled_waiter_leaves_the_bytes_to_the_others() -> None:
-    flight = Flight()
+    flight = Flight(CONTENT)
     async with trio.open_nursery() as nursery:
         answers = await waiting(flight, 1, nursery)
         with trio.CancelScope() as scope:
@@ -84,6 +88,6 @@ async def test_cancelled_waiter_leaves_the_bytes_to_the_others() -> None:
 
 
 async def test_two_flights_of_the_same_bytes_are_two() -> None:
-    first, second = Flight(), Flight()
+    first, second = Flight(CONTENT), Flight(CONTENT)
     assert first != second
     assert first.has_landed is not second.has_landed

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from cloudai_fusefs.handler_patience import PATIENT_HANDLERS_MAX
 from cloudai_fusefs.kernel_knobs import (
     BACKGROUND_REQUESTS_MAX,
     CONGESTION_REQUESTS,
@@ -18,8 +19,6 @@ from cloudai_fusefs.kernel_knobs import (
 )
 
 DEVICE = os.makedev(0, 57)
-HANDLERS_MAX = 99
-"""Of pyfuse3."""
 
 
 @pytest.fixture
@@ -68,4 +67,4 @@ def test_without_fusectl_the_others_are_raised_and_the_log_says_what_is_not(
 
 
 def test_read_ahead_of_all_readers_leaves_handlers_to_everything_else() -> None:
-    assert CONGESTION_REQUESTS < BACKGROUND_REQUESTS_MAX < HANDLERS_MAX
+    assert CONGESTION_REQUESTS < BACKGROUND_REQUESTS_MAX < PATIENT_HANDLERS_MAX

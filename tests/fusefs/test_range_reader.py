@@ -297,6 +297,31 @@ async def test_what_one_run_is_refused_is_not_the_answer_to_another(clock: MockC
         master.gate.set()
 
 
+async def test_error_of_a_file_is_not_that_of_another_with_the_same_bytes(
+    clock: MockClock, tmp_path: Path
+) -> None:
+    master = FilesOnlyMaster()
+    master.gate = trio.Event()
+    gone = master.add_file(CHUNKS, node_id=1)
+    there = master.add_file(CHUNKS, node_id=2)
+    master.range_errors = [NotFound(node_id=1)]
+    async with open_readers(master.client, tmp_path) as readers, trio.open_nursery() as nursery:
+
+        async def meet_refusal() -> None:
+            with pytest.raises(NotFound):
+                await readers.ranges.read(gone, 0, 4)
+
+        async def read_what_is_there() -> None:
+            assert await readers.ranges.read(there, 0, 4) == WHOLE[:4]
+
+        nursery.start_soon(meet_refusal)
+        await master.wait_called(1)
+        nursery.start_soon(read_what_is_there)
+        await wait_all_tasks_blocked()
+        master.gate.set()
+    assert len(master.range_calls) == 2
+
+
 async def test_cancelled_reader_leaves_the_range_to_the_others(clock: MockClock, tmp_path: Path) -> None:
     master = FilesOnlyMaster()
     master.gate = trio.Event()

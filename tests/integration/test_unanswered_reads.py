@@ -6,8 +6,6 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from support.master_process import MasterProcess
@@ -15,16 +13,6 @@ from support.mount_process import RUN, MakeMount, MountProcess, run_in, wait_unt
 
 MIB = 1024 * 1024
 READERS = 99
-
-
-@contextmanager
-def silent(master: MasterProcess) -> Iterator[None]:
-    """The master is there and says nothing."""
-    os.kill(master.pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        os.kill(master.pid, signal.SIGCONT)
 
 
 def start_reader(path: Path, offset: int) -> subprocess.Popen[bytes]:
@@ -59,7 +47,7 @@ def test_killed_reader_ends_at_once_while_the_master_says_nothing(
     publish(make_mount(), 8 * MIB)
     path = run_in(make_mount("other", options="insecure,timeo=60")) / "big"
     assert path.stat().st_size == 8 * MIB
-    with silent(master):
+    with master.silent():
         reader = start_reader(path, 4 * MIB)
         wait_until(lambda: is_waiting_in_read(reader), "the reader waits for the master")
         reader.kill()
@@ -69,13 +57,12 @@ def test_killed_reader_ends_at_once_while_the_master_says_nothing(
 def test_many_waiting_readers_hold_up_nothing_that_is_known(
     make_mount: MakeMount, master: MasterProcess
 ) -> None:
-    """R8. Readers that wait for the master hold up nobody who asks for what is known here, however many they are."""
     publish(make_mount(), READERS * MIB)
     other = make_mount("other", options="insecure,timeo=60")
     run = run_in(other)
     assert (run / "small-0").read_bytes() == b"x"
     readers: list[subprocess.Popen[bytes]] = []
-    with silent(master):
+    with master.silent():
         try:
             readers += [start_reader(run / "big", number * MIB) for number in range(READERS)]
             wait_until(lambda: all(map(is_waiting_in_read, readers)), "all readers wait")

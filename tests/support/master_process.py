@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from cloudai_fusefs.grpc_master_client import GrpcMasterClient
@@ -59,6 +62,15 @@ class MasterProcess:
         """kill -9 and start again, on the same port."""
         self.kill()
         self.start()
+
+    @contextmanager
+    def silent(self) -> Iterator[None]:
+        """It is there and says nothing."""
+        os.kill(self.pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(self.pid, signal.SIGCONT)
 
     def make_token(self, user: str, *, days: float = 1, admin: bool = False, task_id: str = "") -> str:
         """A token, made as an operator makes one."""
