@@ -20,6 +20,7 @@ import trio
 
 from cloudai_fusefs.chunk_sender import Sending
 from cloudai_fusefs.commit_composer import ComposedCommit, compose_commit, fits_inline, order_for_commit
+from cloudai_fusefs.commit_pace import CommitPace
 from cloudai_fusefs.file_content import FileContent
 from cloudai_fusefs.journal_rows import DiskState
 from cloudai_fusefs.layout import Segment
@@ -55,10 +56,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Long enough that write, utimens, chmod and rename of a copying program are one commit, short enough that
-# another mount has the file within a second.
-QUIET_SECONDS: Final = 0.05
-
 # A log line reaches a reader elsewhere within two seconds: one here, the way there, and its next look.
 PUBLISH_INTERVAL_SECONDS: Final = 1.0
 
@@ -91,6 +88,7 @@ class RunUploader:
         self._agenda = UploadAgenda()
         # Of what is open for writing: a log's publication does not wait behind a backlog.
         self._growing_agenda = UploadAgenda()
+        self._pace = CommitPace()
         self._with_full_chunks: set[Node] = set()
         self._wake_at_seconds = math.inf
         self._woken = trio.Event()
@@ -107,6 +105,10 @@ class RunUploader:
     def wake_now(self) -> None:
         """Something is due already."""
         self.wake_at(-math.inf)
+
+    def quiet_due_seconds(self, node: Node) -> float:
+        """When a node that has come to rest just now is due."""
+        return self._pace.due_seconds(node, trio.current_time())
 
     def arm(self, node: Node, pending: Pending) -> None:
         """The node is due at its `due_seconds`, which may have changed."""
@@ -344,7 +346,7 @@ class RunUploader:
             return None
         if item is None and node.pending is not None:
             node.pending.publication = None
-            node.pending.due_seconds = trio.current_time() + QUIET_SECONDS
+            node.pending.due_seconds = self.quiet_due_seconds(node)
         return item
 
     async def _send(self, request: names.CommitNodesRequest, composed: Sequence[ComposedCommit]) -> None:
@@ -443,10 +445,10 @@ class RunUploader:
     def _arm_again(self, node: Node, pending: Pending) -> None:
         if pending.is_urgent:
             pending.due_seconds = -math.inf
+        elif node.writer_count and pending.content:
+            pending.due_seconds = trio.current_time() + PUBLISH_INTERVAL_SECONDS
         else:
-            is_open = bool(node.writer_count and pending.content)
-            pause_seconds = PUBLISH_INTERVAL_SECONDS if is_open else QUIET_SECONDS
-            pending.due_seconds = trio.current_time() + pause_seconds
+            pending.due_seconds = self.quiet_due_seconds(node)
         self.arm(node, pending)
 
     def _note_content(self, node: Node, manifest: Manifest) -> None:

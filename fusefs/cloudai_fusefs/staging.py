@@ -323,19 +323,23 @@ class Staging:
 
     def _open_staged(self, node: Node, base: Manifest, base_generation: int) -> StagedFile:
         path = self._path_of(node)
-        path.parent.mkdir(mode=0o700, exist_ok=True)
-        content = FileContent(
-            task_id=node.tree.task_id,
-            node_id=node.node_id,
-            generation=base_generation,
-            manifest=base,
-            label=node.tree.label_of(node),
-        )
+        node_id = node.node_id  # under which the base was committed
 
         async def read_base(offset_bytes: int, length_bytes: int) -> bytes | memoryview:
+            content = FileContent(
+                task_id=node.tree.task_id,
+                node_id=node_id,
+                generation=base_generation,
+                manifest=base,
+                label=node.tree.label_of(node),
+            )
             return await self._reader.read(content, offset_bytes, length_bytes)
 
-        staged = StagedFile(path, base, base_generation, read_base, self._descriptors)
+        try:
+            staged = StagedFile(path, base, base_generation, read_base, self._descriptors)
+        except FileNotFoundError:  # the first of its run
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            staged = StagedFile(path, base, base_generation, read_base, self._descriptors)
         self.space.note_written(staged)
         return staged
 

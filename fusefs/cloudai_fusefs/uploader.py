@@ -18,7 +18,7 @@ from cloudai_fusefs.commit_composer import unplaced_line
 from cloudai_fusefs.master_client import MasterClient
 from cloudai_fusefs.node import Node, Pending
 from cloudai_fusefs.run_tree import RunTree
-from cloudai_fusefs.run_uploader import PUBLISH_INTERVAL_SECONDS, QUIET_SECONDS, UNARMED_SECONDS, RunUploader
+from cloudai_fusefs.run_uploader import PUBLISH_INTERVAL_SECONDS, UNARMED_SECONDS, RunUploader
 from cloudai_fusefs.staging import Staging
 
 
@@ -56,14 +56,14 @@ class Uploader:
         if pending is None:
             self.note_progress()
             return
+        run = self._run_uploader(node.tree)
         if not pending.is_urgent:
-            now_seconds = trio.current_time()
             if not (node.writer_count and pending.content):
-                pending.due_seconds = now_seconds + QUIET_SECONDS
+                pending.due_seconds = run.quiet_due_seconds(node)
             elif pending.due_seconds == UNARMED_SECONDS:
                 # Armed once: a log that never rests is published all the same.
-                pending.due_seconds = now_seconds + PUBLISH_INTERVAL_SECONDS
-        self._run_uploader(node.tree).arm(node, pending)
+                pending.due_seconds = trio.current_time() + PUBLISH_INTERVAL_SECONDS
+        run.arm(node, pending)
 
     def note_full_chunk(self, node: Node) -> None:
         """A writer has gone past the end of a chunk: it can leave now."""
@@ -89,9 +89,10 @@ class Uploader:
             self.staging.drop_staged_if_idle(node)
             return
         pending.publication = None
+        run = self._run_uploader(node.tree)
         if not pending.is_urgent:
-            pending.due_seconds = trio.current_time() + QUIET_SECONDS
-        self._run_uploader(node.tree).arm(node, pending)
+            pending.due_seconds = run.quiet_due_seconds(node)
+        run.arm(node, pending)
 
     async def make_durable(self, nodes: Iterable[Node]) -> None:
         """Returns when all that is pending of the nodes and of their directories now is acknowledged.

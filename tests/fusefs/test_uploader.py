@@ -9,8 +9,9 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from cloudai_fusefs.commit_pace import QUIET_SECONDS
 from cloudai_fusefs.mount_control import FileState
-from cloudai_fusefs.run_uploader import PUBLISH_INTERVAL_SECONDS, QUIET_SECONDS, REFUSED_RETRY_SECONDS
+from cloudai_fusefs.run_uploader import PUBLISH_INTERVAL_SECONDS, REFUSED_RETRY_SECONDS
 from cloudai_model.errors import MasterUnavailable, NoSpace, RunSealed
 from cloudai_model.limits import CHUNK_BYTES_MAX, KIB, MIB
 from cloudai_proto.storage.v1 import types_pb2 as types
