@@ -22,12 +22,17 @@ import trio
 
 from cloudai_fusefs.layout import Layout
 from cloudai_fusefs.range_set import RangeSet
+from cloudai_fusefs.spare_files import SpareFiles
 from cloudai_fusefs.staged_descriptors import StagedDescriptors
 from cloudai_model.chunks import Manifest, digest_of
 from cloudai_model.errors import InternalError
+from cloudai_model.limits import INLINE_BYTES_MAX
 
 _STAT_BLOCK_BYTES: Final = 512
 """Of stat(2), whatever the file system's own."""
+
+RECYCLED_BYTES_MAX: Final = INLINE_BYTES_MAX
+"""Of what travels in its commit, and is seldom on the disk: to empty it costs nothing."""
 
 _EXTENT_RECORD: Final = struct.Struct("<cQQ")
 _WRITTEN: Final = b"W"
@@ -233,6 +238,18 @@ class StagedFile:
             self._extents_path.unlink(missing_ok=True)
         if self._users == 0:
             self._close()
+
+    def recycle(self, spares: SpareFiles) -> None:
+        """As drop, but for a small file that nobody reads any more: it is kept, empty, for another node."""
+        is_small = self.layout.size_bytes <= RECYCLED_BYTES_MAX
+        if not self._dropped and not self._users and is_small and self._local is None:
+            if self._fd < 0:
+                self._reopen()
+            self._dropped = spares.put(self._path, self._fd)
+            if self._dropped:
+                self._close()
+                return
+        self.drop()
 
     def rest(self) -> bool:
         """Closes the descriptors until they are needed again. False: somebody uses them."""

@@ -30,6 +30,7 @@ from cloudai_fusefs.node import Node, Pending
 from cloudai_fusefs.recovery import Recovery
 from cloudai_fusefs.run_tree import RunTree
 from cloudai_fusefs.settling import Settling
+from cloudai_fusefs.spare_files import SpareFiles
 from cloudai_fusefs.staged_descriptors import StagedDescriptors
 from cloudai_fusefs.staged_file import StagedFile, mark_of
 from cloudai_fusefs.staging_space import StagingSpace
@@ -61,6 +62,7 @@ class Staging:
         self._on_change = on_change
         self._journal = open_journal(directory)
         self._descriptors = StagedDescriptors()
+        self._spares = SpareFiles(directory / "spare")
         self.space = StagingSpace(self._files_directory, bytes_max)
         self.pace = WritePace()
         self._stale_rows: set[int] = set()
@@ -173,6 +175,8 @@ class Staging:
         An empty base means that nothing of the earlier content is kept.
         """
         if node.staged is None:
+            if not base.chunks and node.generation == 0:  # else something may be there that was not recovered
+                self._spares.take(self._path_of(node))
             node.staged = self._open_staged(node, base, node.generation)
         return node.staged
 
@@ -239,7 +243,10 @@ class Staging:
             return
         if node.writer_count == 0 and (node.is_attached or node.open_count == 0):
             try:
-                node.staged.drop(leave_mark=node.node_id in self._stale_rows)
+                if node.node_id in self._stale_rows:
+                    node.staged.drop(leave_mark=True)
+                else:
+                    node.staged.recycle(self._spares)
             except OSError as error:
                 # A leftover without a row is removed by the next mount.
                 logger.warning("a staged file cannot be removed: %s", error)

@@ -12,8 +12,9 @@ import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cloudai_fusefs.spare_files import SpareFiles
 from cloudai_fusefs.staged_descriptors import StagedDescriptors
-from cloudai_fusefs.staged_file import StagedFile, mark_of
+from cloudai_fusefs.staged_file import RECYCLED_BYTES_MAX, StagedFile, mark_of
 from cloudai_model.chunks import Chunk, Manifest, digest_of
 
 BASE = bytes(range(256)) * 40
@@ -332,3 +333,39 @@ async def test_cut_that_is_in_the_log_alone_is_a_cut(path: Path) -> None:
 
     assert await again.read(0, 200) == BASE[:100] + b"n" + bytes(3)
     again.drop()
+
+
+async def test_small_file_is_recycled_and_its_next_node_finds_nothing_of_it(path: Path) -> None:
+    spares = SpareFiles(path.parent / "spare")
+    staged = open_staged(path, b"")
+    await staged.write(0, b"of the first node")
+    staged.recycle(spares)
+    assert not path.exists()
+    assert spares.take(path)
+    again = open_staged(path, b"")
+    assert again.size_bytes == 0
+    await again.write(3, b"new")
+    assert await again.read(0, 100) == b"\0\0\0new"
+    again.drop()
+
+
+async def test_large_file_and_one_with_a_base_are_removed_and_not_recycled(path: Path) -> None:
+    spares = SpareFiles(path.parent / "spare")
+    large = open_staged(path, b"")
+    await large.write(0, bytes(RECYCLED_BYTES_MAX + 1))
+    large.recycle(spares)
+    over_base = open_staged(path, BASE)
+    await over_base.write(0, b"x")
+    over_base.recycle(spares)
+    assert not path.exists()
+    assert not spares.take(path)
+
+
+async def test_file_under_a_read_is_not_recycled(path: Path) -> None:
+    spares = SpareFiles(path.parent / "spare")
+    staged = open_staged(path, b"")
+    await staged.write(0, b"content")
+    with staged._in_use():
+        staged.recycle(spares)
+        assert os.pread(staged._fd, 7, 0) == b"content"
+    assert not spares.take(path)
