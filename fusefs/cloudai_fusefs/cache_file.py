@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from cloudai_fusefs.direct_write import write_file
+from cloudai_model.chunks import digest_of
 from cloudai_model.errors import PermissionRefused
 
 TEMPORARY_PREFIX: Final = ".incoming-"
@@ -30,6 +31,14 @@ _TAG: Final = b"""Signature: 8a477f597d28d172789f06886806bc55
 # This directory is a cache of CloudAI FS: what is in it can be fetched again, and need not be backed up.
 # See https://bford.info/cachedir/
 """
+
+
+_SCOPE_DIGITS: Final = 16  # 64 bits tell the masters of one machine apart
+
+
+def scope_name(scope: str) -> str:
+    """A name, for files that are to be believed only as far as who they came from is, and are not others'."""
+    return digest_of(scope.encode()).hex()[:_SCOPE_DIGITS]
 
 
 def make_private_directory(root: Path, directory: Path) -> None:

@@ -15,6 +15,9 @@ import trio
 
 from cloudai_fusefs.cache_file import TEMPORARY_PREFIX
 
+BLOCKS_SUFFIX: Final = ".blocks"
+"""Of files with blocks of a chunk: the digest, a scope and this."""
+
 KEPT_SHARE: Final = 0.9
 """A sweep goes down to this share of the size limit, so that the next one is not due at once."""
 
@@ -48,6 +51,9 @@ def evict_oldest(chunks_dir: Path, limits: CacheLimits) -> int:
     now = time.time()
     bytes_by_second: Counter[int] = Counter()
     for path, status in _walk_chunks(chunks_dir):
+        if _has_no_scope(path.name):
+            path.unlink(missing_ok=True)
+            continue
         if path.name.startswith(TEMPORARY_PREFIX):
             if now - status.st_mtime > TEMPORARY_SECONDS_MAX:
                 path.unlink(missing_ok=True)
@@ -76,6 +82,11 @@ def evict_oldest(chunks_dir: Path, limits: CacheLimits) -> int:
         path.unlink(missing_ok=True)
         kept_bytes -= stored_bytes_of(status)
     return kept_bytes
+
+
+def _has_no_scope(name: str) -> bool:
+    """Whether the file holds blocks of which nobody knows which master sent them: left by a first version."""
+    return name.endswith(BLOCKS_SUFFIX) and name.count(".") == 1
 
 
 def _walk_chunks(chunks_dir: Path) -> Iterator[tuple[Path, os.stat_result]]:

@@ -1,4 +1,7 @@
-"""The files of the chunk cache: `<aa>/<digest>` holds a chunk, `<digest>.blocks` some blocks of one.
+"""The files of the chunk cache: `<aa>/<digest>` holds a chunk, `<digest>.<scope>.blocks` some blocks of one.
+
+A chunk is verified by its name, so that it may have come from anybody. Blocks are verified by a table that a master
+has sent, and are only believed by mounts that would ask the same master in the same user's name: their scope.
 
 Behind the bytes of a long chunk is the table of its blocks' digests, so that a few of them can be read alone.
 
@@ -25,8 +28,8 @@ from cloudai_fusefs.block_file import (
     table_of,
     write_blocks,
 )
-from cloudai_fusefs.cache_file import RareWarning, make_private_directory, write_cache_file
-from cloudai_fusefs.cache_sweep import free_bytes, stored_bytes_of
+from cloudai_fusefs.cache_file import RareWarning, make_private_directory, scope_name, write_cache_file
+from cloudai_fusefs.cache_sweep import BLOCKS_SUFFIX, free_bytes, stored_bytes_of
 from cloudai_fusefs.chunk_memory import Data
 from cloudai_fusefs.regular_file import NotRegular, is_regular, open_regular
 from cloudai_model.chunks import block_digests_of, digest_of
@@ -37,8 +40,6 @@ _log = logging.getLogger(__name__)
 TOUCH_INTERVAL_SECONDS: Final = 300.0
 """A chunk's time of use is this coarse: a hot chunk is not worth an inode write per read."""
 
-BLOCKS_SUFFIX: Final = ".blocks"
-
 ALL_BLOCKS: Final = -1
 """Every bit: the chunk is there as a whole."""
 
@@ -46,8 +47,10 @@ ALL_BLOCKS: Final = -1
 class ChunkFiles:
     """The files below one directory, which other processes write and delete as well."""
 
-    def __init__(self, cache_dir: Path) -> None:
+    def __init__(self, cache_dir: Path, *, scope: str) -> None:
+        """`scope` names who is asked for what is not here: whose blocks are believed."""
         self.directory = cache_dir / "chunks"
+        self._blocks_suffix = f".{scope_name(scope)}{BLOCKS_SUFFIX}"
         self._cache_dir = cache_dir
         self._damaged = RareWarning(_log, "a damaged file was dropped from the chunk cache: %s")
 
@@ -177,7 +180,7 @@ class ChunkFiles:
 
     def _blocks_path_of(self, digest: bytes) -> Path:
         path = self._path_of(digest)
-        return path.with_name(path.name + BLOCKS_SUFFIX)
+        return path.with_name(path.name + self._blocks_suffix)
 
 
 def _has_length(descriptor: int, length_bytes: int) -> bool:

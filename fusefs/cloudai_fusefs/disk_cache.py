@@ -5,7 +5,8 @@ under a temporary name and renamed, its name is its digest, and it is verified o
 a power cut or a neighbour's eviction can lose a chunk, never make it wrong. It is a cache: a failure of
 its disk costs speed and a line in the log, and is never the reader's.
 
-`<digest>.blocks` beside it holds the blocks of a chunk of which only ranges were read (block_file).
+`<digest>.<scope>.blocks` beside it holds the blocks of a chunk of which only ranges were read (block_file), for the
+mounts of one user of one master alone: it was the master that said what those blocks should be.
 
 Least recently used goes first, by mtime, which a read moves on. No index is kept: a sweep reads the
 directory (about 5,000 files in 20 GiB of full chunks), deletes what is over the limits, and counts anew. What
@@ -82,6 +83,7 @@ class DiskChunkCache:
         self,
         cache_dir: Path,
         *,
+        scope: str,
         bytes_max: int,
         nursery: trio.Nursery,
         free_bytes_min: int = FREE_BYTES_MIN_DEFAULT,
@@ -89,9 +91,10 @@ class DiskChunkCache:
     ) -> None:
         """Sweeps run in the nursery, the first one from now on; reads and writes do not wait for it.
 
+        `scope`: the master, and the user in whose name it is asked.
         bytes_max 0: nothing is cached from now on.
         """
-        self._files = ChunkFiles(cache_dir)
+        self._files = ChunkFiles(cache_dir, scope=scope)
         self._limits = CacheLimits(bytes_max, free_bytes_min)
         self._nursery = nursery
         self._disk = PatientDisk(threads_max)

@@ -115,6 +115,7 @@ async def _serve(
     shares = divide_memory(config.memory_bytes_max)
     disk_cache = DiskChunkCache(
         config.cache_dir,
+        scope=f"{config.source}/{capabilities.user}",
         bytes_max=config.cache_bytes_max,
         nursery=nursery,
         threads_max=shares.disk_threads_max,

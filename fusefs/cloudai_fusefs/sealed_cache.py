@@ -23,7 +23,7 @@ from typing import Final, TypeVar
 from google.protobuf.message import DecodeError
 from google.protobuf.proto import parse_length_prefixed, serialize_length_prefixed
 
-from cloudai_fusefs.cache_file import RareWarning, make_private_directory, write_cache_file
+from cloudai_fusefs.cache_file import RareWarning, make_private_directory, scope_name, write_cache_file
 from cloudai_fusefs.patient_disk import PatientDisk
 from cloudai_fusefs.regular_file import NotRegular, is_regular, open_regular
 from cloudai_fusefs.wire_manifests import manifest_from_wire, manifest_to_wire
@@ -38,8 +38,6 @@ _log = logging.getLogger(__name__)
 DISK_THREADS_MAX: Final = 2
 """Small files, read once per mount or open file."""
 
-_SCOPE_DIGITS: Final = 16  # of the source's digest: 64 bits tell the masters of one machine apart
-
 _T = TypeVar("_T")
 
 
@@ -49,7 +47,7 @@ class SealedCache:
     def __init__(self, cache_dir: Path, *, scope: str) -> None:
         """`scope` names the master: the mount's source."""
         self._cache_dir = cache_dir
-        self._scope_dir = cache_dir / "sealed" / digest_of(scope.encode()).hex()[:_SCOPE_DIGITS]
+        self._scope_dir = cache_dir / "sealed" / scope_name(scope)
         self._disk = PatientDisk(DISK_THREADS_MAX)
         self._damaged = RareWarning(_log, "a damaged file was dropped from the metadata cache: %s")
         self._failed = RareWarning(_log, "the metadata cache in %s cannot be used: %s")

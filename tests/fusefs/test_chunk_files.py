@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 
 from cloudai_fusefs.block_file import RANGED_CHUNK_BYTES_MIN, BlockSpan
+from cloudai_fusefs.cache_file import scope_name
 from cloudai_fusefs.chunk_files import ALL_BLOCKS, TOUCH_INTERVAL_SECONDS, ChunkFiles
 from cloudai_model.chunks import block_digests_of, digest_of
 from cloudai_model.limits import BLOCK_BYTES, CHUNK_BYTES_MAX, DIGEST_BYTES, KIB
 from support.other_kinds import OTHER_KINDS, put_in_place
 
+SCOPE = "master.example:7443/user-123"
 CHUNK = b"".join(b"%08d" % place for place in range(8 * BLOCK_BYTES // 8)) + b"short block"
 DIGEST = digest_of(CHUNK)
 BLOCK_DIGESTS = block_digests_of(CHUNK)
@@ -23,7 +25,7 @@ BLOCK_DIGESTS = block_digests_of(CHUNK)
 
 @pytest.fixture
 def files(tmp_path: Path) -> ChunkFiles:
-    return ChunkFiles(tmp_path / "cache")
+    return ChunkFiles(tmp_path / "cache", scope=SCOPE)
 
 
 def path_of(files: ChunkFiles, digest: bytes = DIGEST) -> Path:
@@ -32,7 +34,7 @@ def path_of(files: ChunkFiles, digest: bytes = DIGEST) -> Path:
 
 def blocks_path_of(files: ChunkFiles) -> Path:
     path = path_of(files)
-    return path.with_name(f"{path.name}.blocks")
+    return path.with_name(f"{path.name}.{scope_name(SCOPE)}.blocks")
 
 
 def run_of(first_block: int, after_block: int) -> BlockSpan:
@@ -175,6 +177,25 @@ def test_whole_chunk_takes_the_place_of_its_blocks(files: ChunkFiles) -> None:
     assert not blocks_path_of(files).exists()
     files.write_blocks([run_of(1, 2)])
     assert not blocks_path_of(files).exists()
+
+
+def test_blocks_are_believed_by_those_who_ask_the_same_master_alone(
+    files: ChunkFiles, tmp_path: Path
+) -> None:
+    files.write_blocks([run_of(2, 4)])
+
+    assert read_range(ChunkFiles(tmp_path / "cache", scope=SCOPE), 2, 4)[0] is not None
+    for scope in ("other.example:7443/user-123", "master.example:7443/user-124"):
+        assert read_range(ChunkFiles(tmp_path / "cache", scope=scope), 2, 4) == (None, 0)
+
+
+def test_whole_chunk_is_that_of_all_masters(files: ChunkFiles, tmp_path: Path) -> None:
+    files.write_chunk(DIGEST, CHUNK)
+
+    other = ChunkFiles(tmp_path / "cache", scope="other.example:7443/user-123")
+
+    assert other.read_chunk(DIGEST, len(CHUNK)) == CHUNK
+    assert read_range(other, 2, 4) == (CHUNK[2 * BLOCK_BYTES : 4 * BLOCK_BYTES], ALL_BLOCKS)
 
 
 def test_what_is_written_twice_is_there_once_and_grows_the_cache_once(files: ChunkFiles) -> None:
