@@ -12,6 +12,7 @@ import os
 import secrets
 import stat
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -23,6 +24,9 @@ TEMPORARY_PREFIX: Final = ".incoming-"
 """Of files that are being written; what a killed process left has it too."""
 
 WARNING_INTERVAL_SECONDS: Final = 60.0
+
+USE_INTERVAL_SECONDS: Final = 300.0
+"""A time of use is this coarse: a hot chunk is not worth an inode write per read."""
 
 
 TAG_NAME: Final = "CACHEDIR.TAG"
@@ -87,6 +91,14 @@ def write_cache_file(path: Path, data: bytes | memoryview, tail: bytes = b"") ->
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def note_used(place: int | Path) -> None:
+    """Counts what is there, by its path or an open descriptor, as used now: those used longest ago go first."""
+    now = time.time()
+    with suppress(OSError):  # a cache that is only readable is a cache
+        if abs(now - os.stat(place).st_mtime) >= USE_INTERVAL_SECONDS:  # noqa: PTH116 - or a descriptor
+            os.utime(place, (now, now))
 
 
 class RareWarning:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -28,7 +27,13 @@ from cloudai_fusefs.block_file import (
     table_of,
     write_blocks,
 )
-from cloudai_fusefs.cache_file import RareWarning, make_private_directory, scope_name, write_cache_file
+from cloudai_fusefs.cache_file import (
+    RareWarning,
+    make_private_directory,
+    note_used,
+    scope_name,
+    write_cache_file,
+)
 from cloudai_fusefs.cache_sweep import BLOCKS_SUFFIX, free_bytes, stored_bytes_of
 from cloudai_fusefs.chunk_memory import Data
 from cloudai_fusefs.regular_file import NotRegular, is_regular, open_regular
@@ -36,9 +41,6 @@ from cloudai_model.chunks import block_digests_of, digest_of
 from cloudai_model.limits import BLOCK_BYTES
 
 _log = logging.getLogger(__name__)
-
-TOUCH_INTERVAL_SECONDS: Final = 300.0
-"""A chunk's time of use is this coarse: a hot chunk is not worth an inode write per read."""
 
 ALL_BLOCKS: Final = -1
 """Every bit: the chunk is there as a whole."""
@@ -62,7 +64,7 @@ class ChunkFiles:
                 data = os.read(descriptor, length_bytes)
                 is_complete = _has_length(descriptor, length_bytes)
                 if is_complete and len(data) == length_bytes and digest_of(data) == digest:
-                    _touch(descriptor)
+                    note_used(descriptor)
                     return data
         except FileNotFoundError:
             return None
@@ -82,7 +84,7 @@ class ChunkFiles:
         try:
             with open_regular(path) as descriptor:
                 if _has_length(descriptor, length_bytes):
-                    _touch(descriptor)
+                    note_used(descriptor)
                     return True
         except FileNotFoundError:
             return False
@@ -114,14 +116,14 @@ class ChunkFiles:
                     with contextlib.suppress(OSError):
                         write_cache_file(path, data, table_of(digest, found[1]))
             if found is not None:
-                _touch(path)
+                note_used(path)
                 return found, ALL_BLOCKS
         path = self._blocks_path_of(digest)
         try:
             found = read_blocks(path, digest, chunk_bytes, first_block, length_bytes)
             wanted = blocks_mask(first_block, length_bytes)
             if found is not None:
-                _touch(path)
+                note_used(path)
                 if known_blocks & wanted == wanted:
                     return found, known_blocks
             return found, present_blocks(path, chunk_bytes)
@@ -194,11 +196,3 @@ def _stored_bytes_at(path: Path) -> int:
         return stored_bytes_of(path.lstat())
     except FileNotFoundError:
         return 0
-
-
-def _touch(file: int | Path) -> None:
-    """Counts the open file, or the one at the path, as used now."""
-    now = time.time()
-    with contextlib.suppress(OSError):  # a cache that is only readable is a cache
-        if abs(now - os.stat(file).st_mtime) >= TOUCH_INTERVAL_SECONDS:  # noqa: PTH116 - or a descriptor
-            os.utime(file, (now, now))

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from cloudai_fusefs.block_file import RANGED_CHUNK_BYTES_MIN, BlockSpan
-from cloudai_fusefs.cache_file import scope_name
-from cloudai_fusefs.chunk_files import ALL_BLOCKS, TOUCH_INTERVAL_SECONDS, ChunkFiles
+from cloudai_fusefs.cache_file import USE_INTERVAL_SECONDS, scope_name
+from cloudai_fusefs.chunk_files import ALL_BLOCKS, ChunkFiles
 from cloudai_model.chunks import block_digests_of, digest_of
 from cloudai_model.limits import BLOCK_BYTES, CHUNK_BYTES_MAX, DIGEST_BYTES, KIB
 from support.other_kinds import OTHER_KINDS, put_in_place
@@ -58,7 +58,7 @@ def used_at(path: Path) -> float:
 
 
 def make_old(path: Path) -> None:
-    at = time.time() - 2 * TOUCH_INTERVAL_SECONDS
+    at = time.time() - 2 * USE_INTERVAL_SECONDS
     os.utime(path, (at, at))
 
 
@@ -224,7 +224,7 @@ def test_file_in_use_counts_as_used_now_once_in_a_while(files: ChunkFiles) -> No
     ):
         make_old(path)
         read()
-        assert time.time() - used_at(path) < TOUCH_INTERVAL_SECONDS
+        assert time.time() - used_at(path) < USE_INTERVAL_SECONDS
         before = used_at(path)
         read()
         assert used_at(path) == before
@@ -234,9 +234,9 @@ def test_blocks_in_use_count_as_used_now(files: ChunkFiles) -> None:
     files.write_blocks([run_of(0, 1)])
     make_old(blocks_path_of(files))
     read_range(files, 1, 2)
-    assert time.time() - used_at(blocks_path_of(files)) > TOUCH_INTERVAL_SECONDS
+    assert time.time() - used_at(blocks_path_of(files)) > USE_INTERVAL_SECONDS
     read_range(files, 0, 1)
-    assert time.time() - used_at(blocks_path_of(files)) < TOUCH_INTERVAL_SECONDS
+    assert time.time() - used_at(blocks_path_of(files)) < USE_INTERVAL_SECONDS
 
 
 def test_chunk_that_is_wanted_is_there_by_its_length_alone(files: ChunkFiles) -> None:
