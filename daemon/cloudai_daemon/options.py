@@ -173,7 +173,7 @@ OPTION_SPECS: Final = (
         field="cache_bytes_max",
         parse=_parse_limit,
         default=f"{CACHE_BYTES_DEFAULT // 1024**3}G",
-        help="limit of the cache, in bytes or with K, M, G, T",
+        help="limit of the contents that are cached, in bytes or with K, M, G, T; a thirty-second of it more for names",
     ),
     OptionSpec(
         name="memory",

@@ -12,9 +12,11 @@ import os
 import secrets
 import stat
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from cloudai_model.chunks import digest_of
 from cloudai_model.direct_write import write_file
 from cloudai_model.errors import PermissionRefused
 
@@ -23,6 +25,9 @@ TEMPORARY_PREFIX: Final = ".incoming-"
 
 WARNING_INTERVAL_SECONDS: Final = 60.0
 
+USE_INTERVAL_SECONDS: Final = 300.0
+"""A time of use is this coarse: a hot chunk is not worth an inode write per read."""
+
 
 TAG_NAME: Final = "CACHEDIR.TAG"
 
@@ -30,6 +35,14 @@ _TAG: Final = b"""Signature: 8a477f597d28d172789f06886806bc55
 # This directory is a cache of CloudAI FS: what is in it can be fetched again, and need not be backed up.
 # See https://bford.info/cachedir/
 """
+
+
+_SCOPE_DIGITS: Final = 16  # 64 bits tell the masters of one machine apart
+
+
+def scope_name(scope: str) -> str:
+    """A name, for files that are to be believed only as far as who they came from is, and are not others'."""
+    return digest_of(scope.encode()).hex()[:_SCOPE_DIGITS]
 
 
 def make_private_directory(root: Path, directory: Path) -> None:
@@ -78,6 +91,14 @@ def write_cache_file(path: Path, data: bytes | memoryview, tail: bytes = b"") ->
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def note_used(place: int | Path) -> None:
+    """Counts what is there, by its path or an open descriptor, as used now: those used longest ago go first."""
+    now = time.time()
+    with suppress(OSError):  # a cache that is only readable is a cache
+        if abs(now - os.stat(place).st_mtime) >= USE_INTERVAL_SECONDS:  # noqa: PTH116 - or a descriptor
+            os.utime(place, (now, now))
 
 
 class RareWarning:

@@ -1,4 +1,7 @@
-"""The files of the chunk cache: `<aa>/<digest>` holds a chunk, `<digest>.blocks` some blocks of one.
+"""The files of the chunk cache: `<aa>/<digest>` holds a chunk, `<digest>.<scope>.blocks` some blocks of one.
+
+A chunk is verified by its name, so that it may have come from anybody. Blocks are verified by a table that a master
+has sent, and are only believed by mounts that would ask the same master in the same user's name: their scope.
 
 Behind the bytes of a long chunk is the table of its blocks' digests, so that a few of them can be read alone.
 
@@ -11,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -25,19 +27,20 @@ from cloudai_fusefs.block_file import (
     table_of,
     write_blocks,
 )
-from cloudai_fusefs.cache_file import RareWarning, make_private_directory, write_cache_file
-from cloudai_fusefs.cache_sweep import free_bytes, stored_bytes_of
+from cloudai_fusefs.cache_file import (
+    RareWarning,
+    make_private_directory,
+    note_used,
+    scope_name,
+    write_cache_file,
+)
+from cloudai_fusefs.cache_sweep import BLOCKS_SUFFIX, free_bytes, stored_bytes_of
 from cloudai_fusefs.chunk_memory import Data
 from cloudai_fusefs.regular_file import NotRegular, is_regular, open_regular
 from cloudai_model.chunks import block_digests_of, digest_of
 from cloudai_model.limits import BLOCK_BYTES
 
 _log = logging.getLogger(__name__)
-
-TOUCH_INTERVAL_SECONDS: Final = 300.0
-"""A chunk's time of use is this coarse: a hot chunk is not worth an inode write per read."""
-
-BLOCKS_SUFFIX: Final = ".blocks"
 
 ALL_BLOCKS: Final = -1
 """Every bit: the chunk is there as a whole."""
@@ -46,8 +49,10 @@ ALL_BLOCKS: Final = -1
 class ChunkFiles:
     """The files below one directory, which other processes write and delete as well."""
 
-    def __init__(self, cache_dir: Path) -> None:
+    def __init__(self, cache_dir: Path, *, scope: str) -> None:
+        """`scope` names who is asked for what is not here: whose blocks are believed."""
         self.directory = cache_dir / "chunks"
+        self._blocks_suffix = f".{scope_name(scope)}{BLOCKS_SUFFIX}"
         self._cache_dir = cache_dir
         self._damaged = RareWarning(_log, "a damaged file was dropped from the chunk cache: %s")
 
@@ -59,7 +64,7 @@ class ChunkFiles:
                 data = os.read(descriptor, length_bytes)
                 is_complete = _has_length(descriptor, length_bytes)
                 if is_complete and len(data) == length_bytes and digest_of(data) == digest:
-                    _touch(descriptor)
+                    note_used(descriptor)
                     return data
         except FileNotFoundError:
             return None
@@ -79,7 +84,7 @@ class ChunkFiles:
         try:
             with open_regular(path) as descriptor:
                 if _has_length(descriptor, length_bytes):
-                    _touch(descriptor)
+                    note_used(descriptor)
                     return True
         except FileNotFoundError:
             return False
@@ -111,14 +116,14 @@ class ChunkFiles:
                     with contextlib.suppress(OSError):
                         write_cache_file(path, data, table_of(digest, found[1]))
             if found is not None:
-                _touch(path)
+                note_used(path)
                 return found, ALL_BLOCKS
         path = self._blocks_path_of(digest)
         try:
             found = read_blocks(path, digest, chunk_bytes, first_block, length_bytes)
             wanted = blocks_mask(first_block, length_bytes)
             if found is not None:
-                _touch(path)
+                note_used(path)
                 if known_blocks & wanted == wanted:
                     return found, known_blocks
             return found, present_blocks(path, chunk_bytes)
@@ -177,7 +182,7 @@ class ChunkFiles:
 
     def _blocks_path_of(self, digest: bytes) -> Path:
         path = self._path_of(digest)
-        return path.with_name(path.name + BLOCKS_SUFFIX)
+        return path.with_name(path.name + self._blocks_suffix)
 
 
 def _has_length(descriptor: int, length_bytes: int) -> bool:
@@ -191,11 +196,3 @@ def _stored_bytes_at(path: Path) -> int:
         return stored_bytes_of(path.lstat())
     except FileNotFoundError:
         return 0
-
-
-def _touch(file: int | Path) -> None:
-    """Counts the open file, or the one at the path, as used now."""
-    now = time.time()
-    with contextlib.suppress(OSError):  # a cache that is only readable is a cache
-        if abs(now - os.stat(file).st_mtime) >= TOUCH_INTERVAL_SECONDS:  # noqa: PTH116 - or a descriptor
-            os.utime(file, (now, now))

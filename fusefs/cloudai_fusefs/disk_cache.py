@@ -5,7 +5,8 @@ under a temporary name and renamed, its name is its digest, and it is verified o
 a power cut or a neighbour's eviction can lose a chunk, never make it wrong. It is a cache: a failure of
 its disk costs speed and a line in the log, and is never the reader's.
 
-`<digest>.blocks` beside it holds the blocks of a chunk of which only ranges were read (block_file).
+`<digest>.<scope>.blocks` beside it holds the blocks of a chunk of which only ranges were read (block_file), for the
+mounts of one user of one master alone: it was the master that said what those blocks should be.
 
 Least recently used goes first, by mtime, which a read moves on. No index is kept: a sweep reads the
 directory (about 5,000 files in 20 GiB of full chunks), deletes what is over the limits, and counts anew. What
@@ -27,6 +28,7 @@ from cachetools import LRUCache
 from cloudai_fusefs.block_file import BlockSpan, blocks_mask
 from cloudai_fusefs.cache_file import RareWarning
 from cloudai_fusefs.cache_sweep import KEPT_SHARE, CacheLimits, evict_oldest
+from cloudai_fusefs.cache_sweeper import CacheSweeper
 from cloudai_fusefs.chunk_files import ChunkFiles
 from cloudai_fusefs.chunk_memory import Data
 from cloudai_fusefs.patient_disk import PatientDisk
@@ -36,13 +38,6 @@ _log = logging.getLogger(__name__)
 
 FREE_BYTES_MIN_DEFAULT: Final = 1024**3
 """What the cache leaves free on its disk: room for staged files, which are worth more than cached ones."""
-
-UNSWEPT_SHARE: Final = 0.1
-"""Of the size limit: after writing this much, look again, since other processes write here as well.
-N mounts exceed the limit together by N times this share at most."""
-
-SPACE_SWEEP_INTERVAL_SECONDS: Final = 10.0
-"""Between sweeps for free space: when others filled the disk, deleting our last chunks may not help."""
 
 DISK_THREADS_MAX: Final = 4
 """Enough to keep a local disk busy; separate from other threads, so that neither starves the other. Each that
@@ -82,6 +77,7 @@ class DiskChunkCache:
         self,
         cache_dir: Path,
         *,
+        scope: str,
         bytes_max: int,
         nursery: trio.Nursery,
         free_bytes_min: int = FREE_BYTES_MIN_DEFAULT,
@@ -89,31 +85,30 @@ class DiskChunkCache:
     ) -> None:
         """Sweeps run in the nursery, the first one from now on; reads and writes do not wait for it.
 
+        `scope`: the master, and the user in whose name it is asked.
         bytes_max 0: nothing is cached from now on.
         """
-        self._files = ChunkFiles(cache_dir)
+        self._files = ChunkFiles(cache_dir, scope=scope)
         self._limits = CacheLimits(bytes_max, free_bytes_min)
-        self._nursery = nursery
         self._disk = PatientDisk(threads_max)
-        # Threads of their own: writes that hang keep no read from finding out for itself, nor does a sweep.
+        # Threads of their own: writes that hang keep no read from finding out for itself.
         self._write_threads = trio.CapacityLimiter(DISK_THREADS_MAX)
-        self._sweep_thread = trio.CapacityLimiter(1)
         # By digest, which blocks may be there, and when that was looked at: what others add is seen a second later,
         # what they delete is found missing.
         self._known_blocks: LRUCache[bytes, _Look] = LRUCache(KNOWN_CHUNKS_MAX)
         self._put_count = 0
-        self._stored_bytes = 0  # as of the last sweep, and what this process wrote since
-        self._unswept_bytes = 0
-        self._is_sweeping = False
-        self._has_swept = trio.Event()
-        self._space_sweep_at = -SPACE_SWEEP_INTERVAL_SECONDS
         self._failed = RareWarning(_log, "the chunk cache in %s cannot be used: %s")
-        self._begin_sweep()
+        self._sweeper = CacheSweeper(
+            partial(evict_oldest, self._files.directory, self._limits),
+            bytes_max=bytes_max,
+            nursery=nursery,
+            note_failure=partial(self._failed.log, self._files.directory),
+        )
 
     @property
     def stored_bytes(self) -> int:
         """What the cache takes of its disk, as of the last sweep and with what this process wrote since."""
-        return self._stored_bytes
+        return self._sweeper.stored_bytes
 
     @property
     def bytes_max(self) -> int:
@@ -130,8 +125,8 @@ class DiskChunkCache:
         except OSError as error:
             self._failed.log(self._files.directory, error)
             return 0
-        await self._has_swept.wait()
-        disk_bytes = free_bytes + self._stored_bytes - self._limits.free_bytes_min
+        await self._sweeper.wait_swept()
+        disk_bytes = free_bytes + self.stored_bytes - self._limits.free_bytes_min
         return max(0, min(int(self._limits.bytes_max * KEPT_SHARE), disk_bytes))
 
     async def find_missing(self, chunks: Iterable[Chunk]) -> list[Chunk]:
@@ -303,46 +298,5 @@ class DiskChunkCache:
         if written.failure is not None:
             self._failed.log(self._files.directory, written.failure)
         if written.lacks_space:
-            self._begin_space_sweep()
-        self._stored_bytes += written.size_bytes
-        self._unswept_bytes += written.size_bytes
-        is_due = self._unswept_bytes > self._limits.bytes_max * UNSWEPT_SHARE
-        if is_due or self._stored_bytes > self._limits.bytes_max:
-            self._begin_sweep()
-
-    # Sweeping.
-
-    def _begin_space_sweep(self) -> None:
-        now = trio.current_time()
-        if now - self._space_sweep_at < SPACE_SWEEP_INTERVAL_SECONDS:
-            return
-        self._space_sweep_at = now
-        self._begin_sweep()
-
-    def _begin_sweep(self) -> None:
-        if self._is_sweeping:
-            return
-        self._is_sweeping = True
-        self._nursery.start_soon(self._sweep)
-
-    async def _sweep(self) -> None:
-        """Cancelled: stops within one of the 256 directories; the next sweep goes on."""
-        stored_before_bytes, self._unswept_bytes = self._stored_bytes, 0
-        try:
-            kept_bytes = await trio.to_thread.run_sync(
-                evict_oldest,
-                self._files.directory,
-                self._limits,
-                limiter=self._sweep_thread,
-                abandon_on_cancel=True,
-            )
-        except FileNotFoundError:  # before the first chunk
-            return
-        except OSError as error:
-            self._failed.log(self._files.directory, error)
-            return
-        finally:
-            self._is_sweeping = False
-            self._has_swept.set()
-        # What was written meanwhile may be counted twice: the next sweep comes early then, never late.
-        self._stored_bytes = kept_bytes + self._stored_bytes - stored_before_bytes
+            self._sweeper.note_lack_of_space()
+        self._sweeper.note_written(written.size_bytes)

@@ -35,7 +35,7 @@ from cloudai_fusefs.operations import Operations
 from cloudai_fusefs.range_reader import RangeReader
 from cloudai_fusefs.retrying_master_client import RetryingMasterClient
 from cloudai_fusefs.running_mount import RunningMount
-from cloudai_fusefs.sealed_cache import SealedCache
+from cloudai_fusefs.sealed_cache import CACHE_SHARE, SealedCache
 from cloudai_fusefs.staging import Staging
 from cloudai_fusefs.tree_sync import TreeSync
 from cloudai_fusefs.uploader import Uploader
@@ -115,11 +115,17 @@ async def _serve(
     shares = divide_memory(config.memory_bytes_max)
     disk_cache = DiskChunkCache(
         config.cache_dir,
+        scope=f"{config.source}/{capabilities.user}",
         bytes_max=config.cache_bytes_max,
         nursery=nursery,
         threads_max=shares.disk_threads_max,
     )
-    sealed_cache = SealedCache(config.cache_dir, scope=config.source)
+    sealed_cache = SealedCache(
+        config.cache_dir,
+        scope=config.source,
+        bytes_max=int(config.cache_bytes_max * CACHE_SHARE),
+        nursery=nursery,
+    )
     memory = ChunkMemory(shares.kept_bytes)
     write_behind = WriteBehind(disk_cache, nursery, waiting_bytes_max=shares.write_behind_bytes)
     reader = ChunkReader(client, memory, disk_cache, write_behind, nursery, fetches_max=shares.fetches_max)

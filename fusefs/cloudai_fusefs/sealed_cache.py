@@ -6,7 +6,8 @@ like the chunk cache, by the same means. A task id is unique at its master only,
 scope of its own.
 
 A failure of the disk is logged and costs a call to the master later, never the caller's operation. Kept
-until the run is removed: about 150 bytes for a tree's entry and 40 for a manifest's chunk.
+until the run is removed, within a size limit: about 150 bytes for a tree's entry and 40 for a manifest's chunk.
+What is over it goes by whole runs, those first that were used longest ago; a tree that is shown is in memory.
 """
 
 from __future__ import annotations
@@ -17,13 +18,23 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
+import trio
 from google.protobuf.message import DecodeError
 from google.protobuf.proto import parse_length_prefixed, serialize_length_prefixed
 
-from cloudai_fusefs.cache_file import RareWarning, make_private_directory, write_cache_file
+from cloudai_fusefs.cache_file import (
+    RareWarning,
+    make_private_directory,
+    note_used,
+    scope_name,
+    write_cache_file,
+)
+from cloudai_fusefs.cache_sweep import evict_oldest_runs, stored_bytes_of
+from cloudai_fusefs.cache_sweeper import CacheSweeper
 from cloudai_fusefs.patient_disk import PatientDisk
 from cloudai_fusefs.regular_file import NotRegular, is_regular, open_regular
 from cloudai_fusefs.wire_manifests import manifest_from_wire, manifest_to_wire
@@ -38,21 +49,29 @@ _log = logging.getLogger(__name__)
 DISK_THREADS_MAX: Final = 2
 """Small files, read once per mount or open file."""
 
-_SCOPE_DIGITS: Final = 16  # of the source's digest: 64 bits tell the masters of one machine apart
+CACHE_SHARE: Final = 1 / 32
+"""Of the disk cache's limit, beside it: 4 million names where that is 20 GiB."""
 
 _T = TypeVar("_T")
 
 
 class SealedCache:
-    """The sealed metadata of one master."""
+    """The sealed metadata of one master, within a limit for that of all masters below one cache_dir."""
 
-    def __init__(self, cache_dir: Path, *, scope: str) -> None:
-        """`scope` names the master: the mount's source."""
+    def __init__(self, cache_dir: Path, *, scope: str, bytes_max: int, nursery: trio.Nursery) -> None:
+        """`scope` names the master: the mount's source. Sweeps run in the nursery, the first one from now on."""
         self._cache_dir = cache_dir
-        self._scope_dir = cache_dir / "sealed" / digest_of(scope.encode()).hex()[:_SCOPE_DIGITS]
+        self._bytes_max = bytes_max
+        self._scope_dir = cache_dir / "sealed" / scope_name(scope)
         self._disk = PatientDisk(DISK_THREADS_MAX)
         self._damaged = RareWarning(_log, "a damaged file was dropped from the metadata cache: %s")
         self._failed = RareWarning(_log, "the metadata cache in %s cannot be used: %s")
+        self._sweeper = CacheSweeper(
+            partial(evict_oldest_runs, self._scope_dir.parent, bytes_max),
+            bytes_max=bytes_max,
+            nursery=nursery,
+            note_failure=partial(self._failed.log, self._scope_dir),
+        )
 
     async def load_tree(self, task_id: str) -> list[names_pb2.ListTreeResponse] | None:
         """All pages of a sealed run's tree, or None when they are not cached. Raises nothing of the disk's.
@@ -108,7 +127,8 @@ class SealedCache:
             return None
 
     async def _store(self, path: Path, content: bytes) -> None:
-        await self._in_thread(self._write, path, content)
+        if len(content) <= self._bytes_max:
+            self._sweeper.note_written(await self._in_thread(self._write, path, content) or 0)
 
     async def _in_thread(self, call: Callable[..., _T], *arguments: object) -> _T | None:
         try:
@@ -126,6 +146,7 @@ class SealedCache:
             stored = os.read(descriptor, os.fstat(descriptor).st_size)
             content = stored[DIGEST_BYTES:]
             if stored[:DIGEST_BYTES] == self._seal_of(path, content):
+                note_used(path.parent)
                 return content
         self._drop_damaged(path)
         return None
@@ -134,9 +155,11 @@ class SealedCache:
         self._damaged.log(path)
         path.unlink(missing_ok=True)
 
-    def _write(self, path: Path, content: bytes) -> None:
+    def _write(self, path: Path, content: bytes) -> int:
+        """Returns how much the file takes of the disk."""
         make_private_directory(self._cache_dir, path.parent)
         write_cache_file(path, self._seal_of(path, content) + content)
+        return stored_bytes_of(path.stat())
 
     def _seal_of(self, path: Path, content: bytes) -> bytes:
         """A digest that binds the content to its name: after a power cut a file may hold another's."""

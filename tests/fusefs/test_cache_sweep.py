@@ -35,7 +35,7 @@ def write_file(chunks_dir: Path, number: int, size_bytes: int, *, age_seconds: f
 def write_sparse(chunks_dir: Path, number: int, *, age_seconds: float = 0.0) -> Path:
     """4 MiB of which one block of 64 KiB is there, and the digests."""
     path = write_file(chunks_dir, number, 0)
-    path = path.rename(path.with_suffix(".blocks"))
+    path = path.rename(path.with_suffix(".0123456789abcdef.blocks"))
     with path.open("r+b") as file:
         file.seek(CHUNK_BYTES_MAX // 2)
         file.write(b"x" * 64 * KIB)
@@ -65,6 +65,17 @@ async def test_sparse_and_whole_files_go_in_one_order(tmp_path: Path) -> None:
     limit_bytes = int(taken_bytes([whole, sparse]) / KEPT_SHARE) + 1
     assert await sweep(tmp_path, limit_bytes) == taken_bytes([whole, sparse])
     assert [path.exists() for path in (old_whole, old_sparse, whole, sparse)] == [False, False, True, True]
+
+
+async def test_blocks_that_a_first_version_left_go_whatever_room_there_is(tmp_path: Path) -> None:
+    sparse = write_sparse(tmp_path, 1)
+    whole = write_file(tmp_path, 1, PAGE)
+    of_whichever_master = whole.with_name(f"{whole.name}.blocks")
+    of_whichever_master.write_bytes(b"x" * PAGE)
+
+    assert await sweep(tmp_path, 1 * MIB) == taken_bytes([sparse, whole])
+
+    assert [path.exists() for path in (sparse, whole, of_whichever_master)] == [True, True, False]
 
 
 async def test_directory_among_the_files_keeps_no_file_from_going(tmp_path: Path) -> None:

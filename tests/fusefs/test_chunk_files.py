@@ -11,11 +11,13 @@ from pathlib import Path
 import pytest
 
 from cloudai_fusefs.block_file import RANGED_CHUNK_BYTES_MIN, BlockSpan
-from cloudai_fusefs.chunk_files import ALL_BLOCKS, TOUCH_INTERVAL_SECONDS, ChunkFiles
+from cloudai_fusefs.cache_file import USE_INTERVAL_SECONDS, scope_name
+from cloudai_fusefs.chunk_files import ALL_BLOCKS, ChunkFiles
 from cloudai_model.chunks import block_digests_of, digest_of
 from cloudai_model.limits import BLOCK_BYTES, CHUNK_BYTES_MAX, DIGEST_BYTES, KIB
 from support.other_kinds import OTHER_KINDS, put_in_place
 
+SCOPE = "master.example:7443/user-123"
 CHUNK = b"".join(b"%08d" % place for place in range(8 * BLOCK_BYTES // 8)) + b"short block"
 DIGEST = digest_of(CHUNK)
 BLOCK_DIGESTS = block_digests_of(CHUNK)
@@ -23,7 +25,7 @@ BLOCK_DIGESTS = block_digests_of(CHUNK)
 
 @pytest.fixture
 def files(tmp_path: Path) -> ChunkFiles:
-    return ChunkFiles(tmp_path / "cache")
+    return ChunkFiles(tmp_path / "cache", scope=SCOPE)
 
 
 def path_of(files: ChunkFiles, digest: bytes = DIGEST) -> Path:
@@ -32,7 +34,7 @@ def path_of(files: ChunkFiles, digest: bytes = DIGEST) -> Path:
 
 def blocks_path_of(files: ChunkFiles) -> Path:
     path = path_of(files)
-    return path.with_name(f"{path.name}.blocks")
+    return path.with_name(f"{path.name}.{scope_name(SCOPE)}.blocks")
 
 
 def run_of(first_block: int, after_block: int) -> BlockSpan:
@@ -56,7 +58,7 @@ def used_at(path: Path) -> float:
 
 
 def make_old(path: Path) -> None:
-    at = time.time() - 2 * TOUCH_INTERVAL_SECONDS
+    at = time.time() - 2 * USE_INTERVAL_SECONDS
     os.utime(path, (at, at))
 
 
@@ -177,6 +179,25 @@ def test_whole_chunk_takes_the_place_of_its_blocks(files: ChunkFiles) -> None:
     assert not blocks_path_of(files).exists()
 
 
+def test_blocks_are_believed_by_those_who_ask_the_same_master_alone(
+    files: ChunkFiles, tmp_path: Path
+) -> None:
+    files.write_blocks([run_of(2, 4)])
+
+    assert read_range(ChunkFiles(tmp_path / "cache", scope=SCOPE), 2, 4)[0] is not None
+    for scope in ("other.example:7443/user-123", "master.example:7443/user-124"):
+        assert read_range(ChunkFiles(tmp_path / "cache", scope=scope), 2, 4) == (None, 0)
+
+
+def test_whole_chunk_is_that_of_all_masters(files: ChunkFiles, tmp_path: Path) -> None:
+    files.write_chunk(DIGEST, CHUNK)
+
+    other = ChunkFiles(tmp_path / "cache", scope="other.example:7443/user-123")
+
+    assert other.read_chunk(DIGEST, len(CHUNK)) == CHUNK
+    assert read_range(other, 2, 4) == (CHUNK[2 * BLOCK_BYTES : 4 * BLOCK_BYTES], ALL_BLOCKS)
+
+
 def test_what_is_written_twice_is_there_once_and_grows_the_cache_once(files: ChunkFiles) -> None:
     small = digest_of(b"small")
     assert files.write_chunk(small, b"small") == path_of(files, small).stat().st_blocks * 512
@@ -203,7 +224,7 @@ def test_file_in_use_counts_as_used_now_once_in_a_while(files: ChunkFiles) -> No
     ):
         make_old(path)
         read()
-        assert time.time() - used_at(path) < TOUCH_INTERVAL_SECONDS
+        assert time.time() - used_at(path) < USE_INTERVAL_SECONDS
         before = used_at(path)
         read()
         assert used_at(path) == before
@@ -213,9 +234,9 @@ def test_blocks_in_use_count_as_used_now(files: ChunkFiles) -> None:
     files.write_blocks([run_of(0, 1)])
     make_old(blocks_path_of(files))
     read_range(files, 1, 2)
-    assert time.time() - used_at(blocks_path_of(files)) > TOUCH_INTERVAL_SECONDS
+    assert time.time() - used_at(blocks_path_of(files)) > USE_INTERVAL_SECONDS
     read_range(files, 0, 1)
-    assert time.time() - used_at(blocks_path_of(files)) < TOUCH_INTERVAL_SECONDS
+    assert time.time() - used_at(blocks_path_of(files)) < USE_INTERVAL_SECONDS
 
 
 def test_chunk_that_is_wanted_is_there_by_its_length_alone(files: ChunkFiles) -> None:

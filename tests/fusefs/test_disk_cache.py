@@ -19,12 +19,15 @@ from trio.testing import MockClock
 
 from cloudai_fusefs import cache_sweep, chunk_files, patient_disk
 from cloudai_fusefs.block_file import BlockSpan, block_count, present_blocks
+from cloudai_fusefs.cache_file import scope_name
 from cloudai_fusefs.chunk_files import ChunkFiles
 from cloudai_fusefs.disk_cache import ABSENCE_SECONDS_MAX, DiskChunkCache
 from cloudai_model.chunks import Chunk, block_digests_of, digest_of
 from cloudai_model.limits import BLOCK_BYTES
 
 ROOMY = 1 << 30
+SCOPE = "master.example:7443/user-123"
+BLOCKS = f".{scope_name(SCOPE)}.blocks"
 BLOCK = 4096
 
 RANGED = b"".join(b"%08d" % place for place in range(10 * BLOCK_BYTES // 8)) + b"short block"
@@ -46,7 +49,7 @@ def files_of(cache_dir: Path) -> list[Path]:
 
 
 def make_cache(cache_dir: Path, nursery: trio.Nursery, *, bytes_max: int = ROOMY) -> DiskChunkCache:
-    return DiskChunkCache(cache_dir, bytes_max=bytes_max, nursery=nursery, free_bytes_min=0)
+    return DiskChunkCache(cache_dir, scope=SCOPE, bytes_max=bytes_max, nursery=nursery, free_bytes_min=0)
 
 
 async def fill_cache(cache_dir: Path, count: int) -> list[bytes]:
@@ -171,7 +174,7 @@ async def test_nothing_is_cached_when_the_disk_has_too_little_free(
     tmp_path: Path, nursery: trio.Nursery
 ) -> None:
     digest, data = chunk_of(1)
-    cache = DiskChunkCache(tmp_path, bytes_max=ROOMY, nursery=nursery, free_bytes_min=1 << 60)
+    cache = DiskChunkCache(tmp_path, scope=SCOPE, bytes_max=ROOMY, nursery=nursery, free_bytes_min=1 << 60)
     await cache.put(digest, data)
     assert await cache.get(digest, BLOCK) is None
 
@@ -179,7 +182,7 @@ async def test_nothing_is_cached_when_the_disk_has_too_little_free(
 async def test_cached_chunks_yield_when_the_disk_has_too_little_free(tmp_path: Path) -> None:
     await fill_cache(tmp_path, 5)
     async with trio.open_nursery() as nursery:
-        DiskChunkCache(tmp_path, bytes_max=ROOMY, nursery=nursery, free_bytes_min=1 << 60)
+        DiskChunkCache(tmp_path, scope=SCOPE, bytes_max=ROOMY, nursery=nursery, free_bytes_min=1 << 60)
     assert files_of(tmp_path) == []
 
 
@@ -268,7 +271,10 @@ from cloudai_model.chunks import digest_of
 
 async def main():
     async with trio.open_nursery() as nursery:
-        cache = DiskChunkCache(Path(sys.argv[1]), bytes_max=1 << 26, nursery=nursery, free_bytes_min=0)
+        cache_dir, scope = sys.argv[1:]
+        cache = DiskChunkCache(
+            Path(cache_dir), scope=scope, bytes_max=1 << 26, nursery=nursery, free_bytes_min=0
+        )
         for number in count():
             data = number.to_bytes(4, "big") * 50_000
             await cache.put(digest_of(data), data)
@@ -283,7 +289,7 @@ async def test_killed_writer_leaves_whole_chunks_only(
     tmp_path: Path, nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
 ) -> None:
     with subprocess.Popen(
-        [sys.executable, "-c", WRITE_FOR_EVER, str(tmp_path)], stdout=subprocess.PIPE
+        [sys.executable, "-c", WRITE_FOR_EVER, str(tmp_path), SCOPE], stdout=subprocess.PIPE
     ) as writer:
         assert writer.stdout is not None
         assert writer.stdout.readline() == b"twenty\n"
@@ -574,7 +580,7 @@ async def test_cache_of_nothing_takes_no_blocks(tmp_path: Path, nursery: trio.Nu
 async def test_blocks_are_not_cached_when_the_disk_has_too_little_free(
     tmp_path: Path, nursery: trio.Nursery
 ) -> None:
-    cache = DiskChunkCache(tmp_path, bytes_max=ROOMY, nursery=nursery, free_bytes_min=1 << 60)
+    cache = DiskChunkCache(tmp_path, scope=SCOPE, bytes_max=ROOMY, nursery=nursery, free_bytes_min=1 << 60)
     await cache.put_blocks([run_of(0, 2)])
     assert files_of(tmp_path) == []
     assert await get_range(cache, 0, 2) is None
@@ -604,7 +610,7 @@ async def test_blocks_file_that_is_a_directory_costs_the_reader_nothing(
     tmp_path: Path, nursery: trio.Nursery, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = path_of(tmp_path, digest_of(RANGED))
-    path.with_name(path.name + ".blocks").mkdir(parents=True)
+    path.with_name(path.name + BLOCKS).mkdir(parents=True)
     cache = make_cache(tmp_path, nursery)
     assert await get_range(cache, 0, 1) is None
     await cache.put_blocks([run_of(0, 1)])
@@ -646,12 +652,12 @@ async def test_oldest_blocks_go_first_and_by_what_they_take(tmp_path: Path) -> N
             await cache.put_blocks([run_of(0, 1, chunk)])
             path = path_of(tmp_path, digest_of(chunk))
             at = time.time() - 86400 * (20 - number)
-            os.utime(path.with_name(path.name + ".blocks"), (at, at))
+            os.utime(path.with_name(path.name + BLOCKS), (at, at))
         taken_bytes = cache.stored_bytes // 20
     async with trio.open_nursery() as nursery:
         make_cache(tmp_path, nursery, bytes_max=10 * taken_bytes)
     kept = {path.name for path in files_of(tmp_path)}
-    assert kept == {f"{digest_of(chunk).hex()}.blocks" for chunk in sparse[-9:]}
+    assert kept == {f"{digest_of(chunk).hex()}{BLOCKS}" for chunk in sparse[-9:]}
 
 
 WRITE_BLOCKS_FOR_EVER = """
@@ -663,7 +669,7 @@ from cloudai_fusefs.chunk_files import ChunkFiles
 from cloudai_model.chunks import block_digests_of, digest_of
 from cloudai_model.limits import BLOCK_BYTES
 
-files = ChunkFiles(Path(sys.argv[1]))
+files = ChunkFiles(Path(sys.argv[1]), scope=sys.argv[2])
 for number in count(1):
     chunk = number.to_bytes(4, "big") * (4 * BLOCK_BYTES)
     digest, digests = digest_of(chunk), block_digests_of(chunk)
@@ -680,7 +686,7 @@ async def test_killed_writer_of_blocks_leaves_right_blocks_or_none(
     tmp_path: Path, nursery: trio.Nursery
 ) -> None:
     with subprocess.Popen(
-        [sys.executable, "-c", WRITE_BLOCKS_FOR_EVER, str(tmp_path)], stdout=subprocess.PIPE
+        [sys.executable, "-c", WRITE_BLOCKS_FOR_EVER, str(tmp_path), SCOPE], stdout=subprocess.PIPE
     ) as writer:
         assert writer.stdout is not None
         assert writer.stdout.readline() == b"twenty\n"

@@ -29,7 +29,9 @@ def path_of(cache_dir: Path, chunk: Chunk) -> Path:
 
 
 def open_cache(cache_dir: Path, nursery: trio.Nursery, **limits: int) -> DiskChunkCache:
-    return DiskChunkCache(cache_dir, nursery=nursery, **{"bytes_max": ROOMY, "free_bytes_min": 0, **limits})
+    return DiskChunkCache(
+        cache_dir, scope="", nursery=nursery, **{"bytes_max": ROOMY, "free_bytes_min": 0, **limits}
+    )
 
 
 async def test_missing_chunks_are_named_in_their_order(tmp_path: Path, nursery: trio.Nursery) -> None:

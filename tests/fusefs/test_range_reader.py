@@ -20,7 +20,7 @@ from cloudai_fusefs.file_content import FileContent
 from cloudai_fusefs.range_reader import RANGES_IN_FLIGHT_MAX, WHOLE_AFTER_RANGES
 from cloudai_fusefs.wire_chunks import ChunkAnswer, ChunkData
 from cloudai_fusefs.write_behind import WriteBehind
-from cloudai_model.chunks import digest_of
+from cloudai_model.chunks import block_digests_of, digest_of
 from cloudai_model.errors import ChunkDamaged, MasterUnavailable, NotFound
 from cloudai_model.limits import BLOCK_BYTES, CHUNK_BYTES_MAX, DIGEST_BYTES, KIB, MIB
 from fakes.files_only_master import FilesOnlyMaster, RangeCall, SpoilRange
@@ -580,6 +580,21 @@ async def test_damage_that_the_master_finds_itself_is_handled_alike(
     assert [(record.levelno, record.getMessage()) for record in caplog.records] == [
         (logging.ERROR, "chunk 1 of user-123/task/run/file is damaged at the master")
     ]
+
+
+async def test_master_that_lies_about_a_chunk_spoils_the_reads_of_no_other(
+    clock: MockClock, tmp_path: Path
+) -> None:
+    lying, honest = FilesOnlyMaster(), FilesOnlyMaster()
+    content = lying.add_file(CHUNKS)
+    assert honest.add_file(CHUNKS) == content
+    lie = chunk_of(99)
+    lying.spoil_range = lambda answer: ChunkData(memoryview(lie)[:BLOCK_BYTES], block_digests_of(lie))
+    async with open_readers(lying.client, tmp_path, scope="lying.example/user-123") as readers:
+        assert await readers.ranges.read(content, 0, 100) == lie[:100]
+
+    async with open_readers(honest.client, tmp_path, scope="honest.example/user-123") as readers:
+        assert await readers.ranges.read(content, 0, 100) == WHOLE[:100]
 
 
 async def test_no_spoilt_byte_is_ever_kept(clock: MockClock, tmp_path: Path) -> None:

@@ -30,11 +30,13 @@ class ContentReaders(NamedTuple):
 
 @asynccontextmanager
 async def open_readers(
-    client: MasterClient, cache_dir: Path, *, memory_bytes_max: int = 64 * MIB
+    client: MasterClient, cache_dir: Path, *, memory_bytes_max: int = 64 * MIB, scope: str = "test"
 ) -> AsyncIterator[ContentReaders]:
     """Leaving waits for fetches and for what goes to the disk cache."""
     async with trio.open_nursery() as nursery:
-        disk_cache = DiskChunkCache(cache_dir, bytes_max=1 << 30, nursery=nursery, free_bytes_min=0)
+        disk_cache = DiskChunkCache(
+            cache_dir, scope=scope, bytes_max=1 << 30, nursery=nursery, free_bytes_min=0
+        )
         memory = ChunkMemory(memory_bytes_max)
         write_behind = WriteBehind(disk_cache, nursery)
         chunks = ChunkReader(client, memory, disk_cache, write_behind, nursery)

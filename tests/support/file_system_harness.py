@@ -78,8 +78,10 @@ class FileSystemHarness:
         self._task_id = run.task_id
         self._timeo_seconds = timeo_seconds
         self.client = RetryingMasterClient(client, timeo_seconds=timeo_seconds)
-        disk_cache = DiskChunkCache(cache_dir, bytes_max=cache_bytes_max, nursery=nursery, free_bytes_min=0)
-        sealed_cache = SealedCache(cache_dir, scope="test")
+        disk_cache = DiskChunkCache(
+            cache_dir, scope="test", bytes_max=cache_bytes_max, nursery=nursery, free_bytes_min=0
+        )
+        sealed_cache = SealedCache(cache_dir, scope="test", bytes_max=cache_bytes_max, nursery=nursery)
         memory = ChunkMemory(memory_bytes_max)
         write_behind = WriteBehind(disk_cache, nursery)
         self.reader = ChunkReader(self.client, memory, disk_cache, write_behind, nursery)
