@@ -27,7 +27,7 @@ from cloudai_daemon.detached_process import start_detached
 from cloudai_daemon.exit_codes import CommandFailed, ExitCode
 from cloudai_daemon.mount_lookup import find_at
 from cloudai_daemon.mount_table import find_mounted, is_dead
-from cloudai_daemon.mounting import check_mount, resolve_config, resolve_mount_point, start_mount
+from cloudai_daemon.mounting import prepare_mount, resolve_config, resolve_mount_point, start_mount
 from cloudai_daemon.places import escape_path, make_private_dir
 from cloudai_daemon.process_identity import ProcessIdentity
 from cloudai_daemon.unmounting import unmount_when_durable
@@ -241,7 +241,7 @@ class LocalService:
                 "insecure": True,
             },
         )
-        check_mount(config)
+        prepare_mount(config)
         return start_mount(config).process.pid, True
 
 

@@ -94,6 +94,7 @@ class MountDaemon:
             control_socket=socket_path,
             state_dir=self._config.state_dir,
             process=ProcessIdentity.of(os.getpid()),
+            read_only=self._config.read_only,
         )
         try:
             async with trio.open_nursery() as nursery:

@@ -76,7 +76,9 @@ def resolve_config(source: str, directory: Path, options: MountOptions) -> Mount
         **({} if is_root() else {"uid": os.getuid(), "gid": os.getgid()}),
         **options,
     }
-    return MountConfig(source=address, mount_point=mount_point, **given, **_find_token(options))
+    return MountConfig(
+        source=address, shown_source=source, mount_point=mount_point, **given, **_find_token(options)
+    )
 
 
 def _find_token(options: MountOptions) -> dict[str, str]:
@@ -142,9 +144,17 @@ def prepare_mount_point(mount_point: Path) -> None:
     Raises CommandFailed.
     """
     for _ in range(_DEAD_MOUNTS_MAX):
-        if find_mounted(mount_point) is None or not is_dead(mount_point):
+        if not _is_dead_mount(mount_point):
             break
         unmount(mount_point, lazily=True)
+    _check_mount_point(mount_point)
+
+
+def _is_dead_mount(mount_point: Path) -> bool:
+    return find_mounted(mount_point) is not None and is_dead(mount_point)
+
+
+def _check_mount_point(mount_point: Path) -> None:
     mounted = find_mounted(mount_point)
     if mounted is not None:
         raise CommandFailed(
@@ -160,8 +170,18 @@ def prepare_mount_point(mount_point: Path) -> None:
         raise CommandFailed(ExitCode.MOUNT_FAILED, f"{mount_point}: the directory is not empty")
 
 
-def check_mount(config: MountConfig) -> None:
-    """All that can be refused before a process is started. Raises CommandFailed."""
+def rehearse_mount(config: MountConfig) -> None:
+    """What `prepare_mount` would refuse is refused, and nothing is changed. Raises CommandFailed."""
+    check_machine(config)
+    if not _is_dead_mount(config.mount_point):
+        _check_mount_point(config.mount_point)
+
+
+def prepare_mount(config: MountConfig) -> None:
+    """Makes room and directories for a mount; all that can be refused before a process is started is.
+
+    Raises CommandFailed.
+    """
     check_machine(config)
     prepare_mount_point(config.mount_point)
     _end_unmounted(config.state_dir)

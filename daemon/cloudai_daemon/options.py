@@ -54,6 +54,7 @@ class MountOptions(TypedDict, total=False):
     insecure: bool
     ca_file: Path
     metrics_address: str
+    kernel_words: tuple[str, ...]
 
 
 def parse_size(text: str) -> int:
@@ -254,33 +255,58 @@ OPTION_SPECS: Final = (
 
 _SPEC_BY_NAME: Final[Mapping[str, OptionSpec]] = {spec.name: spec for spec in OPTION_SPECS}
 
-# What mount(8) and fstab pass on although it means nothing to a helper, and what is always so here:
-# libfuse mounts nosuid and nodev. `noexec` comes with `user`; it is mount(8)'s default, nobody's request.
+# Words that the kernel keeps to, and the ones they take back: of each two the last counts.
+_KERNEL_WORDS: Final = {
+    "noexec": "exec",
+    "exec": "noexec",
+    "noatime": "atime",
+    "atime": "noatime",
+    "nodiratime": "diratime",
+    "diratime": "nodiratime",
+}
+# What the kernel takes for granted unless told otherwise, and FUSE has no words for.
+_KERNEL_DEFAULTS: Final = frozenset({"exec", "atime", "diratime"})
+
+# What mount(8) and fstab pass on although it means nothing to a helper, and what is always so here: a mount is
+# nosuid and nodev (what others wrote must not run as them, and devices cannot be kept in a run), reading sets
+# no access time, and `async` is what writing is.
 _IGNORED_NAMES: Final = frozenset(
     {
         *("_netdev", "auto", "noauto", "defaults", "nofail", "comment"),
-        *("user", "users", "nouser", "owner", "group"),
-        *("nosuid", "nodev", "exec", "noexec", "async"),
-        *("atime", "noatime", "relatime", "norelatime", "nodiratime"),
+        *("user", "users", "nouser", "owner", "noowner", "group", "nogroup"),
+        *("suid", "nosuid", "dev", "nodev", "async"),
+        *("relatime", "norelatime", "strictatime", "nostrictatime"),
     }
 )
 
 
-def parse_options(text: str) -> MountOptions:
+def refuse_unknown_option(name: str) -> None:
+    """Raises CommandFailed (usage) that names the option."""
+    known = ", ".join(_SPEC_BY_NAME)
+    raise CommandFailed(ExitCode.USAGE, f"unknown mount option {name!r}; known are {known}")
+
+
+def parse_options(text: str, on_unknown: Callable[[str], None] = refuse_unknown_option) -> MountOptions:
     """What `-o a,b=c` gives; the last of a repeated option counts.
 
-    Raises CommandFailed (usage) that names the option when it is unknown or its value is not valid.
+    Raises CommandFailed (usage) that names the option when its value is not valid, and what `on_unknown` raises
+    for the name of one that is not known.
     """
     given: dict[str, object] = {}
+    kernel_words: list[str] = []
     for word in filter(None, text.split(",")):
         name, equals, value = word.partition("=")
-        if name in _IGNORED_NAMES or name.startswith("x-"):
+        if word in _KERNEL_WORDS:
+            kernel_words = [kept for kept in kernel_words if kept not in (word, _KERNEL_WORDS[word])]
+            kernel_words.append(word)
+        elif name in _IGNORED_NAMES or name.lower().startswith("x-"):
             continue
-        spec = _SPEC_BY_NAME.get(name)
-        if spec is None:
-            known = ", ".join(_SPEC_BY_NAME)
-            raise CommandFailed(ExitCode.USAGE, f"unknown mount option {name!r}; known are {known}")
-        given[spec.field] = _parse_value(spec, value if equals else None)
+        elif (spec := _SPEC_BY_NAME.get(name)) is not None:
+            given[spec.field] = _parse_value(spec, value if equals else None)
+        else:
+            on_unknown(name)
+    if kernel_words := [word for word in kernel_words if word not in _KERNEL_DEFAULTS]:
+        given["kernel_words"] = tuple(kernel_words)
     # The table's fields are the keys, and each row parses to its field's type.
     return cast(MountOptions, given)
 

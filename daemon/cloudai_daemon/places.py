@@ -15,6 +15,9 @@ _PLAIN_CHARACTERS: Final = frozenset(string.ascii_letters + string.digits + "_."
 # NAME_MAX, less room for a suffix such as `.json`.
 _ESCAPED_BYTES_MAX: Final = 200
 
+SYSTEM_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""For a process without PATH, as mount(8)'s helpers are: fusermount3, umount, unshare are there."""
+
 _RUNTIME_DIR_VARIABLE: Final = "CLOUDAI_RUNTIME_DIR"
 
 

@@ -25,6 +25,8 @@ class RegistryEntry:
     control_socket: Path
     state_dir: Path
     process: ProcessIdentity
+    read_only: bool = False
+    """Whether the daemon itself refuses every change."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), default=str, indent=2)
@@ -45,6 +47,7 @@ class RegistryEntry:
                     start_ticks=int(process["start_ticks"]),
                     boot_id=str(process["boot_id"]),
                 ),
+                read_only=bool(fields.get("read_only", False)),
             )
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a registry entry: {error}") from error

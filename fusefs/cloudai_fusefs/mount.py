@@ -253,7 +253,7 @@ def _mount(operations: Operations, config: MountConfig) -> None:
 
 def _mount_options(config: MountConfig) -> set[str]:
     options = set(pyfuse3.default_options)
-    options |= {f"fsname={config.source}", "subtype=cloudai"}
+    options |= {f"fsname={config.shown_source or config.source}", "subtype=cloudai", *config.kernel_words}
     if config.allow_other:
         options.add("allow_other")
     if config.read_only:

@@ -62,6 +62,10 @@ class MountConfig:
     token: str = ""
     metrics_address: str = ""
     """Where Prometheus metrics are served: `host:port` on the loopback or a Unix socket's path; "": nowhere."""
+    kernel_words: tuple[str, ...] = ()
+    """Of mount(8), for the kernel alone: noexec, noatime, nodiratime."""
+    shown_source: str = ""
+    """What the kernel's table of mounts shows; mount(8) looks for the words of fstab there. "": `source`."""
 
     def __repr__(self) -> str:  # a dataclass's own would print the token
         return f"MountConfig(source={self.source!r}, mount_point={str(self.mount_point)!r})"

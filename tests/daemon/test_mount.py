@@ -114,7 +114,7 @@ def test_owner_is_shown_as_ones_own_except_to_root(
 
 
 def test_config_survives_the_pipe(tmp_path: Path) -> None:
-    config = replace(make_config(tmp_path), ca_file=Path("/ca.pem"), umask=0o22, timeo_seconds=1.5)
+    config = replace(make_config(tmp_path), ca_file=Path("/ca.pem"), umask=0o22, kernel_words=("noexec",))
     assert decode_config(encode_config(config)) == config
 
 

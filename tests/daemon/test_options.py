@@ -47,8 +47,33 @@ def test_last_of_a_repeated_option_counts() -> None:
 
 
 def test_what_mount_passes_on_is_ignored() -> None:
-    text = "rw,_netdev,nofail,user,noexec,nosuid,nodev,defaults,noauto,x-systemd.automount,x-a=b,"
+    text = (
+        "rw,_netdev,nofail,user=jo,suid,nodev,defaults,noauto,relatime,x-systemd.automount,X-a=b,comment=c,"
+    )
     assert parse_options(text) == {"read_only": False}
+
+
+@pytest.mark.parametrize(
+    ("text", "kernel_words"),
+    [
+        ("noexec,noatime", ("noexec", "noatime")),
+        ("nodiratime,noexec,noexec", ("nodiratime", "noexec")),
+        ("noexec,noatime,exec", ("noatime",)),
+    ],
+)
+def test_words_of_the_kernel_are_kept_for_it(text: str, kernel_words: tuple[str, ...]) -> None:
+    assert parse_options(text) == {"kernel_words": kernel_words}
+
+
+@pytest.mark.parametrize("text", ["exec", "noexec,exec", "atime,diratime"])
+def test_what_the_kernel_does_anyway_is_not_told_to_it(text: str) -> None:
+    assert parse_options(text) == {}
+
+
+def test_unknown_options_may_be_passed_by() -> None:
+    passed_by: list[str] = []
+    assert parse_options("sync,ro,cache_sise=1G", passed_by.append) == {"read_only": True}
+    assert passed_by == ["sync", "cache_sise"]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import click
 
 from cloudai_daemon.commands.parameters import PATH, say
 from cloudai_daemon.exit_codes import CommandFailed
-from cloudai_daemon.mounting import check_mount, is_readable_by_others, resolve_config, start_mount
+from cloudai_daemon.mounting import is_readable_by_others, prepare_mount, resolve_config, start_mount
 from cloudai_daemon.options import describe_options, parse_options
 
 
@@ -31,7 +31,7 @@ def mount_command(
     config = resolve_config(source, directory, options)
     if config.token_file is not None and is_readable_by_others(config.token_file):
         say(f"warning: {config.token_file} can be read by others; `chmod 600` it")
-    check_mount(config)
+    prepare_mount(config)
     if not foreground:
         start_mount(config)
         return
