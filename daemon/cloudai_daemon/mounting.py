@@ -34,7 +34,8 @@ from cloudai_daemon.process_identity import ProcessIdentity
 from cloudai_daemon.registry import RegistryEntry, list_live
 from cloudai_fusefs.mount_control import MountConfig
 
-MOUNT_PROCESS_COMMAND: Final = (sys.executable, "-m", "cloudai_daemon.mount_process")
+# -P: whatever modules are in the directory that somebody mounts from, they are not ours.
+MOUNT_PROCESS_COMMAND: Final = (sys.executable, "-P", "-m", "cloudai_daemon.mount_process")
 
 # The filesystem gives a master that is not there up after a few seconds; this is for one that hangs, and
 # leaves a slow machine time to start Python.

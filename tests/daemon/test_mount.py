@@ -259,3 +259,14 @@ def test_dead_mount_is_cleared_away_before_mounting(dead_mount: Path) -> None:
 def test_umount_clears_a_dead_mount_away(cloudai: RunCloudai, dead_mount: Path) -> None:
     assert cloudai("umount", dead_mount).returncode == 0
     assert find_mounted(dead_mount) is None
+
+
+def test_modules_in_the_working_directory_are_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "trio.py").write_text("raise SystemExit('run by a mount')\n")
+    monkeypatch.chdir(tmp_path)
+    config = make_config(tmp_path, source="127.0.0.1:1")
+    with pytest.raises(CommandFailed) as raised:
+        start_mount(config)
+    assert raised.value.line.startswith("127.0.0.1:1: the master did not answer")
