@@ -20,8 +20,9 @@ from typing import Final
 from cloudai_daemon.detached_process import start_detached
 from cloudai_daemon.exit_codes import CommandFailed, ExitCode
 from cloudai_daemon.mount_config_codec import encode_config
+from cloudai_daemon.mount_source import is_loopback, parse_source
 from cloudai_daemon.mount_table import find_mounted, is_dead, unmount, within_bound
-from cloudai_daemon.options import MountOptions, is_loopback, parse_source
+from cloudai_daemon.options import MountOptions
 from cloudai_daemon.places import (
     cache_home,
     is_root,
@@ -62,7 +63,8 @@ def resolve_config(source: str, directory: Path, options: MountOptions) -> Mount
     The token is $CLOUDAI_TOKEN's unless a file is named. Raises CommandFailed (usage) when what was given
     does not go together.
     """
-    address = parse_source(source)
+    full_source = parse_source(source)
+    address = full_source.partition("/")[0]
     if options.get("insecure") and not is_loopback(address):
         raise CommandFailed(
             ExitCode.USAGE,
@@ -78,7 +80,7 @@ def resolve_config(source: str, directory: Path, options: MountOptions) -> Mount
         **options,
     }
     return MountConfig(
-        source=address, shown_source=source, mount_point=mount_point, **given, **_find_token(options)
+        source=full_source, shown_source=source, mount_point=mount_point, **given, **_find_token(options)
     )
 
 

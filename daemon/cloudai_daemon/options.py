@@ -5,7 +5,6 @@ Pure parsing: words in, values in SI units out. Who mounts and what is there is 
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Final, TypedDict, cast
 
 from cloudai_daemon.exit_codes import CommandFailed, ExitCode
+from cloudai_daemon.mount_source import is_loopback
 from cloudai_daemon.unix_sockets import SOCKET_PATH_BYTES_MAX
 from cloudai_fusefs.mount_control import (
     CACHE_BYTES_DEFAULT,
@@ -23,8 +23,6 @@ from cloudai_fusefs.mount_control import (
     TIMEO_SECONDS_DEFAULT,
     UNMOUNT_DRAIN_SECONDS_DEFAULT,
 )
-
-MASTER_PORT_DEFAULT: Final = 7443
 
 _UNIT_BYTES: Final = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
 _SIZE_PATTERN: Final = re.compile(r"(\d+(?:\.\d+)?)([KMGT]?)(?:i?B)?", re.ASCII | re.IGNORECASE)
@@ -332,30 +330,3 @@ def describe_options() -> str:
         default = f" [{spec.default}]" if spec.default else ""
         lines.append(f"  {word:<12} {spec.help}{default}")
     return "\n".join(lines)
-
-
-def parse_source(text: str) -> str:
-    """`host:port` of a SOURCE whose port may be missing; `[::1]:7443` for IPv6.
-
-    Raises CommandFailed (usage).
-    """
-    bracketed = re.fullmatch(r"\[([0-9A-Fa-f:.]+)\](?::(\d+))?", text, re.ASCII)
-    plain = re.fullmatch(r"([A-Za-z0-9._-]+)(?::(\d+))?", text, re.ASCII)
-    match = bracketed or plain
-    if match is None:
-        raise CommandFailed(ExitCode.USAGE, f"{text!r} is no master's address: expected HOST or HOST:PORT")
-    port = int(match[2] or MASTER_PORT_DEFAULT)
-    if not 0 < port < 65536:
-        raise CommandFailed(ExitCode.USAGE, f"{text!r}: a port is a number from 1 to 65535")
-    return f"[{match[1]}]:{port}" if bracketed else f"{match[1]}:{port}"
-
-
-def is_loopback(source: str) -> bool:
-    """Whether a parsed source's host is this machine by its name or address alone, without asking DNS."""
-    host = source.rpartition(":")[0].strip("[]")
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

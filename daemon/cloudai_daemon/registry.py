@@ -21,7 +21,7 @@ from cloudai_daemon.process_identity import ProcessIdentity
 class RegistryEntry:
     mount_point: Path
     source: str
-    """The master's host:port."""
+    """The master's host:port, and what of its tree is mounted."""
     control_socket: Path
     state_dir: Path
     process: ProcessIdentity

@@ -11,11 +11,9 @@ from cloudai_daemon.exit_codes import CommandFailed, ExitCode
 from cloudai_daemon.options import (
     OPTION_SPECS,
     describe_options,
-    is_loopback,
     parse_duration,
     parse_options,
     parse_size,
-    parse_source,
 )
 
 
@@ -143,42 +141,6 @@ def test_size_is_in_powers_of_1024(text: str, size_bytes: int) -> None:
 )
 def test_duration_has_units(text: str, seconds: float) -> None:
     assert parse_duration(text) == seconds
-
-
-@pytest.mark.parametrize(
-    ("text", "source"),
-    [
-        ("master.example", "master.example:7443"),
-        ("master.example:80", "master.example:80"),
-        ("[::1]", "[::1]:7443"),
-        ("[::1]:80", "[::1]:80"),
-    ],
-)
-def test_source_has_a_default_port(text: str, source: str) -> None:
-    assert parse_source(text) == source
-
-
-@pytest.mark.parametrize(
-    "text", ["", ":7443", "host:", "host:0", "host:65536", "host:x", "http://host", "a b", "::1"]
-)
-def test_bad_source_is_a_usage_error(text: str) -> None:
-    with pytest.raises(CommandFailed) as raised:
-        parse_source(text)
-    assert raised.value.exit_code == ExitCode.USAGE
-
-
-@pytest.mark.parametrize(
-    ("source", "expected"),
-    [
-        ("localhost:1", True),
-        ("127.1.2.3:1", True),
-        ("[::1]:1", True),
-        ("10.0.0.1:1", False),
-        ("localhost.example:1", False),
-    ],
-)
-def test_loopback_is_told_without_dns(source: str, expected: bool) -> None:
-    assert is_loopback(source) is expected
 
 
 def test_help_names_every_option() -> None:

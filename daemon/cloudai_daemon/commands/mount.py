@@ -21,9 +21,10 @@ from cloudai_daemon.options import describe_options, parse_options
 def mount_command(
     source: str, directory: Path, option_words: tuple[str, ...], token_file: Path | None, foreground: bool
 ) -> None:
-    """Mount the master at SOURCE (HOST or HOST:PORT) on DIR, an empty directory.
+    """Mount the master at SOURCE on DIR, an empty directory.
 
-    Returns when the tree answers. The token comes from a file or from $CLOUDAI_TOKEN.
+    SOURCE is HOST[:PORT] for the whole tree, HOST[:PORT]/USER[/TASK[/RUN]] for a part of it. Returns when the tree
+    answers. The token comes from a file or from $CLOUDAI_TOKEN.
     """
     options = parse_options(",".join(option_words))
     if token_file is not None:
