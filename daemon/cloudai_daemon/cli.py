@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import click
 
+from cloudai_daemon.commands.config import config_command
 from cloudai_daemon.commands.doctor import doctor_command
 from cloudai_daemon.commands.install_helper import install_helper_command
 from cloudai_daemon.commands.ls import ls_command
@@ -42,6 +43,7 @@ for _command in (
     doctor_command,
     up_command,
     down_command,
+    config_command,
     install_helper_command,
 ):
     cli.add_command(_command)

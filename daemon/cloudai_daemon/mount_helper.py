@@ -11,7 +11,7 @@ import getopt
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -27,7 +27,8 @@ from cloudai_daemon.mounting import (
     resolve_mount_point,
     start_mount,
 )
-from cloudai_daemon.options import MountOptions, parse_options, refuse_unknown_option
+from cloudai_daemon.option_sources import gather_options
+from cloudai_daemon.options import parse_options, refuse_unknown_option
 from cloudai_daemon.places import SYSTEM_PATH
 
 HELPER_NAME: Final = "mount.cloudai"
@@ -83,7 +84,9 @@ def mount(call: HelperCall) -> None:
     if "remount" in call.words:
         remount(call)
         return
-    config = resolve_config(call.source, call.directory, _parse_words(call))
+    # mount(8) says `rw` in every call that does not say `ro`: nobody asked for it, whatever a file says.
+    words = ",".join(word for word in call.words if word != "rw")
+    config = resolve_config(call.source, call.directory, gather_options(words, _pass_by_or_refuse(call)))
     if config.token_file is not None and is_readable_by_others(config.token_file):
         say(f"warning: {config.token_file} can be read by others; `chmod 600` it")
     if call.is_rehearsal:
@@ -103,8 +106,8 @@ def remount(call: HelperCall) -> None:
     The mount daemon keeps the options that it began with, since fstab's are passed here whether they have changed
     or not.
     """
-    call.words = [word for word in call.words if word.partition("=")[0] not in _SHOWN_NAMES | {"remount"}]
-    options = _parse_words(call)
+    words = [word for word in call.words if word.partition("=")[0] not in _SHOWN_NAMES | {"remount"}]
+    options = parse_options(",".join(words), _pass_by_or_refuse(call))
     mount_point = resolve_mount_point(call.directory)
     mounted = find_mounted(mount_point)
     if mounted is None or mounted.file_system_type != FILE_SYSTEM_TYPE:
@@ -117,8 +120,8 @@ def remount(call: HelperCall) -> None:
         )
     if call.is_rehearsal:
         return
-    words = ["remount", "ro" if is_read_only else "rw", "nosuid", "nodev", *options.get("kernel_words", ())]
-    command = ["mount", "--internal-only", "-o", ",".join(words), "--", str(mount_point)]
+    told = ["remount", "ro" if is_read_only else "rw", "nosuid", "nodev", *options.get("kernel_words", ())]
+    command = ["mount", "--internal-only", "-o", ",".join(told), "--", str(mount_point)]
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=_REMOUNT_SECONDS_MAX, check=False
@@ -132,17 +135,16 @@ def remount(call: HelperCall) -> None:
         raise CommandFailed(ExitCode.MOUNT_FAILED, why[0].removeprefix("mount: "))
 
 
-def _parse_words(call: HelperCall) -> MountOptions:
-    # mount(8) says `rw` in every call that does not say `ro`: nobody asked for it.
-    text = ",".join(word for word in call.words if word != "rw")
+def _pass_by_or_refuse(call: HelperCall) -> Callable[[str], None]:
+    """What becomes of an unknown option."""
     if not call.is_sloppy:
-        return parse_options(text, refuse_unknown_option)
+        return refuse_unknown_option
 
     def pass_by(name: str) -> None:
         if call.is_verbose:
             say(f"unknown mount option {name!r} is passed by")
 
-    return parse_options(text, pass_by)
+    return pass_by
 
 
 def say(line: str) -> None:

@@ -1,4 +1,4 @@
-"""The mount options: one table of the words that `-o`, fstab and the command line share.
+"""The mount options: one table of the words that `-o`, fstab, files and the environment share.
 
 Pure parsing: words in, values in SI units out. Who mounts and what is there is decided in `mounting`.
 """
@@ -143,6 +143,12 @@ class OptionSpec:
     flag_value: bool = True
     default: str
     help: str
+    takes_number: bool = False
+    """Whether a file may say it as a number: bytes, seconds or an id."""
+
+    @property
+    def is_path(self) -> bool:
+        return self.parse is _parse_path
 
 
 OPTION_SPECS: Final = (
@@ -173,6 +179,7 @@ OPTION_SPECS: Final = (
         parse=_parse_limit,
         default=f"{CACHE_BYTES_DEFAULT // 1024**3}G",
         help="limit of the cache, in bytes or with K, M, G, T",
+        takes_number=True,
     ),
     OptionSpec(
         name="memory",
@@ -183,6 +190,7 @@ OPTION_SPECS: Final = (
             "limit of file contents in the daemon's memory, in bytes or with K, M, G;"
             f" at least {MEMORY_BYTES_MIN // 1024**2}M"
         ),
+        takes_number=True,
     ),
     OptionSpec(
         name="staging_size",
@@ -190,6 +198,7 @@ OPTION_SPECS: Final = (
         parse=_parse_limit,
         default="what is free on the disk of state_dir, less a reserve",
         help="limit of what is written and not yet uploaded; when it is reached, writers wait for uploads",
+        takes_number=True,
     ),
     OptionSpec(
         name="timeo",
@@ -197,6 +206,7 @@ OPTION_SPECS: Final = (
         parse=_parse_timeo,
         default=f"{TIMEO_SECONDS_DEFAULT:.0f}",
         help="the longest wait of one operation for the master, in seconds or with m, h, d",
+        takes_number=True,
     ),
     OptionSpec(
         name="drain",
@@ -204,6 +214,7 @@ OPTION_SPECS: Final = (
         parse=_parse_drain,
         default=f"{DRAIN_SECONDS_DEFAULT:.0f}, for `cloudai umount` {UNMOUNT_DRAIN_SECONDS_DEFAULT / 3600:.0f}h",
         help="how long a mount that ends waits for uploads; what is left is sent by the next mount",
+        takes_number=True,
     ),
     OptionSpec(
         name="uid",
@@ -211,6 +222,7 @@ OPTION_SPECS: Final = (
         parse=_parse_id,
         default="as stored for root, yours for others",
         help="numeric owner that everything is shown with",
+        takes_number=True,
     ),
     OptionSpec(
         name="gid",
@@ -218,6 +230,7 @@ OPTION_SPECS: Final = (
         parse=_parse_id,
         default="as stored for root, yours for others",
         help="numeric group that everything is shown with",
+        takes_number=True,
     ),
     OptionSpec(
         name="umask",
@@ -251,7 +264,7 @@ OPTION_SPECS: Final = (
     ),
 )
 
-_SPEC_BY_NAME: Final[Mapping[str, OptionSpec]] = {spec.name: spec for spec in OPTION_SPECS}
+SPEC_BY_NAME: Final[Mapping[str, OptionSpec]] = {spec.name: spec for spec in OPTION_SPECS}
 
 # Words that the kernel keeps to, and the ones they take back: of each two the last counts.
 _KERNEL_WORDS: Final = {
@@ -280,7 +293,7 @@ _IGNORED_NAMES: Final = frozenset(
 
 def refuse_unknown_option(name: str) -> None:
     """Raises CommandFailed (usage) that names the option."""
-    known = ", ".join(_SPEC_BY_NAME)
+    known = ", ".join(SPEC_BY_NAME)
     raise CommandFailed(ExitCode.USAGE, f"unknown mount option {name!r}; known are {known}")
 
 
@@ -299,8 +312,8 @@ def parse_options(text: str, on_unknown: Callable[[str], None] = refuse_unknown_
             kernel_words.append(word)
         elif name in _IGNORED_NAMES or name.lower().startswith("x-"):
             continue
-        elif (spec := _SPEC_BY_NAME.get(name)) is not None:
-            given[spec.field] = _parse_value(spec, value if equals else None)
+        elif (spec := SPEC_BY_NAME.get(name)) is not None:
+            given[spec.field] = _parse_word(spec, value if equals else None)
         else:
             on_unknown(name)
     if kernel_words := [word for word in kernel_words if word not in _KERNEL_DEFAULTS]:
@@ -309,7 +322,7 @@ def parse_options(text: str, on_unknown: Callable[[str], None] = refuse_unknown_
     return cast(MountOptions, given)
 
 
-def _parse_value(spec: OptionSpec, value: str | None) -> object:
+def _parse_word(spec: OptionSpec, value: str | None) -> object:
     if spec.parse is None:
         if value is not None:
             raise CommandFailed(ExitCode.USAGE, f"mount option {spec.name} takes no value")
@@ -329,4 +342,9 @@ def describe_options() -> str:
         word = f"{spec.name}=" if spec.parse else spec.name
         default = f" [{spec.default}]" if spec.default else ""
         lines.append(f"  {word:<12} {spec.help}{default}")
+    lines += [
+        "Each may also be a key of the section [mount] of /etc/cloudai/config.toml, of ~/.config/cloudai/config.toml",
+        "or of the file that $CLOUDAI_CONFIG names, or $CLOUDAI_<OPTION>; later ones count, the command line last.",
+        "`cloudai config` shows the outcome.",
+    ]
     return "\n".join(lines)

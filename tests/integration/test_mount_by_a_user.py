@@ -184,7 +184,7 @@ def test_user_mounts_and_unmounts_a_line_of_fstab(
     token_file = session.write_file("token", shared_master.make_token(USER))
     scratch = session.home / "sbin"
     scratch.mkdir()
-    session.namespace.open_sbin(scratch)
+    session.namespace.keep_to_itself(Path("/sbin"), scratch)
     session.namespace.must(PROGRAM, "install-helper")
     # The user of these tests has no home that mount(8)'s helper could look up.
     places = f"state_dir={session.home}/state,cache_dir={session.home}/cache"

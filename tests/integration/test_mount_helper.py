@@ -227,3 +227,45 @@ def test_helper_needs_no_home_and_no_path(machine: HelpedMachine) -> None:
 
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert os.listdir(machine.namespace.seen(machine.mount_point)) == [USER]
+
+
+@pytest.fixture
+def config_file(machine: HelpedMachine) -> Path:
+    """The machine's configuration, which has all that a mount needs."""
+    machine.namespace.keep_to_itself(Path("/etc"), machine.make_directory("etc"))
+    config_file = machine.namespace.seen(Path("/etc/cloudai/config.toml"))
+    config_file.parent.mkdir()
+    needed = machine.options.replace("insecure,", "").replace("=", " = '").replace(",", "'\n")
+    config_file.write_text(f"[mount]\ninsecure = true\n{needed}'\n")
+    return config_file
+
+
+def test_configured_mount_needs_no_options(machine: HelpedMachine, config_file: Path) -> None:
+    done = machine.run("mount", "-t", "cloudai", machine.source, machine.mount_point)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert machine.run("ls", machine.mount_point).stdout == f"{USER}\n"
+    assert (machine.directory / "state" / "daemon.log").exists()
+
+
+def test_configured_mount_is_read_only_though_mount_says_rw(
+    machine: HelpedMachine, config_file: Path
+) -> None:
+    config_file.write_text(config_file.read_text() + "ro = true\n")
+
+    assert machine.run("mount", "-t", "cloudai", machine.source, machine.mount_point).returncode == 0
+
+    assert machine.find_mounted("OPTIONS")[0].startswith("ro,")
+
+
+def test_unknown_option_in_a_file_is_refused_with_its_place(
+    machine: HelpedMachine, config_file: Path
+) -> None:
+    config_file.write_text("[mount]\ncache_sise = '1G'\n")
+
+    status, line = refusal(machine)
+
+    assert status == USAGE
+    assert line.startswith(
+        "mount.cloudai: /etc/cloudai/config.toml: [mount] cache_sise: unknown option; known are "
+    )

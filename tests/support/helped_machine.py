@@ -32,7 +32,7 @@ class HelpedMachine:
             self.cache_dir = self.directory / "cache"
             self.options = self.options_of("state")
             self.namespace = made.enter_context(MountNamespace())
-            self.namespace.open_sbin(self.make_directory("scratch"))
+            self.namespace.keep_to_itself(Path("/sbin"), self.make_directory("sbin"))
             self.environment = {"CLOUDAI_RUNTIME_DIR": str(self.make_directory("run"))}
             self.namespace.must(PROGRAM, "install-helper")
             made.callback(self._unmount_all)

@@ -57,13 +57,13 @@ class MountNamespace:
     def mount(self, *arguments: str | Path) -> None:
         self.must("mount", *arguments)
 
-    def open_sbin(self, scratch: Path) -> None:
-        """What is written to /sbin from here on is in the namespace alone; `scratch` is a directory for it."""
+    def keep_to_itself(self, directory: Path, scratch: Path) -> None:
+        """What is written below the directory from here on is in the namespace alone; `scratch` is one to use."""
         self.mount("-t", "tmpfs", "-o", "mode=755", "tmpfs", scratch)
-        upper, work, sbin = scratch / "upper", scratch / "work", Path("/sbin").resolve()
+        upper, work, directory = scratch / "upper", scratch / "work", directory.resolve()
         self.must("mkdir", upper, work)
-        layers = f"lowerdir={sbin},upperdir={upper},workdir={work}"
-        self.mount("-t", "overlay", "-o", layers, "overlay", sbin)
+        layers = f"lowerdir={directory},upperdir={upper},workdir={work}"
+        self.mount("-t", "overlay", "-o", layers, "overlay", directory)
 
     def seen(self, path: Path) -> Path:
         """Where a path of the namespace is for the test."""

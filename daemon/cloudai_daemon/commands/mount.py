@@ -9,7 +9,8 @@ import click
 from cloudai_daemon.commands.parameters import PATH, say
 from cloudai_daemon.exit_codes import CommandFailed
 from cloudai_daemon.mounting import is_readable_by_others, prepare_mount, resolve_config, start_mount
-from cloudai_daemon.options import describe_options, parse_options
+from cloudai_daemon.option_sources import gather_options
+from cloudai_daemon.options import describe_options
 
 
 @click.command("mount", epilog=describe_options())
@@ -26,7 +27,7 @@ def mount_command(
     SOURCE is HOST[:PORT] for the whole tree, HOST[:PORT]/USER[/TASK[/RUN]] for a part of it. Returns when the tree
     answers. The token comes from a file or from $CLOUDAI_TOKEN.
     """
-    options = parse_options(",".join(option_words))
+    options = gather_options(",".join(option_words))
     if token_file is not None:
         options["token_file"] = token_file.expanduser().absolute()
     config = resolve_config(source, directory, options)
