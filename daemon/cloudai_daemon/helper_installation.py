@@ -1,8 +1,8 @@
-"""Puts mount(8)'s helpers into place, and takes them away again.
+"""Puts mount(8)'s helpers and systemd's units into place, and takes them away again.
 
 mount(8) looks for `mount.TYPE` in /sbin alone. What is put there is a script that names this installation's
-Python, since a helper is called without PATH; everything else stays in the package. A file of somebody else is
-never touched.
+Python, since a helper is called without PATH; everything else stays in the package, and so do the units' texts. A
+file of somebody else is never touched.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
@@ -19,8 +21,13 @@ from cloudai_daemon.exit_codes import CommandFailed, ExitCode
 HELPER_DIR: Final = Path("/sbin")
 """Where mount(8) looks."""
 
+UNIT_DIR: Final = Path("/etc/systemd/system")
+"""Where systemd looks for what an administrator adds."""
+
 HELPER_NAMES: Final = ("mount.cloudai", "mount.fuse.cloudai")
 """For `mount -t cloudai`, and for the type that the kernel shows such a mount with."""
+
+UNIT_NAMES: Final = ("cloudai-mount@.service", "cloudai-master.service")
 
 _MARK: Final = "# Written by `cloudai install-helper`"
 _SCRIPT: Final = """\
@@ -41,30 +48,51 @@ def install_helpers(directory: Path, python: Path = Path(sys.executable)) -> lis
 
     Raises CommandFailed for a file that is not ours and for a Python that cannot run the helper; OSError.
     """
-    paths = [directory / name for name in HELPER_NAMES]
-    for path in paths:
-        _require_ours(path)
     _try_out(python)
     script = _SCRIPT.format(mark=_MARK, python=shlex.quote(str(python)))
-    for path in paths:
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            temporary.write_text(script)
-            temporary.chmod(0o755)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    return paths
+    return _write([(directory / name, script) for name in HELPER_NAMES], mode=0o755)
 
 
-def remove_helpers(directory: Path) -> list[Path]:
-    """Removes the helpers that are there; their paths. Raises CommandFailed for a file that is not ours."""
-    paths = [path for name in HELPER_NAMES if os.path.lexists(path := directory / name)]
+def install_units(directory: Path, program_dir: Path = Path(sys.executable).parent) -> list[Path]:
+    """Writes the units, or replaces older ones; their paths.
+
+    They run the programs in `program_dir`. Raises as install_helpers.
+    """
+    texts = files("cloudai_daemon") / "units"
+    programs = str(program_dir).replace("%", "%%")  # else a specifier of systemd's
+    return _write(
+        [
+            (directory / name, f"{_MARK}.\n" + (texts / name).read_text().replace("@BIN@", programs))
+            for name in UNIT_NAMES
+        ],
+        mode=0o644,
+    )
+
+
+def remove_installed(helper_dir: Path, unit_dir: Path) -> list[Path]:
+    """Removes what is there of both; the paths. Raises CommandFailed for a file that is not ours, OSError."""
+    places = [helper_dir / name for name in HELPER_NAMES] + [unit_dir / name for name in UNIT_NAMES]
+    paths = [path for path in places if os.path.lexists(path)]
     for path in paths:
         _require_ours(path)
     for path in paths:
         path.unlink()
     return paths
+
+
+def _write(texts: Sequence[tuple[Path, str]], *, mode: int) -> list[Path]:
+    """All or, where one of the places is somebody else's, none."""
+    for path, _ in texts:
+        _require_ours(path)
+    for path, text in texts:
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            temporary.write_text(text)
+            temporary.chmod(mode)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    return [path for path, _ in texts]
 
 
 def _require_ours(path: Path) -> None:

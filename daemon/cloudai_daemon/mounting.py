@@ -34,6 +34,7 @@ from cloudai_daemon.places import (
 from cloudai_daemon.process_identity import ProcessIdentity
 from cloudai_daemon.registry import RegistryEntry, list_live
 from cloudai_fusefs.mount_control import MountConfig
+from cloudai_model.service_manager import VARIABLES as SERVICE_VARIABLES
 
 # -P: whatever modules are in the directory that somebody mounts from, they are not ours.
 MOUNT_PROCESS_COMMAND: Final = (sys.executable, "-P", "-m", "cloudai_daemon.mount_process")
@@ -224,7 +225,9 @@ def start_mount(config: MountConfig, command: Sequence[str] = MOUNT_PROCESS_COMM
 
 
 def _start_process(config: MountConfig, command: Sequence[str]) -> tuple[ProcessIdentity, int]:
-    environment = {name: value for name, value in os.environ.items() if name != "CLOUDAI_TOKEN"}
+    # The token goes through the pipe alone; a service manager waits for this process, not for the daemon.
+    kept_back = {"CLOUDAI_TOKEN"} | SERVICE_VARIABLES
+    environment = {name: value for name, value in os.environ.items() if name not in kept_back}
     config_read, config_write = os.pipe()
     report_read, report_write = os.pipe()
     log_descriptor = os.open(
