@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -17,9 +16,6 @@ from support.fake_mount import RunCloudai
 @pytest.fixture(autouse=True)
 def home_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The user's file, which is not there yet; nothing else is configured."""
-    for name in list(os.environ):
-        if name.startswith("CLOUDAI_") and name != "CLOUDAI_RUNTIME_DIR":
-            monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home"))
     path = tmp_path / "home" / "cloudai" / "config.toml"
     path.parent.mkdir(parents=True)
