@@ -8,7 +8,9 @@ from collections.abc import Sequence
 
 import click
 
+from cloudai_daemon.commands.config import config_command
 from cloudai_daemon.commands.doctor import doctor_command
+from cloudai_daemon.commands.install_helper import install_helper_command
 from cloudai_daemon.commands.ls import ls_command
 from cloudai_daemon.commands.mount import mount_command
 from cloudai_daemon.commands.parameters import say
@@ -20,6 +22,7 @@ from cloudai_daemon.commands.up import down_command, up_command
 from cloudai_daemon.commands.wait import wait_command
 from cloudai_daemon.commands.warmup import warmup_command
 from cloudai_daemon.exit_codes import EPILOG, CommandFailed, ExitCode
+from cloudai_daemon.places import SYSTEM_PATH
 
 
 @click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
@@ -40,6 +43,8 @@ for _command in (
     doctor_command,
     up_command,
     down_command,
+    config_command,
+    install_helper_command,
 ):
     cli.add_command(_command)
 
@@ -74,6 +79,5 @@ def run_cli(arguments: Sequence[str]) -> int:
 
 def main() -> None:
     """The entry point of the installed program."""
-    # mount(8) takes PATH away from its helpers; fusermount3, unshare and the master's program need none else.
-    os.environ.setdefault("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin")
+    os.environ.setdefault("PATH", SYSTEM_PATH)
     sys.exit(run_cli(sys.argv[1:]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 
 from cloudai_daemon.process_identity import ProcessIdentity
 
@@ -29,7 +30,20 @@ def start_detached(
             (os.POSIX_SPAWN_DUP2, stdin, 0),
             (os.POSIX_SPAWN_DUP2, stdout, 1),
             (os.POSIX_SPAWN_DUP2, stderr, 2),
+            *((os.POSIX_SPAWN_CLOSE, descriptor) for descriptor in _find_inheritable()),
         ],
         setsid=True,
     )
     return ProcessIdentity.of_child(pid)
+
+
+def _find_inheritable() -> list[int]:
+    """What whoever called this program left open for its children: flock(1) its lock, a shell a pipe. The process
+    would hold it for as long as it lives.
+    """
+    found = []
+    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208  # names, not paths
+        with suppress(OSError):  # the listing's own is closed by now
+            if int(name) > 2 and os.get_inheritable(int(name)):
+                found.append(int(name))
+    return found

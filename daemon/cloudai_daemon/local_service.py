@@ -27,10 +27,11 @@ from cloudai_daemon.detached_process import start_detached
 from cloudai_daemon.exit_codes import CommandFailed, ExitCode
 from cloudai_daemon.mount_lookup import find_at
 from cloudai_daemon.mount_table import find_mounted, is_dead
-from cloudai_daemon.mounting import check_mount, resolve_config, resolve_mount_point, start_mount
+from cloudai_daemon.mounting import prepare_mount, resolve_config, resolve_mount_point, start_mount
 from cloudai_daemon.places import escape_path, make_private_dir
 from cloudai_daemon.process_identity import ProcessIdentity
 from cloudai_daemon.unmounting import unmount_when_durable
+from cloudai_model.service_manager import VARIABLES as SERVICE_VARIABLES
 
 MASTER_PROGRAM: Final = Path(sys.executable).with_name("cloudai-master")
 
@@ -172,7 +173,8 @@ class LocalService:
     def _spawn_master(self, port: int) -> ProcessIdentity:
         command = [str(MASTER_PROGRAM), "serve", "--data-dir", str(self._data_dir)]
         command += ["--listen", f"127.0.0.1:{port}"]
-        environment = {name: value for name, value in os.environ.items() if name != "CLOUDAI_TOKEN"}
+        kept_back = {"CLOUDAI_TOKEN"} | SERVICE_VARIABLES
+        environment = {name: value for name, value in os.environ.items() if name not in kept_back}
         null_descriptor = os.open(os.devnull, os.O_RDONLY)
         # A new file at each start, so that the line awaited below is this master's; the last one is kept.
         with contextlib.suppress(FileNotFoundError):
@@ -241,7 +243,7 @@ class LocalService:
                 "insecure": True,
             },
         )
-        check_mount(config)
+        prepare_mount(config)
         return start_mount(config).process.pid, True
 
 

@@ -20,7 +20,8 @@ def encode_config(config: MountConfig) -> bytes:
 
 
 def decode_config(text: bytes) -> MountConfig:
-    """Raises ValueError or TypeError for anything but what encode_config makes."""
+    """Raises ValueError, KeyError or TypeError for anything but what encode_config makes."""
     given = json.loads(text)
     paths = {name: Path(given[name]) for name in _PATH_FIELDS if given.get(name) is not None}
-    return MountConfig(**{**given, **paths})
+    kernel_words = tuple(given["kernel_words"])
+    return MountConfig(**{**given, **paths, "kernel_words": kernel_words})

@@ -28,6 +28,7 @@ from cloudai_daemon.mount_config_codec import decode_config
 from cloudai_daemon.places import make_private_dir, runtime_dir, short_name_of
 from cloudai_daemon.process_identity import ProcessIdentity
 from cloudai_daemon.registry import RegistryEntry, register, unregister
+from cloudai_daemon.service_notifier import ServiceNotifier
 from cloudai_fusefs.mount_control import DRAIN_SECONDS_DEFAULT, MountConfig, MountControl, MountStatus
 from cloudai_fusefs.version import software_version
 from cloudai_model.errors import CloudAIError
@@ -43,6 +44,8 @@ ServeMount: TypeAlias = Callable[
 # Three old logs of 10 MiB: weeks of a healthy mount.
 _LOG_BYTES_MAX: Final = 10 * 1024 * 1024
 _LOG_FILES_OLD: Final = 3
+# Beside the drain: for what is under way in the disk cache and the journal, and the unmount.
+_END_SECONDS_MAX: Final = 30.0
 # Names in the log of what was left behind; the journal has them all.
 _LEFT_NAMES_MAX: Final = 100
 
@@ -56,6 +59,7 @@ class MountDaemon:
         given_seconds = config.drain_seconds
         self._drain_seconds = DRAIN_SECONDS_DEFAULT if given_seconds is None else given_seconds
         self._is_unmounted = False
+        self._notifier = ServiceNotifier()
         self._serving = trio.CancelScope()
         self._control: MountControl | None = None
         self._failure: OSError | None = None
@@ -68,6 +72,7 @@ class MountDaemon:
         failure: CloudAIError | OSError | None = None
         async with trio.open_nursery() as nursery:
             await nursery.start(self._stop_on_signals)
+            nursery.start_soon(self._notifier.tell_alive)
 
             def take_control(control: MountControl) -> None:
                 self._control = control
@@ -94,6 +99,7 @@ class MountDaemon:
             control_socket=socket_path,
             state_dir=self._config.state_dir,
             process=ProcessIdentity.of(os.getpid()),
+            read_only=self._config.read_only,
         )
         try:
             async with trio.open_nursery() as nursery:
@@ -103,6 +109,7 @@ class MountDaemon:
                 register(entry, registry_dir)
                 log.info("serving %s at %s", self._config.source, self._config.mount_point)
                 on_ready()
+                self._notifier.tell_ready()
         except* OSError as group:
             # Without its control socket a mount could be neither waited for nor unmounted in order; metrics
             # that were asked for are missed by somebody.
@@ -130,6 +137,7 @@ class MountDaemon:
 
     async def _drain_and_stop(self) -> None:
         """Waits for uploads within the bound, then ends the mount whatever is left."""
+        self._notifier.tell_stopping(self._drain_seconds + _END_SECONDS_MAX)
         if self._control is not None:
             self._name_what_is_left(await self._control.drain(self._drain_seconds))
         self._serving.cancel()
@@ -137,6 +145,7 @@ class MountDaemon:
     async def _drain_unmounted(self) -> None:
         """The same after an umount(8), which waits for nothing. Who drained before has waited already."""
         self._is_unmounted = True
+        self._notifier.tell_stopping(self._drain_seconds + _END_SECONDS_MAX)
         if self._control is not None:
             is_waited_for = not self._control.is_ending
             self._name_what_is_left(await self._control.drain(self._drain_seconds if is_waited_for else 0))

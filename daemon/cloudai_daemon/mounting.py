@@ -20,8 +20,9 @@ from typing import Final
 from cloudai_daemon.detached_process import start_detached
 from cloudai_daemon.exit_codes import CommandFailed, ExitCode
 from cloudai_daemon.mount_config_codec import encode_config
+from cloudai_daemon.mount_source import is_loopback, parse_source
 from cloudai_daemon.mount_table import find_mounted, is_dead, unmount, within_bound
-from cloudai_daemon.options import MountOptions, is_loopback, parse_source
+from cloudai_daemon.options import MountOptions
 from cloudai_daemon.places import (
     cache_home,
     is_root,
@@ -33,8 +34,10 @@ from cloudai_daemon.places import (
 from cloudai_daemon.process_identity import ProcessIdentity
 from cloudai_daemon.registry import RegistryEntry, list_live
 from cloudai_fusefs.mount_control import MountConfig
+from cloudai_model.service_manager import VARIABLES as SERVICE_VARIABLES
 
-MOUNT_PROCESS_COMMAND: Final = (sys.executable, "-m", "cloudai_daemon.mount_process")
+# -P: whatever modules are in the directory that somebody mounts from, they are not ours.
+MOUNT_PROCESS_COMMAND: Final = (sys.executable, "-P", "-m", "cloudai_daemon.mount_process")
 
 # The filesystem gives a master that is not there up after a few seconds; this is for one that hangs, and
 # leaves a slow machine time to start Python.
@@ -61,7 +64,8 @@ def resolve_config(source: str, directory: Path, options: MountOptions) -> Mount
     The token is $CLOUDAI_TOKEN's unless a file is named. Raises CommandFailed (usage) when what was given
     does not go together.
     """
-    address = parse_source(source)
+    full_source = parse_source(source)
+    address = full_source.partition("/")[0]
     if options.get("insecure") and not is_loopback(address):
         raise CommandFailed(
             ExitCode.USAGE,
@@ -76,7 +80,9 @@ def resolve_config(source: str, directory: Path, options: MountOptions) -> Mount
         **({} if is_root() else {"uid": os.getuid(), "gid": os.getgid()}),
         **options,
     }
-    return MountConfig(source=address, mount_point=mount_point, **given, **_find_token(options))
+    return MountConfig(
+        source=full_source, shown_source=source, mount_point=mount_point, **given, **_find_token(options)
+    )
 
 
 def _find_token(options: MountOptions) -> dict[str, str]:
@@ -142,9 +148,17 @@ def prepare_mount_point(mount_point: Path) -> None:
     Raises CommandFailed.
     """
     for _ in range(_DEAD_MOUNTS_MAX):
-        if find_mounted(mount_point) is None or not is_dead(mount_point):
+        if not _is_dead_mount(mount_point):
             break
         unmount(mount_point, lazily=True)
+    _check_mount_point(mount_point)
+
+
+def _is_dead_mount(mount_point: Path) -> bool:
+    return find_mounted(mount_point) is not None and is_dead(mount_point)
+
+
+def _check_mount_point(mount_point: Path) -> None:
     mounted = find_mounted(mount_point)
     if mounted is not None:
         raise CommandFailed(
@@ -160,8 +174,18 @@ def prepare_mount_point(mount_point: Path) -> None:
         raise CommandFailed(ExitCode.MOUNT_FAILED, f"{mount_point}: the directory is not empty")
 
 
-def check_mount(config: MountConfig) -> None:
-    """All that can be refused before a process is started. Raises CommandFailed."""
+def rehearse_mount(config: MountConfig) -> None:
+    """What `prepare_mount` would refuse is refused, and nothing is changed. Raises CommandFailed."""
+    check_machine(config)
+    if not _is_dead_mount(config.mount_point):
+        _check_mount_point(config.mount_point)
+
+
+def prepare_mount(config: MountConfig) -> None:
+    """Makes room and directories for a mount; all that can be refused before a process is started is.
+
+    Raises CommandFailed.
+    """
     check_machine(config)
     prepare_mount_point(config.mount_point)
     _end_unmounted(config.state_dir)
@@ -201,7 +225,9 @@ def start_mount(config: MountConfig, command: Sequence[str] = MOUNT_PROCESS_COMM
 
 
 def _start_process(config: MountConfig, command: Sequence[str]) -> tuple[ProcessIdentity, int]:
-    environment = {name: value for name, value in os.environ.items() if name != "CLOUDAI_TOKEN"}
+    # The token goes through the pipe alone; a service manager waits for this process, not for the daemon.
+    kept_back = {"CLOUDAI_TOKEN"} | SERVICE_VARIABLES
+    environment = {name: value for name, value in os.environ.items() if name not in kept_back}
     config_read, config_write = os.pipe()
     report_read, report_write = os.pipe()
     log_descriptor = os.open(

@@ -1,11 +1,10 @@
-"""The mount options: one table of the words that `-o`, fstab and the command line share.
+"""The mount options: one table of the words that `-o`, fstab, files and the environment share.
 
 Pure parsing: words in, values in SI units out. Who mounts and what is there is decided in `mounting`.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Final, TypedDict, cast
 
 from cloudai_daemon.exit_codes import CommandFailed, ExitCode
+from cloudai_daemon.mount_source import is_loopback
 from cloudai_daemon.unix_sockets import SOCKET_PATH_BYTES_MAX
 from cloudai_fusefs.mount_control import (
     CACHE_BYTES_DEFAULT,
@@ -23,8 +23,6 @@ from cloudai_fusefs.mount_control import (
     TIMEO_SECONDS_DEFAULT,
     UNMOUNT_DRAIN_SECONDS_DEFAULT,
 )
-
-MASTER_PORT_DEFAULT: Final = 7443
 
 _UNIT_BYTES: Final = {"": 1, "K": 1024, "M": 1024**2, "G": 1024**3, "T": 1024**4}
 _SIZE_PATTERN: Final = re.compile(r"(\d+(?:\.\d+)?)([KMGT]?)(?:i?B)?", re.ASCII | re.IGNORECASE)
@@ -54,6 +52,7 @@ class MountOptions(TypedDict, total=False):
     insecure: bool
     ca_file: Path
     metrics_address: str
+    kernel_words: tuple[str, ...]
 
 
 def parse_size(text: str) -> int:
@@ -144,6 +143,12 @@ class OptionSpec:
     flag_value: bool = True
     default: str
     help: str
+    takes_number: bool = False
+    """Whether a file may say it as a number: bytes, seconds or an id."""
+
+    @property
+    def is_path(self) -> bool:
+        return self.parse is _parse_path
 
 
 OPTION_SPECS: Final = (
@@ -174,6 +179,7 @@ OPTION_SPECS: Final = (
         parse=_parse_limit,
         default=f"{CACHE_BYTES_DEFAULT // 1024**3}G",
         help="limit of the contents that are cached, in bytes or with K, M, G, T; a thirty-second of it more for names",
+        takes_number=True,
     ),
     OptionSpec(
         name="memory",
@@ -184,6 +190,7 @@ OPTION_SPECS: Final = (
             "limit of file contents in the daemon's memory, in bytes or with K, M, G;"
             f" at least {MEMORY_BYTES_MIN // 1024**2}M"
         ),
+        takes_number=True,
     ),
     OptionSpec(
         name="staging_size",
@@ -191,6 +198,7 @@ OPTION_SPECS: Final = (
         parse=_parse_limit,
         default="what is free on the disk of state_dir, less a reserve",
         help="limit of what is written and not yet uploaded; when it is reached, writers wait for uploads",
+        takes_number=True,
     ),
     OptionSpec(
         name="timeo",
@@ -198,6 +206,7 @@ OPTION_SPECS: Final = (
         parse=_parse_timeo,
         default=f"{TIMEO_SECONDS_DEFAULT:.0f}",
         help="the longest wait of one operation for the master, in seconds or with m, h, d",
+        takes_number=True,
     ),
     OptionSpec(
         name="drain",
@@ -205,6 +214,7 @@ OPTION_SPECS: Final = (
         parse=_parse_drain,
         default=f"{DRAIN_SECONDS_DEFAULT:.0f}, for `cloudai umount` {UNMOUNT_DRAIN_SECONDS_DEFAULT / 3600:.0f}h",
         help="how long a mount that ends waits for uploads; what is left is sent by the next mount",
+        takes_number=True,
     ),
     OptionSpec(
         name="uid",
@@ -212,6 +222,7 @@ OPTION_SPECS: Final = (
         parse=_parse_id,
         default="as stored for root, yours for others",
         help="numeric owner that everything is shown with",
+        takes_number=True,
     ),
     OptionSpec(
         name="gid",
@@ -219,6 +230,7 @@ OPTION_SPECS: Final = (
         parse=_parse_id,
         default="as stored for root, yours for others",
         help="numeric group that everything is shown with",
+        takes_number=True,
     ),
     OptionSpec(
         name="umask",
@@ -252,40 +264,65 @@ OPTION_SPECS: Final = (
     ),
 )
 
-_SPEC_BY_NAME: Final[Mapping[str, OptionSpec]] = {spec.name: spec for spec in OPTION_SPECS}
+SPEC_BY_NAME: Final[Mapping[str, OptionSpec]] = {spec.name: spec for spec in OPTION_SPECS}
 
-# What mount(8) and fstab pass on although it means nothing to a helper, and what is always so here:
-# libfuse mounts nosuid and nodev. `noexec` comes with `user`; it is mount(8)'s default, nobody's request.
+# Words that the kernel keeps to, and the ones they take back: of each two the last counts.
+_KERNEL_WORDS: Final = {
+    "noexec": "exec",
+    "exec": "noexec",
+    "noatime": "atime",
+    "atime": "noatime",
+    "nodiratime": "diratime",
+    "diratime": "nodiratime",
+}
+# What the kernel takes for granted unless told otherwise, and FUSE has no words for.
+_KERNEL_DEFAULTS: Final = frozenset({"exec", "atime", "diratime"})
+
+# What mount(8) and fstab pass on although it means nothing to a helper, and what is always so here: a mount is
+# nosuid and nodev (what others wrote must not run as them, and devices cannot be kept in a run), reading sets
+# no access time, and `async` is what writing is.
 _IGNORED_NAMES: Final = frozenset(
     {
         *("_netdev", "auto", "noauto", "defaults", "nofail", "comment"),
-        *("user", "users", "nouser", "owner", "group"),
-        *("nosuid", "nodev", "exec", "noexec", "async"),
-        *("atime", "noatime", "relatime", "norelatime", "nodiratime"),
+        *("user", "users", "nouser", "owner", "noowner", "group", "nogroup"),
+        *("suid", "nosuid", "dev", "nodev", "async"),
+        *("relatime", "norelatime", "strictatime", "nostrictatime"),
     }
 )
 
 
-def parse_options(text: str) -> MountOptions:
+def refuse_unknown_option(name: str) -> None:
+    """Raises CommandFailed (usage) that names the option."""
+    known = ", ".join(SPEC_BY_NAME)
+    raise CommandFailed(ExitCode.USAGE, f"unknown mount option {name!r}; known are {known}")
+
+
+def parse_options(text: str, on_unknown: Callable[[str], None] = refuse_unknown_option) -> MountOptions:
     """What `-o a,b=c` gives; the last of a repeated option counts.
 
-    Raises CommandFailed (usage) that names the option when it is unknown or its value is not valid.
+    Raises CommandFailed (usage) that names the option when its value is not valid, and what `on_unknown` raises
+    for the name of one that is not known.
     """
     given: dict[str, object] = {}
+    kernel_words: list[str] = []
     for word in filter(None, text.split(",")):
         name, equals, value = word.partition("=")
-        if name in _IGNORED_NAMES or name.startswith("x-"):
+        if word in _KERNEL_WORDS:
+            kernel_words = [kept for kept in kernel_words if kept not in (word, _KERNEL_WORDS[word])]
+            kernel_words.append(word)
+        elif name in _IGNORED_NAMES or name.lower().startswith("x-"):
             continue
-        spec = _SPEC_BY_NAME.get(name)
-        if spec is None:
-            known = ", ".join(_SPEC_BY_NAME)
-            raise CommandFailed(ExitCode.USAGE, f"unknown mount option {name!r}; known are {known}")
-        given[spec.field] = _parse_value(spec, value if equals else None)
+        elif (spec := SPEC_BY_NAME.get(name)) is not None:
+            given[spec.field] = _parse_word(spec, value if equals else None)
+        else:
+            on_unknown(name)
+    if kernel_words := [word for word in kernel_words if word not in _KERNEL_DEFAULTS]:
+        given["kernel_words"] = tuple(kernel_words)
     # The table's fields are the keys, and each row parses to its field's type.
     return cast(MountOptions, given)
 
 
-def _parse_value(spec: OptionSpec, value: str | None) -> object:
+def _parse_word(spec: OptionSpec, value: str | None) -> object:
     if spec.parse is None:
         if value is not None:
             raise CommandFailed(ExitCode.USAGE, f"mount option {spec.name} takes no value")
@@ -305,31 +342,9 @@ def describe_options() -> str:
         word = f"{spec.name}=" if spec.parse else spec.name
         default = f" [{spec.default}]" if spec.default else ""
         lines.append(f"  {word:<12} {spec.help}{default}")
+    lines += [
+        "Each may also be a key of the section [mount] of /etc/cloudai/config.toml, of ~/.config/cloudai/config.toml",
+        "or of the file that $CLOUDAI_CONFIG names, or $CLOUDAI_<OPTION>; later ones count, the command line last.",
+        "`cloudai config` shows the outcome.",
+    ]
     return "\n".join(lines)
-
-
-def parse_source(text: str) -> str:
-    """`host:port` of a SOURCE whose port may be missing; `[::1]:7443` for IPv6.
-
-    Raises CommandFailed (usage).
-    """
-    bracketed = re.fullmatch(r"\[([0-9A-Fa-f:.]+)\](?::(\d+))?", text, re.ASCII)
-    plain = re.fullmatch(r"([A-Za-z0-9._-]+)(?::(\d+))?", text, re.ASCII)
-    match = bracketed or plain
-    if match is None:
-        raise CommandFailed(ExitCode.USAGE, f"{text!r} is no master's address: expected HOST or HOST:PORT")
-    port = int(match[2] or MASTER_PORT_DEFAULT)
-    if not 0 < port < 65536:
-        raise CommandFailed(ExitCode.USAGE, f"{text!r}: a port is a number from 1 to 65535")
-    return f"[{match[1]}]:{port}" if bracketed else f"{match[1]}:{port}"
-
-
-def is_loopback(source: str) -> bool:
-    """Whether a parsed source's host is this machine by its name or address alone, without asking DNS."""
-    host = source.rpartition(":")[0].strip("[]")
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

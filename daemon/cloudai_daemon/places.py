@@ -8,12 +8,16 @@ from __future__ import annotations
 import hashlib
 import os
 import string
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 _PLAIN_CHARACTERS: Final = frozenset(string.ascii_letters + string.digits + "_.")
 # NAME_MAX, less room for a suffix such as `.json`.
 _ESCAPED_BYTES_MAX: Final = 200
+
+SYSTEM_PATH: Final = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""For a process without PATH, as mount(8)'s helpers are: fusermount3, umount, unshare are there."""
 
 _RUNTIME_DIR_VARIABLE: Final = "CLOUDAI_RUNTIME_DIR"
 
@@ -79,6 +83,15 @@ def runtime_dirs_to_search() -> list[Path]:
     found = [runtime_dir()]
     if not is_root() and _RUNTIME_DIR_VARIABLE not in os.environ:
         found.append(Path("/run/cloudai"))
+    return found
+
+
+def config_files() -> list[Path]:
+    """Where options are looked for, the machine's first: later ones count. They need not be there."""
+    found = [Path("/etc/cloudai/config.toml")]
+    # Who has no home, as mount(8)'s helper may have none, has no file there.
+    with suppress(RuntimeError):
+        found.append(_xdg("XDG_CONFIG_HOME", ".config") / "config.toml")
     return found
 
 

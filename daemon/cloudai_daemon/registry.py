@@ -21,10 +21,12 @@ from cloudai_daemon.process_identity import ProcessIdentity
 class RegistryEntry:
     mount_point: Path
     source: str
-    """The master's host:port."""
+    """The master's host:port, and what of its tree is mounted."""
     control_socket: Path
     state_dir: Path
     process: ProcessIdentity
+    read_only: bool = False
+    """Whether the daemon itself refuses every change."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), default=str, indent=2)
@@ -45,6 +47,7 @@ class RegistryEntry:
                     start_ticks=int(process["start_ticks"]),
                     boot_id=str(process["boot_id"]),
                 ),
+                read_only=bool(fields.get("read_only", False)),
             )
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a registry entry: {error}") from error

@@ -88,6 +88,21 @@ class ManagedTree:
         self.inodes[ROOT_INO] = self.root
         self.runs: dict[str, RunTree] = {}
 
+    def make_root(self, inode: ManagedInode | Node) -> None:
+        """From here on the mount shows this directory alone: it takes the number that the kernel asks for first.
+
+        Before the mount, so that nobody knows another number of it.
+        """
+        assert inode.lookup_count == 0
+        if inode is self.root:
+            return
+        del self.inodes[inode.ino]
+        self.root.ino = self._take_ino()
+        inode.ino = ROOT_INO
+        inode.lookup_count = 1  # the kernel's own: it is never given back
+        inode.kernel_attributes = None
+        self.inodes[ROOT_INO] = inode
+
     def take_users(self, users: Iterable[str]) -> None:
         """The users that the master shows."""
         for user in users:
@@ -137,9 +152,11 @@ class ManagedTree:
         ]
 
     def drop_task(self, user: UserDirectory, name: str) -> list[Invalidation]:
-        task = user.tasks.pop(name, None)
-        if task is None:
+        task = user.tasks.get(name)
+        # The mount's root stays what it is: a task of this name that is made again is this one.
+        if task is None or task.ino == ROOT_INO:
             return []
+        del user.tasks[name]
         user.touch()
         self.forget_inode(task)
         self.forget_inode(task.latest)

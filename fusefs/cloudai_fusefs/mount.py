@@ -7,6 +7,7 @@ import fcntl
 import logging
 import math
 import os
+import re
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -32,6 +33,7 @@ from cloudai_fusefs.mount_measures import MountMeasures
 from cloudai_fusefs.namespace import Namespace
 from cloudai_fusefs.open_files import OpenFiles
 from cloudai_fusefs.operations import Operations
+from cloudai_fusefs.part_control import PartControl
 from cloudai_fusefs.range_reader import RangeReader
 from cloudai_fusefs.retrying_master_client import RetryingMasterClient
 from cloudai_fusefs.running_mount import RunningMount
@@ -81,7 +83,7 @@ async def serve_mount(
     require_private(config.cache_dir)
     with _own_state_directory(config.state_dir):
         async with GrpcMasterClient(
-            config.source,
+            config.address,
             token_provider=lambda: _read_token(config),
             insecure=config.insecure,
             root_certificates=config.ca_file.read_bytes() if config.ca_file is not None else None,
@@ -115,14 +117,14 @@ async def _serve(
     shares = divide_memory(config.memory_bytes_max)
     disk_cache = DiskChunkCache(
         config.cache_dir,
-        scope=f"{config.source}/{capabilities.user}",
+        scope=f"{config.address}/{capabilities.user}",
         bytes_max=config.cache_bytes_max,
         nursery=nursery,
         threads_max=shares.disk_threads_max,
     )
     sealed_cache = SealedCache(
         config.cache_dir,
-        scope=config.source,
+        scope=config.address,
         bytes_max=int(config.cache_bytes_max * CACHE_SHARE),
         nursery=nursery,
     )
@@ -163,7 +165,7 @@ async def _serve(
         umask=config.umask,
         timeo_seconds=config.timeo_seconds,
     )
-    control = RunningMount(
+    control: MountControl = RunningMount(
         config,
         capabilities.user,
         client,
@@ -180,6 +182,9 @@ async def _serve(
     own_directory = managed.root.users.get(capabilities.user)
     if own_directory is not None:
         await sync.load_user(own_directory)
+    if config.root_path:
+        managed.make_root(await namespace.find(config.root_path))
+        control = PartControl(control, config.root_path, user=capabilities.user)
     _mount(operations, config)
     try:
         notifier.start()
@@ -259,7 +264,9 @@ def _mount(operations: Operations, config: MountConfig) -> None:
 
 def _mount_options(config: MountConfig) -> set[str]:
     options = set(pyfuse3.default_options)
-    options |= {f"fsname={config.source}", "subtype=cloudai"}
+    # A task's name may hold what separates options.
+    shown_source = re.sub(r"([\\,])", r"\\\1", config.shown_source or config.source)
+    options |= {f"fsname={shown_source}", "subtype=cloudai", *config.kernel_words}
     if config.allow_other:
         options.add("allow_other")
     if config.read_only:

@@ -33,7 +33,7 @@ class MountConfig:
     """The options of one mount, resolved: the words of the command line in SI units and absolute paths."""
 
     source: str
-    """The master's `host:port`."""
+    """The master's `host:port`, and behind it what of the tree is mounted: `/user`, `/user/task`, `/user/task/run`."""
     mount_point: Path
     state_dir: Path
     """Journal and staged files, 0700. Belongs to one mount."""
@@ -62,6 +62,20 @@ class MountConfig:
     token: str = ""
     metrics_address: str = ""
     """Where Prometheus metrics are served: `host:port` on the loopback or a Unix socket's path; "": nowhere."""
+    kernel_words: tuple[str, ...] = ()
+    """Of mount(8), for the kernel alone: noexec, noatime, nodiratime."""
+    shown_source: str = ""
+    """What the kernel's table of mounts shows; mount(8) looks for the words of fstab there. "": `source`."""
+
+    @property
+    def address(self) -> str:
+        """The master's `host:port`."""
+        return self.source.partition("/")[0]
+
+    @property
+    def root_path(self) -> str:
+        """What of the tree is the mount's root: `user/task/run` or less; "" for all of it."""
+        return self.source.partition("/")[2]
 
     def __repr__(self) -> str:  # a dataclass's own would print the token
         return f"MountConfig(source={self.source!r}, mount_point={str(self.mount_point)!r})"
@@ -88,7 +102,8 @@ class FileStatus:
     """One name whose latest state is not yet at the master."""
 
     path: str
-    """Relative to the mount point; bytes that are no UTF-8 as surrogate escapes."""
+    """Relative to the mount point; bytes that are no UTF-8 as surrogate escapes. A path in the tree that begins with
+    "/" is of what an earlier mount left outside of the part that is mounted."""
     state: FileState
     size_bytes: int
     uploaded_bytes: int
@@ -239,7 +254,7 @@ class RunPlace:
     """A run as it is found in the mount."""
 
     path: str
-    """Relative to the mount point: user/task/name."""
+    """Relative to the mount point: user/task/name, or less of it where a part of the tree is mounted."""
     task_id: str
 
 
@@ -248,7 +263,7 @@ class RunStatus:
     """A run that the mount's user may see."""
 
     path: str
-    """Relative to the mount point: user/task/name."""
+    """As of RunPlace; "" where the run itself is mounted."""
     task_id: str
     created_at_ns: int
     sealed: bool

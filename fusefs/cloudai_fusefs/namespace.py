@@ -8,6 +8,7 @@ An await may let any other operation in: after each, what was looked up before i
 
 from __future__ import annotations
 
+import os
 import secrets
 import time
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from typing import Final
 import trio
 
 from cloudai_fusefs.managed_tree import (
+    ROOT_INO,
     LatestLink,
     ManagedInode,
     ManagedTree,
@@ -173,8 +175,20 @@ class Namespace:
             raise NotADirectory
         return [(name.encode(), inode) for name, inode in entries.items()]
 
+    async def find(self, path: str) -> Inode:
+        """What a path from the tree's root stands for, "" the root itself. Raises as lookup; NotFound has the path."""
+        inode: Inode = self._managed.root
+        try:
+            for name in filter(None, path.split("/")):
+                inode = await self.lookup(inode, os.fsencode(name))
+        except NotFound as error:
+            raise NotFound(path=path) from error
+        return inode
+
     def parent(self, directory: Inode) -> Inode:
-        """What `..` stands for."""
+        """What `..` stands for; of the mount's root it is itself."""
+        if directory.ino == ROOT_INO:
+            return directory
         if isinstance(directory, Node):
             if directory.edges:
                 return directory.edges[0][0]

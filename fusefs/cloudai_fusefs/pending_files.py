@@ -23,7 +23,7 @@ NODES_AT_ONCE: Final = 500
 
 
 class PendingFiles:
-    """Paths are relative to the mount point, "" is all of it."""
+    """Paths are those of the master's tree, "" is all of it."""
 
     def __init__(self, managed: ManagedTree, sync: TreeSync, uploader: Uploader) -> None:
         self._managed = managed

@@ -88,7 +88,7 @@ class RunTree:
 
     @property
     def path(self) -> str:
-        """Relative to the mount point."""
+        """In the master's tree."""
         return f"{self.user}/{self.task}/{self.name}"
 
     def path_of(self, node: Node) -> bytes:
@@ -100,7 +100,7 @@ class RunTree:
         return b"/".join(reversed(components))
 
     def label_of(self, node: Node) -> str:
-        """The path below the mount point, for people: bytes that are no UTF-8 as surrogate escapes."""
+        """The path in the master's tree, for people: bytes that are no UTF-8 as surrogate escapes."""
         inside = self.path_of(node).decode(errors="surrogateescape")
         return f"{self.path}/{inside}" if inside else self.path
 

@@ -7,7 +7,6 @@ so that the next warm-up goes on where one was stopped.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -27,7 +26,7 @@ from cloudai_fusefs.small_files import is_small_file
 from cloudai_fusefs.tree_sync import TreeSync
 from cloudai_fusefs.verifying_fetcher import VerifyingFetcher, WantedFile
 from cloudai_model.chunks import Chunk
-from cloudai_model.errors import CloudAIError, MasterUnavailable, NoSpace, NotFound
+from cloudai_model.errors import CloudAIError, MasterUnavailable, NoSpace
 from cloudai_model.limits import KIB, MIB, READ_FILES_BYTES_MAX, READ_FILES_MAX
 
 T = TypeVar("T")
@@ -97,18 +96,8 @@ class Warmup:
         """See MountControl.warmup."""
         nodes: dict[Node, None] = {}
         for path in paths:
-            await self._collect(await self._find(path), nodes)
+            await self._collect(await self._namespace.find(path), nodes)
         return await _FileSet(self, nodes, note_progress).bring(cached_if)
-
-    async def _find(self, path: str) -> Inode:
-        """Raises NotFound with the whole path."""
-        inode: Inode = self._managed.root
-        try:
-            for name in filter(None, path.split("/")):
-                inode = await self._namespace.lookup(inode, os.fsencode(name))
-        except NotFound as error:
-            raise NotFound(path=path) from error
-        return inode
 
     async def _collect(self, inode: Inode, nodes: dict[Node, None]) -> None:
         """Adds the files at and below the inode."""

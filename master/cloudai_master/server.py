@@ -19,6 +19,7 @@ from cloudai_master.disk_chunk_store import DiskChunkStore
 from cloudai_master.periodic_scrub import PeriodicScrub
 from cloudai_master.rpc import RpcServer
 from cloudai_master.service import StorageService
+from cloudai_master.service_notifier import ServiceNotifier
 from cloudai_master.tokens import Tokens, load_key
 from cloudai_master.wakeups import Wakeups
 from cloudai_model.memory import keep_freed_memory
@@ -61,11 +62,15 @@ async def serve(config: ServeConfig, on_ready: Callable[[int], None]) -> None:
             server = RpcServer(service, Tokens(database, load_key(data_dir.key_path)), wakeups)
             host = f"[{config.host}]" if ":" in config.host else config.host
             on_ready(await server.start(f"{host}:{config.port}", config.certificate))
-            housekeeping = asyncio.create_task(_keep_house(service))
+            notifier = ServiceNotifier()
+            notifier.tell_ready()
+            beside = [asyncio.create_task(task) for task in (_keep_house(service), notifier.tell_alive())]
             with _scrubbing(database, store, config.scrub_interval_seconds):
                 await stop.wait()
                 log.info("stopping")
-                housekeeping.cancel()
+                notifier.tell_stopping()
+                for task in beside:
+                    task.cancel()
                 await server.stop(STOP_GRACE_SECONDS)
         finally:
             database.close()

@@ -27,14 +27,15 @@ from support.mount_process import PROGRAM
 
 @pytest.fixture(autouse=True)
 def private_places(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The runtime directory of this test alone; no token or mount of whoever runs the tests.
+    """The runtime directory of this test alone; no token, mount or option of whoever runs the tests.
 
     Not below tmp_path: a socket's path has at most 107 bytes, and pytest's folders can be deep.
     """
     runtime_dir = Path(tempfile.mkdtemp(prefix="cloudai-"))
+    for name in [name for name in os.environ if name.startswith("CLOUDAI_")]:
+        monkeypatch.delenv(name)
     monkeypatch.setenv("CLOUDAI_RUNTIME_DIR", str(runtime_dir))
-    for name in ("CLOUDAI_TOKEN", "CLOUDAI_MOUNT", "CLOUDAI_OUTPUT"):
-        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(runtime_dir / "config"))
     yield runtime_dir
     shutil.rmtree(runtime_dir, ignore_errors=True)
 

@@ -114,7 +114,7 @@ def test_owner_is_shown_as_ones_own_except_to_root(
 
 
 def test_config_survives_the_pipe(tmp_path: Path) -> None:
-    config = replace(make_config(tmp_path), ca_file=Path("/ca.pem"), umask=0o22, timeo_seconds=1.5)
+    config = replace(make_config(tmp_path), ca_file=Path("/ca.pem"), umask=0o22, kernel_words=("noexec",))
     assert decode_config(encode_config(config)) == config
 
 
@@ -259,3 +259,14 @@ def test_dead_mount_is_cleared_away_before_mounting(dead_mount: Path) -> None:
 def test_umount_clears_a_dead_mount_away(cloudai: RunCloudai, dead_mount: Path) -> None:
     assert cloudai("umount", dead_mount).returncode == 0
     assert find_mounted(dead_mount) is None
+
+
+def test_modules_in_the_working_directory_are_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "trio.py").write_text("raise SystemExit('run by a mount')\n")
+    monkeypatch.chdir(tmp_path)
+    config = make_config(tmp_path, source="127.0.0.1:1")
+    with pytest.raises(CommandFailed) as raised:
+        start_mount(config)
+    assert raised.value.line.startswith("127.0.0.1:1: the master did not answer")

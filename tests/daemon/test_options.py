@@ -11,11 +11,9 @@ from cloudai_daemon.exit_codes import CommandFailed, ExitCode
 from cloudai_daemon.options import (
     OPTION_SPECS,
     describe_options,
-    is_loopback,
     parse_duration,
     parse_options,
     parse_size,
-    parse_source,
 )
 
 
@@ -47,8 +45,33 @@ def test_last_of_a_repeated_option_counts() -> None:
 
 
 def test_what_mount_passes_on_is_ignored() -> None:
-    text = "rw,_netdev,nofail,user,noexec,nosuid,nodev,defaults,noauto,x-systemd.automount,x-a=b,"
+    text = (
+        "rw,_netdev,nofail,user=jo,suid,nodev,defaults,noauto,relatime,x-systemd.automount,X-a=b,comment=c,"
+    )
     assert parse_options(text) == {"read_only": False}
+
+
+@pytest.mark.parametrize(
+    ("text", "kernel_words"),
+    [
+        ("noexec,noatime", ("noexec", "noatime")),
+        ("nodiratime,noexec,noexec", ("nodiratime", "noexec")),
+        ("noexec,noatime,exec", ("noatime",)),
+    ],
+)
+def test_words_of_the_kernel_are_kept_for_it(text: str, kernel_words: tuple[str, ...]) -> None:
+    assert parse_options(text) == {"kernel_words": kernel_words}
+
+
+@pytest.mark.parametrize("text", ["exec", "noexec,exec", "atime,diratime"])
+def test_what_the_kernel_does_anyway_is_not_told_to_it(text: str) -> None:
+    assert parse_options(text) == {}
+
+
+def test_unknown_options_may_be_passed_by() -> None:
+    passed_by: list[str] = []
+    assert parse_options("sync,ro,cache_sise=1G", passed_by.append) == {"read_only": True}
+    assert passed_by == ["sync", "cache_sise"]
 
 
 @pytest.mark.parametrize(
@@ -118,42 +141,6 @@ def test_size_is_in_powers_of_1024(text: str, size_bytes: int) -> None:
 )
 def test_duration_has_units(text: str, seconds: float) -> None:
     assert parse_duration(text) == seconds
-
-
-@pytest.mark.parametrize(
-    ("text", "source"),
-    [
-        ("master.example", "master.example:7443"),
-        ("master.example:80", "master.example:80"),
-        ("[::1]", "[::1]:7443"),
-        ("[::1]:80", "[::1]:80"),
-    ],
-)
-def test_source_has_a_default_port(text: str, source: str) -> None:
-    assert parse_source(text) == source
-
-
-@pytest.mark.parametrize(
-    "text", ["", ":7443", "host:", "host:0", "host:65536", "host:x", "http://host", "a b", "::1"]
-)
-def test_bad_source_is_a_usage_error(text: str) -> None:
-    with pytest.raises(CommandFailed) as raised:
-        parse_source(text)
-    assert raised.value.exit_code == ExitCode.USAGE
-
-
-@pytest.mark.parametrize(
-    ("source", "expected"),
-    [
-        ("localhost:1", True),
-        ("127.1.2.3:1", True),
-        ("[::1]:1", True),
-        ("10.0.0.1:1", False),
-        ("localhost.example:1", False),
-    ],
-)
-def test_loopback_is_told_without_dns(source: str, expected: bool) -> None:
-    assert is_loopback(source) is expected
 
 
 def test_help_names_every_option() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -86,3 +87,11 @@ def test_zombie_is_not_alive(sleeper: subprocess.Popen[bytes]) -> None:
     assert identity.wait_gone(10)
     assert not identity.is_alive
     assert not identity.send_signal(signal.SIGTERM)
+
+
+def test_entry_of_an_older_daemon_is_read() -> None:
+    entry = entry_of("/mnt/cloudai", os.getpid())
+    fields = json.loads(replace(entry, read_only=True).to_json())
+    assert RegistryEntry.from_json(json.dumps(fields)).read_only
+    del fields["read_only"]
+    assert RegistryEntry.from_json(json.dumps(fields)) == entry

@@ -174,3 +174,35 @@ def test_run_without_the_right_to_mount_gives_its_command_the_variable(
     elsewhere = shared_mount.mount_point / USER / "by-a-user" / "latest" / "file"
     wait_until(elsewhere.exists, "the run on root's mount")
     assert elsewhere.read_text() == "x\n"
+
+
+def test_user_mounts_and_unmounts_a_line_of_fstab(
+    session: UserSession, shared_master: MasterProcess, shared_mount: MountProcess, run: Path
+) -> None:
+    (run / "file").write_text("content\n")
+    shared_mount.wait_durable(run)
+    token_file = session.write_file("token", shared_master.make_token(USER))
+    scratch = session.home / "sbin"
+    scratch.mkdir()
+    session.namespace.keep_to_itself(Path("/sbin"), scratch)
+    session.namespace.must(PROGRAM, "install-helper")
+    # The user of these tests has no home that mount(8)'s helper could look up.
+    places = f"state_dir={session.home}/state,cache_dir={session.home}/cache"
+    words = f"user,noauto,_netdev,insecure,token_file={token_file},{places}"
+    fstab = session.write_file(
+        "fstab", f"{shared_master.address} {session.mount_point} cloudai {words} 0 0\n"
+    )
+    session.namespace.mount("--bind", fstab, "/etc/fstab")
+    runtime_dir = f"CLOUDAI_RUNTIME_DIR={session.home}/run"
+
+    done = session.as_user("env", runtime_dir, "mount", session.mount_point)
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    place = session.mount_point / run.relative_to(shared_mount.mount_point)
+    assert session.as_user("cat", place / "file").stdout == "content\n"
+    assert session.as_user("stat", "-c", "%u", place / "file").stdout == f"{UID}\n"
+    shown = session.as_user("findmnt", "-n", "-o", "OPTIONS", session.mount_point).stdout
+    assert {"noexec", "nosuid", "nodev"} <= set(shown.strip().split(","))
+    done = session.as_user("umount", session.mount_point)
+    assert (done.returncode, done.stderr) == (0, "")
+    wait_until(lambda: not list((session.home / "run").glob("*.json")), "the daemon's end")

@@ -58,8 +58,13 @@ class MountProcess:
         self.pid = int(self.status()["pid"])
 
     def mount_command(self) -> subprocess.CompletedProcess[str]:
-        options = f"{self.options},token_file={self.token_file},state_dir={self.state_dir},cache_dir={self.cache_dir}"
-        return self.cloudai("mount", self.source, str(self.mount_point), "-o", options)
+        return self.cloudai(*self.mount_arguments)
+
+    @property
+    def mount_arguments(self) -> list[str]:
+        """Of `cloudai`, to make this mount."""
+        places = f"token_file={self.token_file},state_dir={self.state_dir},cache_dir={self.cache_dir}"
+        return ["mount", self.source, str(self.mount_point), "-o", f"{self.options},{places}"]
 
     def cloudai(
         self, *arguments: str, timeout: float = COMMAND_SECONDS_MAX

@@ -13,7 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from support.mount_process import COMMAND_SECONDS_MAX, PROGRAM, WAIT_SECONDS_MAX
+from support.mount_namespace import MountNamespace
+from support.mount_process import PROGRAM
 
 # Debian's `nobody`: fusermount3 wants a name for who unmounts, and every machine has this one.
 UID, GID = 65534, 65534
@@ -45,16 +46,7 @@ class UserSession:
             for path in (self.home, self.mount_point):
                 path.mkdir(mode=0o700)
                 os.chown(path, UID, GID)
-            # The namespace lives as long as a process in it does.
-            self._keeper = subprocess.Popen(
-                ["unshare", "--mount", "--propagation", "private", "--", "sh", "-c", "echo made; exec cat"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-            made.callback(self._keeper.communicate, timeout=WAIT_SECONDS_MAX)
-            assert self._keeper.stdout is not None
-            assert self._keeper.stdout.readline() == "made\n"
+            self.namespace = made.enter_context(MountNamespace())
             self._furnish(directory / "scratch")
             made.callback(self._unmount)
             self._made = made.pop_all()
@@ -75,14 +67,7 @@ class UserSession:
 
     def as_root(self, *command: str | Path) -> subprocess.CompletedProcess[str]:
         """What root gets in the same namespace; the status is not checked."""
-        return subprocess.run(
-            ["nsenter", f"--mount=/proc/{self._keeper.pid}/ns/mnt", "--", *command],
-            env={"HOME": str(self.home), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"},
-            capture_output=True,
-            text=True,
-            timeout=COMMAND_SECONDS_MAX,
-            check=False,
-        )
+        return self.namespace.run(*command, environment={"HOME": str(self.home)})
 
     def as_user(self, *command: str | Path) -> subprocess.CompletedProcess[str]:
         return self.as_root("setpriv", f"--reuid={UID}", f"--regid={GID}", "--clear-groups", "--", *command)
@@ -102,13 +87,15 @@ class UserSession:
 
     def _furnish(self, scratch: Path) -> None:
         scratch.mkdir()
-        self._mount("-t", "tmpfs", "-o", "mode=755", "tmpfs", scratch)
+        self.namespace.mount("-t", "tmpfs", "-o", "mode=755", "tmpfs", scratch)
         device, configuration = scratch / "fuse", scratch / "fuse.conf"
-        self._must("cp", "--archive", "/dev/fuse", device)
-        self._must("chmod", f"{self._fuse_mode:o}", device)
-        self._mount("--bind", device, "/dev/fuse")
-        self._must("sh", "-c", 'echo "$1" > "$2"; chmod 644 "$2"', "sh", self._fuse_conf, configuration)
-        self._mount("--bind", configuration, "/etc/fuse.conf")
+        self.namespace.must("cp", "--archive", "/dev/fuse", device)
+        self.namespace.must("chmod", f"{self._fuse_mode:o}", device)
+        self.namespace.mount("--bind", device, "/dev/fuse")
+        self.namespace.must(
+            "sh", "-c", 'echo "$1" > "$2"; chmod 644 "$2"', "sh", self._fuse_conf, configuration
+        )
+        self.namespace.mount("--bind", configuration, "/etc/fuse.conf")
         self._open_way_to_program(scratch)
 
     def _open_way_to_program(self, scratch: Path) -> None:
@@ -116,21 +103,14 @@ class UserSession:
         barriers = {barrier for place in _PROGRAM_PLACES if (barrier := _find_barrier(place))}
         kept = {place: scratch / str(number) for number, place in enumerate(_PROGRAM_PLACES)}
         for place, keeping in kept.items():
-            self._must("mkdir", keeping)
-            self._mount("--bind", place, keeping)
+            self.namespace.must("mkdir", keeping)
+            self.namespace.mount("--bind", place, keeping)
         for barrier in barriers:
-            self._mount("-t", "tmpfs", "-o", "mode=755", "tmpfs", barrier)
+            self.namespace.mount("-t", "tmpfs", "-o", "mode=755", "tmpfs", barrier)
         for place, keeping in kept.items():
             if any(place.is_relative_to(barrier) for barrier in barriers):
-                self._must("mkdir", "--parents", place)
-                self._mount("--bind", keeping, place)
-
-    def _mount(self, *arguments: str | Path) -> None:
-        self._must("mount", *arguments)
-
-    def _must(self, *command: str | Path) -> None:
-        done = self.as_root(*command)
-        assert done.returncode == 0, done.stderr
+                self.namespace.must("mkdir", "--parents", place)
+                self.namespace.mount("--bind", keeping, place)
 
 
 def _find_barrier(place: Path) -> Path | None:

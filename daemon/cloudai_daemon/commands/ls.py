@@ -35,7 +35,7 @@ def ls_command(path: Path | None, directory: Path | None, as_json: bool) -> None
     for run in runs:
         created = datetime.fromtimestamp(run.created_at_ns / 1e9, UTC)
         state = _describe_state(run)
-        click.echo(f"{state:<18}  {created:%Y-%m-%d %H:%M:%S}Z  {printable(run.path)}")
+        click.echo(f"{state:<18}  {created:%Y-%m-%d %H:%M:%S}Z  {printable(run.path or '.')}")
 
 
 def _describe_state(run: RunStatus) -> str:

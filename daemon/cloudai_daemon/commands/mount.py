@@ -8,8 +8,9 @@ import click
 
 from cloudai_daemon.commands.parameters import PATH, say
 from cloudai_daemon.exit_codes import CommandFailed
-from cloudai_daemon.mounting import check_mount, is_readable_by_others, resolve_config, start_mount
-from cloudai_daemon.options import describe_options, parse_options
+from cloudai_daemon.mounting import is_readable_by_others, prepare_mount, resolve_config, start_mount
+from cloudai_daemon.option_sources import gather_options
+from cloudai_daemon.options import describe_options
 
 
 @click.command("mount", epilog=describe_options())
@@ -21,17 +22,18 @@ from cloudai_daemon.options import describe_options, parse_options
 def mount_command(
     source: str, directory: Path, option_words: tuple[str, ...], token_file: Path | None, foreground: bool
 ) -> None:
-    """Mount the master at SOURCE (HOST or HOST:PORT) on DIR, an empty directory.
+    """Mount the master at SOURCE on DIR, an empty directory.
 
-    Returns when the tree answers. The token comes from a file or from $CLOUDAI_TOKEN.
+    SOURCE is HOST[:PORT] for the whole tree, HOST[:PORT]/USER[/TASK[/RUN]] for a part of it. Returns when the tree
+    answers. The token comes from a file or from $CLOUDAI_TOKEN.
     """
-    options = parse_options(",".join(option_words))
+    options = gather_options(",".join(option_words))
     if token_file is not None:
         options["token_file"] = token_file.expanduser().absolute()
     config = resolve_config(source, directory, options)
     if config.token_file is not None and is_readable_by_others(config.token_file):
         say(f"warning: {config.token_file} can be read by others; `chmod 600` it")
-    check_mount(config)
+    prepare_mount(config)
     if not foreground:
         start_mount(config)
         return
