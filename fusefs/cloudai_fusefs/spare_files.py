@@ -37,7 +37,7 @@ class SpareFiles:
         try:
             # In this order: under its next name it must never have had another content.
             os.ftruncate(descriptor, 0)
-            path.rename(self._path_of(self._next_number))
+            os.rename(path, self._path_of(self._next_number))  # noqa: PTH104 - a Path costs as much again
         except OSError:
             return False
         self._numbers.append(self._next_number)
@@ -49,10 +49,10 @@ class SpareFiles:
         if not self._numbers:
             return False
         try:
-            self._path_of(self._numbers.pop()).rename(path)
+            os.rename(self._path_of(self._numbers.pop()), path)  # noqa: PTH104
         except OSError:
             return False
         return True
 
-    def _path_of(self, number: int) -> Path:
-        return self._directory / str(number)
+    def _path_of(self, number: int) -> str:
+        return f"{self._directory}/{number}"

@@ -175,9 +175,10 @@ class Staging:
         An empty base means that nothing of the earlier content is kept.
         """
         if node.staged is None:
+            path = self._path_of(node)
             if not base.chunks and node.generation == 0:  # else something may be there that was not recovered
-                self._spares.take(self._path_of(node))
-            node.staged = self._open_staged(node, base, node.generation)
+                self._spares.take(path)
+            node.staged = self._open_staged(node, path, base, node.generation)
         return node.staged
 
     def note_moved(self, node: Node, replaced: Node | None) -> None:
@@ -324,12 +325,12 @@ class Staging:
 
     def open_left(self, node: Node, base: Manifest, base_generation: int) -> StagedFile | None:
         """What an earlier mount staged of the node, over the base of its row; None: no file is there."""
-        if not self._path_of(node).exists():
-            return None
-        return self._open_staged(node, base, base_generation)
-
-    def _open_staged(self, node: Node, base: Manifest, base_generation: int) -> StagedFile:
         path = self._path_of(node)
+        if not path.exists():
+            return None
+        return self._open_staged(node, path, base, base_generation)
+
+    def _open_staged(self, node: Node, path: Path, base: Manifest, base_generation: int) -> StagedFile:
         node_id = node.node_id  # under which the base was committed
 
         async def read_base(offset_bytes: int, length_bytes: int) -> bytes | memoryview:
