@@ -9,8 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
-from cachetools import LRUCache
-
 from cloudai_fusefs.node import Node
 from cloudai_model.limits import KIB, READ_FILES_BYTES_MAX, READ_FILES_MAX
 
@@ -26,6 +24,13 @@ STEP_FILES_MAX: Final = 8
 """A reader that skips up to so many names goes on: it may want one suffix, or one shard in four."""
 
 DIRECTORIES_MAX: Final = 64
+
+NAMES_MAX: Final = 128 * 1024
+"""Of all directories that are kept together, but for the DIRECTORIES_MIN read last: one of any size is read ahead of,
+and two that are read in turns, as pictures and their labels are, are not gone through again and again. A name costs
+90 bytes here, 600 and more in its tree."""
+
+DIRECTORIES_MIN: Final = 4
 
 
 @dataclass(slots=True, eq=False)
@@ -58,8 +63,13 @@ class SmallFileReadAhead:
     """The reading of small files in one mount."""
 
     def __init__(self) -> None:
-        self._readings: LRUCache[Node, _Reading] = LRUCache(DIRECTORIES_MAX)
+        self._readings: dict[Node, _Reading] = {}  # by directory, the one read longest ago first
         self._streak_files = 0
+
+    @property
+    def name_count(self) -> int:
+        """How many names are kept."""
+        return sum(len(reading.nodes) for reading in self._readings.values())
 
     def note_read(self, node: Node) -> list[list[Node]]:
         """The files to ask for now, those of a list together; this one is the first unless it was asked for before.
@@ -113,14 +123,25 @@ class SmallFileReadAhead:
         return []
 
     def _reading_of(self, directory: Node) -> _Reading:
-        reading = self._readings.get(directory)
-        if reading is None:
+        reading = self._readings.pop(directory, None)
+        if reading is not None:
+            self._readings[directory] = reading
+        else:
             # A file of two names in it is one file, at the place of the first.
             nodes = list(dict.fromkeys((directory.children or {}).values()))
             reading = self._readings[directory] = _Reading(nodes)
             # Who read the last directory in order is likely to read this one so.
             reading.window_files = self._streak_files
+            self._forget_oldest()
         return reading
+
+    def _forget_oldest(self) -> None:
+        name_count = self.name_count
+        while len(self._readings) > DIRECTORIES_MAX or (
+            name_count > NAMES_MAX and len(self._readings) > DIRECTORIES_MIN
+        ):
+            oldest = next(iter(self._readings))
+            name_count -= len(self._readings.pop(oldest).nodes)
 
     @staticmethod
     def _take(reading: _Reading, first: int, after: int) -> list[Node]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import NoReturn
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cloudai_fusefs import small_files
 from cloudai_fusefs.node import DIRECTORY, FILE, SYMLINK, Node
 from cloudai_fusefs.run_tree import RunTree
 from cloudai_fusefs.small_files import (
+    DIRECTORIES_MIN,
     FILE_BYTES_MAX,
     FIRST_CALL_FILES,
     STEP_FILES_MAX,
@@ -73,6 +76,46 @@ def names_of(groups: list[list[Node]]) -> list[list[int]]:
 def read_in_order(ahead: SmallFileReadAhead, nodes: list[Node]) -> list[list[Node]]:
     """All groups asked for, in order."""
     return [group for node in nodes for group in ahead.note_read(node)]
+
+
+def test_names_of_large_directories_are_kept_within_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(small_files, "NAMES_MAX", 1000)
+    tree = SmallTree()
+    directories = [tree.add_directory(tree.root, b"%d" % number, 100) for number in range(20)]
+    ahead = SmallFileReadAhead()
+    for directory in directories:
+        ahead.note_read(files_in(directory)[0])
+        assert ahead.name_count <= 1000
+
+
+def test_directories_read_last_are_kept_whatever_their_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(small_files, "NAMES_MAX", 10)
+    tree = SmallTree()
+    directories = [
+        tree.add_directory(tree.root, b"%d" % number, 400) for number in range(DIRECTORIES_MIN + 1)
+    ]
+    ahead = SmallFileReadAhead()
+    for directory in directories:
+        ahead.note_read(files_in(directory)[0])
+    assert ahead.name_count == DIRECTORIES_MIN * 400
+
+    # Those that are read in turns, here from the second file on, are each read in order.
+    in_turns = [ahead.note_read(files_in(directory)[1]) for directory in directories[1:]]
+
+    assert [len(groups) > 0 for groups in in_turns] == [True] * DIRECTORIES_MIN
+
+
+def test_directory_that_grows_counts_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(small_files, "NAMES_MAX", 300)
+    tree = SmallTree()
+    growing = tree.add_directory(tree.root, b"growing", 10)
+    ahead = SmallFileReadAhead()
+    ahead.note_read(files_in(growing)[0])
+    for number in range(10, 200):
+        ahead.note_read(tree.add(growing, b"%05d" % number))
+    for number in range(DIRECTORIES_MIN):
+        ahead.note_read(files_in(tree.add_directory(tree.root, b"%d" % number, 50))[0])
+    assert DIRECTORIES_MIN * 50 <= ahead.name_count <= 300
 
 
 def test_one_file_is_read_alone() -> None:
