@@ -11,8 +11,8 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -265,7 +265,7 @@ class Namespace:
             raise CrossRun
         await self._uploader.make_durable([node, directory])
         tree = node.tree
-        async with tree.mutation_lock:
+        async with self._changing_names(tree):
             response = await self._client.link(
                 names.LinkRequest(
                     request_id=new_request_id(),
@@ -326,7 +326,7 @@ class Namespace:
             # The master knows it under the old name. Its content goes first: a reader of the new name must
             # not find half of what was written here.
             await self._uploader.make_durable([node, target])
-            async with tree.mutation_lock:
+            async with self._changing_names(tree):
                 if _children(source).get(old_name) is not node or (
                     node.pending is not None and node.pending.place
                 ):
@@ -438,7 +438,7 @@ class Namespace:
         tree = directory.tree
         node = find(directory, name)
         if node.ids_at_master or node.stray_ids:
-            async with tree.mutation_lock:
+            async with self._changing_names(tree):
                 node = find(directory, name)
                 for node_id in node.ids_at_master:
                     await self._remove_at_master(directory, name, node_id)
@@ -453,9 +453,18 @@ class Namespace:
         self._staging.note_directory_times(directory)
         return node
 
+    @asynccontextmanager
+    async def _changing_names(self, tree: RunTree) -> AsyncIterator[None]:
+        """Names of the run are changed at the master in here, by nobody else of this mount, and all that it was sent
+        before is done. Raises MasterUnavailable.
+        """
+        async with tree.mutation_lock:
+            await self._uploader.send_unanswered(tree)
+            yield
+
     async def _uncover(self, directory: Node, name: bytes, node: Node) -> None:
         """Removes at the master what the node's commit would have replaced, before the node loses the name."""
-        async with directory.tree.mutation_lock:
+        async with self._changing_names(directory.tree):
             pending = node.pending
             if pending is None or _children(directory).get(name) is not node:
                 return

@@ -145,7 +145,7 @@ class RunUploader:
     async def _upload_due(self) -> None:
         if self._unanswered is not None:
             async with self._tree.mutation_lock:
-                await self._send(*self._unanswered)
+                await self.send_unanswered()
         if self._tree.stray_ids:
             async with self._tree.mutation_lock:
                 await self._remove_waiting_strays()
@@ -348,6 +348,21 @@ class RunUploader:
             node.pending.publication = None
             node.pending.due_seconds = self.quiet_due_seconds(node)
         return item
+
+    async def send_unanswered(self) -> None:
+        """Repeats the commit whose answer was lost, if there is one: whoever changes names at the master does so
+        first, with the run's mutation lock held. It may not have been carried out, and would undo what comes between.
+
+        Raises MasterUnavailable and Unauthenticated.
+        """
+        if self._unanswered is None:
+            return
+        try:
+            await self._send(*self._unanswered)
+        except (MasterUnavailable, Unauthenticated):
+            raise
+        except CloudAIError as error:
+            self._note_refused_call(error)
 
     async def _send(self, request: names.CommitNodesRequest, composed: Sequence[ComposedCommit]) -> None:
         self._unanswered = request, composed

@@ -124,6 +124,12 @@ class Uploader:
         self._is_draining = False
         self.sender.reorder()
 
+    async def send_unanswered(self, tree: RunTree) -> None:
+        """Before names are changed at the master, with the run's mutation lock held: see RunUploader."""
+        run = self._runs.get(tree)
+        if run is not None:
+            await run.send_unanswered()
+
     def rank_of(self, node: Node) -> Rank:
         """Whose chunks go first: what somebody waits for, while draining by what it would be worth alone."""
         if self._is_draining:

@@ -1,7 +1,8 @@
 """The wire: the .proto's services on grpc.aio. The one module that knows gRPC, with `server` which starts it.
 
-The handlers are made from the services' descriptors: each call's token is checked and its method of
-StorageService runs in a worker thread; what it raises becomes a status. The event loop itself never blocks.
+The handlers are made from the services' descriptors: each call's token is checked, then its request is taken (to
+gRPC, a stream of one message: of other calls it takes the message first), and its method of StorageService runs in
+a worker thread; what it raises becomes a status. The event loop itself never blocks.
 
 Promises: a call that is refused says why in google.rpc.Status details; an unexpected error is one traceback
 in the log and INTERNAL at the client; a watcher that reads slowly costs one batch of memory.
@@ -21,20 +22,22 @@ import grpc
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
+from grpc_health.v1 import health, health_pb2
+from grpc_reflection.v1alpha import reflection, reflection_pb2
 
-from cloudai_master.answer_budget import AnswerBudget
 from cloudai_master.authorization import Caller
 from cloudai_master.chunk_messages import decode_put_chunk_request
 from cloudai_master.database import CONNECTIONS_MAX
 from cloudai_master.file_reader import AT_ONCE_ANSWER_BYTES_MAX, read_chunk_bytes_max
+from cloudai_master.intake import Intake, NoMessage
+from cloudai_master.message_budget import MessageBudget
 from cloudai_master.service import StorageService, Watched
 from cloudai_master.statuses import to_status
 from cloudai_master.tokens import Tokens
 from cloudai_master.wakeups import Wakeups
 from cloudai_model.errors import CloudAIError, InternalError, InvalidRequest, MasterUnavailable
 from cloudai_model.limits import (
+    CHUNK_BYTES_MAX,
     DIGEST_BYTES,
     MANIFEST_PAGE_CHUNKS_MAX,
     MESSAGE_BYTES_MAX,
@@ -85,7 +88,19 @@ LONG_ANSWERS: Final = {
 """The calls whose answers are counted while they are in memory, and how long they are, about, at most. So are those
 of ReadChunk, each by its request. Those of others are so short that CALLS_MAX of them are no burden."""
 
+ANSWERS_BYTES_MAX: Final = 96 * MIB
+"""Of them as they are sent; gRPC holds each a second time while it sends it."""
+
+ANSWERS_SHARE_OF_FREE: Final = 1 / 4
+"""What a connection may hold: alone it has room for five full chunks, and a dozen of them that take nothing still leave
+room for others."""
+
+assert CHUNK_BYTES_MAX < ANSWERS_BYTES_MAX
+
 METADATA_BYTES_MAX: Final = 64 * 1024
+
+CALLS_WAITING_MAX: Final = 1024
+"""Calls that the event loop has not come to yet; more are refused by gRPC."""
 
 SERVER_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
@@ -93,6 +108,10 @@ SERVER_OPTIONS: Final[tuple[tuple[str, int], ...]] = (
     ("grpc.max_metadata_size", METADATA_BYTES_MAX),
     # One client cannot take all there are.
     ("grpc.max_concurrent_streams", CALLS_PER_CONNECTION_MAX),
+    ("grpc.server.max_pending_requests_hard_limit", CALLS_WAITING_MAX),
+    # Else a peer that is quick raises the window of each of its calls, up to 1 GiB that nobody has asked for. A
+    # message that is asked for has a window of 1 MiB all the same.
+    ("grpc.http2.bdp_probe", 0),
     # Two masters on one port would each get some of the calls.
     ("grpc.so_reuseport", 0),
     # Mounts ping every ten seconds to notice a dead network; gRPC's default ends such connections.
@@ -119,7 +138,8 @@ class RpcServer:
         self._tokens = tokens
         self._wakeups = wakeups
         self._workers = ThreadPoolExecutor(WORKER_THREADS, thread_name_prefix="call")
-        self._answers = AnswerBudget()
+        self._answers = MessageBudget(ANSWERS_BYTES_MAX, share_of_free=ANSWERS_SHARE_OF_FREE)
+        self._intake = Intake()
         self._stopping = False
         logging.getLogger("grpc._cython.cygrpc").addFilter(_is_news)
         self._server = grpc.aio.server(options=SERVER_OPTIONS, maximum_concurrent_rpcs=CALLS_MAX)
@@ -129,14 +149,11 @@ class RpcServer:
             self._server.add_generic_rpc_handlers(
                 (grpc.method_handlers_generic_handler(descriptor.full_name, handlers),)
             )
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection.enable_server_reflection(
-            (
-                *(descriptor.full_name for descriptor in SERVICES),
-                health.SERVICE_NAME,
-                reflection.SERVICE_NAME,
-            ),
-            self._server,
+        names = (*(one.full_name for one in SERVICES), health.SERVICE_NAME, reflection.SERVICE_NAME)
+        self._add_open_service(health_pb2.DESCRIPTOR.services_by_name["Health"], self._health)
+        self._add_open_service(
+            reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"],
+            reflection.aio.ReflectionServicer(names),
         )
 
     async def start(self, address: str, certificate: tuple[bytes, bytes] | None) -> int:
@@ -165,18 +182,79 @@ class RpcServer:
         await self._server.stop(grace_seconds)
         self._workers.shutdown()
 
+    def _add_open_service(self, descriptor: ServiceDescriptor, servicer: object) -> None:
+        """A service that needs no token: what it is asked is short."""
+        handlers = {
+            method.name: self._open_handler(method, getattr(servicer, method.name))
+            for method in descriptor.methods
+        }
+        self._server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler(descriptor.full_name, handlers),)
+        )
+
+    def _open_handler(
+        self, method: MethodDescriptor, respond: Callable[..., Any]
+    ) -> grpc.RpcMethodHandler[Any, Any]:
+        decode = GetMessageClass(method.input_type).FromString
+        encode = GetMessageClass(method.output_type).SerializeToString
+
+        async def take(context: Context) -> Message:
+            try:
+                return await self._take_open_request(decode, context)
+            except Exception as error:  # noqa: BLE001 (as in _unary)
+                await _abort(context, error)
+
+        async def take_all(context: Context) -> AsyncIterator[Message]:
+            try:
+                while True:
+                    yield await self._take_open_request(decode, context)
+            except NoMessage:
+                return
+            except CloudAIError as error:
+                await _abort(context, error)
+
+        async def answer(_: object, context: Context) -> Message:
+            response: Message = await respond(await take(context), context)
+            return response
+
+        async def answer_with_stream(_: object, context: Context) -> None:
+            await respond(await take(context), context)
+
+        async def answer_stream(_: object, context: Context) -> AsyncIterator[Message]:
+            async for response in respond(take_all(context), context):
+                yield response
+
+        if method.client_streaming:
+            return grpc.stream_stream_rpc_method_handler(answer_stream, response_serializer=encode)
+        if method.server_streaming:
+            return grpc.stream_stream_rpc_method_handler(answer_with_stream, response_serializer=encode)
+        return grpc.stream_unary_rpc_method_handler(answer, response_serializer=encode)
+
+    async def _take_open_request(self, decode: Callable[[bytes], Message], context: Context) -> Message:
+        return _decode(await self._intake.take_from_stranger(context.peer(), context.read), decode)
+
     def _handler(self, method: MethodDescriptor) -> grpc.RpcMethodHandler[bytes, bytes]:
         """Takes and gives bytes: messages are decoded and encoded by the worker threads, not by the loop."""
         if method.server_streaming:
-            return grpc.unary_stream_rpc_method_handler(self._watch)
+            return grpc.stream_stream_rpc_method_handler(self._watch)
         decode: Callable[[bytes], object] = GetMessageClass(method.input_type).FromString
         if method.name == "PutChunk":
             decode = decode_put_chunk_request
-        return grpc.unary_unary_rpc_method_handler(self._unary(method.name, decode))
+        return grpc.stream_unary_rpc_method_handler(self._unary(method.name, decode))
+
+    async def _take_request(self, call: str, token: str, context: Context) -> bytes:
+        """The request's bytes, once the token was found good and there is room. Raises Unauthenticated."""
+        caller = self._tokens.checked_lately(token)
+        if caller is None:
+            caller = await self._in_worker(lambda: self._tokens.check(token))
+        encoded, room = await self._intake.take(call, caller.user, context.read)
+        # (The types want a class of their own.)
+        context.add_done_callback(lambda _: room.release())  # type: ignore[arg-type]
+        return encoded
 
     def _unary(
         self, name: str, decode: Callable[[bytes], object]
-    ) -> Callable[[bytes, Context], Awaitable[bytes]]:
+    ) -> Callable[[object, Context], Awaitable[bytes]]:
         carry_out: Callable[[Caller, Any], Message | bytes] = getattr(self._service, _snake_case(name))
         at_once = self._read_chunk_at_once if name == "ReadChunk" else _never
 
@@ -184,9 +262,10 @@ class RpcServer:
             response = carry_out(self._tokens.check(token), _decode(encoded, decode))
             return response if isinstance(response, bytes) else response.SerializeToString()
 
-        async def answer(encoded: bytes, context: Context) -> bytes:
+        async def answer(_: object, context: Context) -> bytes:
             try:
                 token = _token_of(context)
+                encoded = await self._take_request(name, token, context)
                 response = at_once(token, encoded)
                 if response is not None:
                     return response
@@ -213,10 +292,11 @@ class RpcServer:
         request = _decode(encoded, chunks_pb2.ReadChunkRequest.FromString)
         return self._service.read_chunk_at_once(caller, request)
 
-    async def _watch(self, encoded: bytes, context: Context) -> AsyncIterator[bytes]:
+    async def _watch(self, _: object, context: Context) -> AsyncIterator[bytes]:
         try:
-            request = _decode(encoded, names_pb2.WatchRequest.FromString)
-            async for response in self._changes(request, _token_of(context)):
+            token = _token_of(context)
+            encoded = await self._take_request("Watch", token, context)
+            async for response in self._changes(_decode(encoded, names_pb2.WatchRequest.FromString), token):
                 yield response.SerializeToString()
         except Exception as error:  # noqa: BLE001 (as in _unary)
             await _abort(context, error)

@@ -5,17 +5,17 @@ from __future__ import annotations
 import secrets
 from collections import Counter
 from contextlib import AsyncExitStack, ExitStack
-from pathlib import Path
 
 import trio
 
 from cloudai_fusefs.grpc_master_client import GrpcMasterClient
-from cloudai_master.answer_budget import ANSWERS_BYTES_MAX
 from cloudai_master.file_reader import AT_ONCE_BYTES_MAX
+from cloudai_master.rpc import ANSWERS_BYTES_MAX
 from cloudai_model.limits import CHUNK_BYTES_MAX, MIB
 from cloudai_proto.storage.v1 import chunks_pb2 as chunks
 from cloudai_proto.storage.v1 import types_pb2 as types
 from support.master_process import MasterProcess
+from support.resident_memory import ResidentMemory
 from support.silent_reader import SilentReader
 from support.storage_requests import commit_one, make_run, manifest_commit, put
 
@@ -26,26 +26,6 @@ SECONDS_MAX = 60
 
 # What it may cost to have read many files, whatever the number of clients: pools, caches, fragments.
 UNSHARED_BYTES_MAX = 100 * MIB
-
-
-class ResidentMemory:
-    """How much more memory a process has had, at most, since this was made."""
-
-    def __init__(self, pid: int) -> None:
-        self._directory = Path("/proc") / str(pid)
-        # 5: the kernel forgets the highest value so far.
-        (self._directory / "clear_refs").write_text("5")
-        self._before_bytes = self._bytes("VmRSS")
-
-    def grown_bytes(self) -> int:
-        return self._bytes("VmHWM") - self._before_bytes
-
-    def _bytes(self, field: str) -> int:
-        for line in (self._directory / "status").read_text().splitlines():
-            name, _, value = line.partition(":")
-            if name == field:
-                return int(value.split()[0]) * 1024
-        raise AssertionError(f"no {field}")
 
 
 async def store_file(client: GrpcMasterClient, data: list[bytes]) -> tuple[types.Run, types.Node]:

@@ -1,12 +1,57 @@
-"""Where HTTP/2's frames begin and end in a stream of bytes, and which call each belongs to (RFC 9113, 4.1)."""
+"""Where HTTP/2's frames begin and end in a stream of bytes, and which call each belongs to (RFC 9113, 4.1); and how
+frames are made by hand.
+"""
 
 from __future__ import annotations
 
+import struct
 from typing import Final, NamedTuple
 
-_HEADER_BYTES: Final = 9
-_PREFACE_BYTES: Final = 24
-_DATA, _HEADERS, _CONTINUATION = 0, 1, 9
+PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = 0, 1, 3, 4, 6, 7, 8, 9
+"""Kinds of frames."""
+END_STREAM, ACK, END_HEADERS = 1, 1, 4
+"""Flags."""
+INITIAL_WINDOW_SIZE: Final = 4
+"""A setting: how much of each call may be sent before more is allowed."""
+HEADER_BYTES: Final = 9
+_PREFACE_BYTES: Final = len(PREFACE)
+
+
+def frame_of(kind: int, flags: int, stream_id: int, payload: bytes) -> bytes:
+    return struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, stream_id) + payload
+
+
+def headers_of(path: str, authority: str, token: str) -> bytes:
+    """What a gRPC call begins with."""
+    headers = {
+        ":method": "POST",
+        ":scheme": "http",
+        ":path": path,
+        ":authority": authority,
+        "te": "trailers",
+        "content-type": "application/grpc",
+        "authorization": f"Bearer {token}",
+    }
+    return b"".join(map(_header, headers, headers.values()))
+
+
+def _header(name: str, value: str) -> bytes:
+    # HPACK: a literal that is not indexed, name and value as they are.
+    return b"\x00" + _text(name) + _text(value)
+
+
+def _text(text: str) -> bytes:
+    # A length of 7 bits; from 127 on the rest follows in groups of 7.
+    length, encoded = len(text), text.encode()
+    if length < 127:
+        return bytes([length]) + encoded
+    rest, groups = length - 127, bytearray([127])
+    while rest > 127:
+        groups.append(rest & 127 | 128)
+        rest >>= 7
+    groups.append(rest)
+    return bytes(groups) + encoded
 
 
 class Frame(NamedTuple):
@@ -41,16 +86,16 @@ class FrameWalker:
         start = 0
         while place < len(piece):
             if not self._payload_bytes:
-                taken = piece[place : place + _HEADER_BYTES - len(self._header)]
+                taken = piece[place : place + HEADER_BYTES - len(self._header)]
                 self._header += taken
                 place += len(taken)
-                if len(self._header) < _HEADER_BYTES:
+                if len(self._header) < HEADER_BYTES:
                     break
                 self._take_header()
             stop = min(len(piece), place + self._payload_bytes)
             self._payload_bytes -= stop - place
-            is_data = self._kind == _DATA
-            is_of_call = self._kind in (_DATA, _HEADERS, _CONTINUATION)
+            is_data = self._kind == DATA
+            is_of_call = self._kind in (DATA, HEADERS, CONTINUATION)
             found.append(Frame(start, stop, self._stream_id, is_data, is_of_call))
             start = place = stop
         if start < len(piece):

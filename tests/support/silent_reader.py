@@ -7,10 +7,17 @@ import struct
 from types import TracebackType
 
 from cloudai_proto.storage.v1 import chunks_pb2 as chunks
-
-_SETTINGS, _HEADERS, _DATA = 4, 1, 0
-_END_STREAM, _END_HEADERS = 1, 4
-_INITIAL_WINDOW_SIZE = 4
+from support.http2_frames import (
+    DATA,
+    END_HEADERS,
+    END_STREAM,
+    HEADERS,
+    INITIAL_WINDOW_SIZE,
+    PREFACE,
+    SETTINGS,
+    frame_of,
+    headers_of,
+)
 
 
 class SilentReader:
@@ -22,8 +29,8 @@ class SilentReader:
         self._authority = address
         self._next_stream_id = 1
         self._socket = socket.create_connection((host, int(port)), timeout=20)
-        no_window = struct.pack(">HI", _INITIAL_WINDOW_SIZE, 0)
-        self._socket.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _frame(_SETTINGS, 0, 0, no_window))
+        no_window = struct.pack(">HI", INITIAL_WINDOW_SIZE, 0)
+        self._socket.sendall(PREFACE + frame_of(SETTINGS, 0, 0, no_window))
 
     def __enter__(self) -> SilentReader:
         return self
@@ -35,40 +42,10 @@ class SilentReader:
 
     def ask(self, request: chunks.ReadChunkRequest) -> None:
         """Sends one call."""
-        headers = {
-            ":method": "POST",
-            ":scheme": "http",
-            ":path": "/cloudai.storage.v1.Chunks/ReadChunk",
-            ":authority": self._authority,
-            "te": "trailers",
-            "content-type": "application/grpc",
-            "authorization": f"Bearer {self._token}",
-        }
+        headers = headers_of("/cloudai.storage.v1.Chunks/ReadChunk", self._authority, self._token)
         message = request.SerializeToString()
         stream_id, self._next_stream_id = self._next_stream_id, self._next_stream_id + 2
         self._socket.sendall(
-            _frame(_HEADERS, _END_HEADERS, stream_id, b"".join(map(_header, headers, headers.values())))
-            + _frame(_DATA, _END_STREAM, stream_id, struct.pack(">BI", 0, len(message)) + message)
+            frame_of(HEADERS, END_HEADERS, stream_id, headers)
+            + frame_of(DATA, END_STREAM, stream_id, struct.pack(">BI", 0, len(message)) + message)
         )
-
-
-def _frame(kind: int, flags: int, stream_id: int, payload: bytes) -> bytes:
-    return struct.pack(">I", len(payload))[1:] + struct.pack(">BBI", kind, flags, stream_id) + payload
-
-
-def _header(name: str, value: str) -> bytes:
-    # HPACK: a literal that is not indexed, name and value as they are.
-    return b"\x00" + _text(name) + _text(value)
-
-
-def _text(text: str) -> bytes:
-    # A length of 7 bits; from 127 on the rest follows in groups of 7.
-    length, encoded = len(text), text.encode()
-    if length < 127:
-        return bytes([length]) + encoded
-    rest, groups = length - 127, bytearray([127])
-    while rest > 127:
-        groups.append(rest & 127 | 128)
-        rest >>= 7
-    groups.append(rest)
-    return bytes(groups) + encoded

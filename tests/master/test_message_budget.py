@@ -8,7 +8,7 @@ from functools import wraps
 
 import pytest
 
-from cloudai_master.answer_budget import AnswerBudget, Reservation
+from cloudai_master.message_budget import MessageBudget, Reservation
 from cloudai_master.rpc import answer_bytes_max
 from cloudai_model.limits import CHUNK_BYTES_MAX
 from cloudai_proto.storage.v1 import chunks_pb2 as chunks
@@ -35,7 +35,7 @@ async def settle() -> None:
 class Asking:
     """Reservations that are asked for and perhaps not yet given."""
 
-    def __init__(self, budget: AnswerBudget) -> None:
+    def __init__(self, budget: MessageBudget) -> None:
         self.budget = budget
         self.given: list[tuple[str, Reservation]] = []
         self.tasks: list[asyncio.Task[None]] = []
@@ -63,7 +63,7 @@ class Asking:
 
 @on_asyncio
 async def test_room_is_given_at_once_up_to_the_budget() -> None:
-    asking = Asking(AnswerBudget(100))
+    asking = Asking(MessageBudget(100, share_of_free=1 / 4))
     await asking.ask("a", 60)
     await asking.ask("b", 40)
     assert (asking.connections, asking.budget.held_bytes) == (["a", "b"], 100)
@@ -75,7 +75,7 @@ async def test_room_is_given_at_once_up_to_the_budget() -> None:
 
 @on_asyncio
 async def test_connection_holds_a_quarter_of_what_is_free() -> None:
-    asking = Asking(AnswerBudget(100))
+    asking = Asking(MessageBudget(100, share_of_free=1 / 4))
     for _ in range(10):
         await asking.ask("a", 5)
     assert (asking.connections, asking.budget.held_bytes) == (["a"] * 4, 20)
@@ -85,7 +85,7 @@ async def test_connection_holds_a_quarter_of_what_is_free() -> None:
 
 @on_asyncio
 async def test_connections_that_take_nothing_leave_room_for_others() -> None:
-    asking = Asking(AnswerBudget(100))
+    asking = Asking(MessageBudget(100, share_of_free=1 / 4))
     for number in range(10):
         for _ in range(5):
             await asking.ask(f"stopped {number}", 4)
@@ -97,7 +97,7 @@ async def test_connections_that_take_nothing_leave_room_for_others() -> None:
 
 @on_asyncio
 async def test_room_goes_to_whoever_holds_the_least() -> None:
-    asking = Asking(AnswerBudget(100))
+    asking = Asking(MessageBudget(100, share_of_free=1 / 4))
     await asking.ask("full", 96)
     for connection in ("a", "a", "a", "b", "b", "c"):
         await asking.ask(connection, 4)
@@ -108,7 +108,7 @@ async def test_room_goes_to_whoever_holds_the_least() -> None:
 
 @on_asyncio
 async def test_long_answer_is_not_overtaken_by_short_ones_for_ever() -> None:
-    asking = Asking(AnswerBudget(100))
+    asking = Asking(MessageBudget(100, share_of_free=1 / 4))
     await asking.ask("a", 50)
     await asking.ask("b", 40)
     await asking.ask("long", 60)
@@ -122,7 +122,7 @@ async def test_long_answer_is_not_overtaken_by_short_ones_for_ever() -> None:
 
 @on_asyncio
 async def test_answer_larger_than_everything_is_given_room_alone() -> None:
-    asking = Asking(AnswerBudget(100))
+    asking = Asking(MessageBudget(100, share_of_free=1 / 4))
     await asking.ask("a", 1)
     await asking.ask("b", 500)
     assert asking.connections == ["a"]
@@ -132,7 +132,7 @@ async def test_answer_larger_than_everything_is_given_room_alone() -> None:
 
 @on_asyncio
 async def test_answer_that_turned_out_short_makes_room() -> None:
-    asking = Asking(AnswerBudget(100))
+    asking = Asking(MessageBudget(100, share_of_free=1 / 4))
     await asking.ask("a", 100)
     await asking.ask("b", 90)
     asking.given[0][1].shrink(200)
@@ -149,7 +149,7 @@ async def test_answer_that_turned_out_short_makes_room() -> None:
 
 @on_asyncio
 async def test_cancelled_one_holds_nothing_and_is_not_waited_for() -> None:
-    asking = Asking(AnswerBudget(100))
+    asking = Asking(MessageBudget(100, share_of_free=1 / 4))
     await asking.ask("a", 100)
     waiting = await asking.ask("b", 60)
     await asking.ask("c", 60)
@@ -161,7 +161,7 @@ async def test_cancelled_one_holds_nothing_and_is_not_waited_for() -> None:
 
 @on_asyncio
 async def test_one_cancelled_while_room_is_given_to_another_is_passed_over() -> None:
-    asking = Asking(AnswerBudget(100))
+    asking = Asking(MessageBudget(100, share_of_free=1 / 4))
     await asking.ask("a", 100)
     waiting = [await asking.ask(connection, 60) for connection in ("b", "b", "b")]
     # Neither has had its turn on the loop when room is handed out.
@@ -174,7 +174,7 @@ async def test_one_cancelled_while_room_is_given_to_another_is_passed_over() -> 
 
 @on_asyncio
 async def test_one_that_waited_for_much_and_is_cancelled_keeps_nobody_waiting() -> None:
-    asking = Asking(AnswerBudget(100))
+    asking = Asking(MessageBudget(100, share_of_free=1 / 4))
     await asking.ask("a", 60)
     long = await asking.ask("long", 100)
     await asking.ask("b", 40)
@@ -186,7 +186,7 @@ async def test_one_that_waited_for_much_and_is_cancelled_keeps_nobody_waiting() 
 
 @on_asyncio
 async def test_one_cancelled_in_the_moment_it_is_given_room_holds_nothing() -> None:
-    asking = Asking(AnswerBudget(100))
+    asking = Asking(MessageBudget(100, share_of_free=1 / 4))
     await asking.ask("a", 100)
     waiting = await asking.ask("b", 60)
     asking.given[0][1].release()
@@ -200,7 +200,7 @@ async def test_one_cancelled_in_the_moment_it_is_given_room_holds_nothing() -> N
 @on_asyncio
 async def test_everybody_gets_a_turn_and_nothing_is_left_over() -> None:
     """Invariants over a long run of answers of any size: bounds hold, all finish, in equal numbers."""
-    budget = AnswerBudget(100)
+    budget = MessageBudget(100, share_of_free=1 / 4)
     choice = random.Random(1)
     holding: Counter[str] = Counter()
     finished: Counter[str] = Counter()
@@ -228,6 +228,6 @@ async def test_everybody_gets_a_turn_and_nothing_is_left_over() -> None:
 def test_read_needs_room_for_what_it_asks_for() -> None:
     short = chunks.ReadChunkRequest(length_bytes=4096).SerializeToString()
     whole = chunks.ReadChunkRequest().SerializeToString()
-    assert answer_bytes_max("ReadChunk", short) == 4096 + 10
-    assert answer_bytes_max("ReadChunk", whole) == CHUNK_BYTES_MAX + 10
+    assert answer_bytes_max("ReadChunk", short) == 4096 + 12
+    assert answer_bytes_max("ReadChunk", whole) == CHUNK_BYTES_MAX + 12
     assert answer_bytes_max("PutChunk", b"") is None

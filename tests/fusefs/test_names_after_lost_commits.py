@@ -1,0 +1,116 @@
+"""A commit without an answer, and names that are changed at the master before it is repeated: whether it was carried
+out or not, in the end there is what the last operation made, at the master and on the mount, also after its death.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from cloudai_fusefs.node import FILE
+from cloudai_model.limits import CHUNK_BYTES_MAX
+from cloudai_proto.storage.v1 import types_pb2 as types
+from fakes.fake_master import FakeMaster, FakeMasterClient
+from support.file_system_harness import FileSystemHarness, open_file_system
+from support.storage_requests import published, tree_of
+
+TIMEO_SECONDS = 10
+LONG = bytes(CHUNK_BYTES_MAX) + b"the rest"
+
+Contents = dict[bytes, bytes]
+
+
+async def _replaced(mount: FileSystemHarness) -> None:
+    await mount.rename(b"other", b"directory/name")
+
+
+async def _removed_and_replaced(mount: FileSystemHarness) -> None:
+    await mount.unlink(b"directory/name")
+    await mount.rename(b"other", b"directory/name")
+
+
+async def _moved_and_replaced(mount: FileSystemHarness) -> None:
+    await mount.rename(b"directory/name", b"moved")
+    await mount.rename(b"other", b"directory/name")
+
+
+async def _removed_with_its_directory(mount: FileSystemHarness) -> None:
+    await mount.unlink(b"directory/name")
+    await mount.rmdir(b"directory")
+
+
+@pytest.mark.parametrize("is_carried_out", [True, False], ids=["carried-out", "lost"])
+@pytest.mark.parametrize(
+    ("change_names", "expected", "directories"),
+    [
+        (_replaced, {b"directory/name": b"other"}, {b"directory"}),
+        (_removed_and_replaced, {b"directory/name": b"other"}, {b"directory"}),
+        (_moved_and_replaced, {b"directory/name": b"other", b"moved": LONG}, {b"directory"}),
+        (_removed_with_its_directory, {b"other": b"other"}, set()),
+    ],
+)
+async def test_names_changed_before_a_lost_commit_is_repeated_stay_as_they_are(
+    clock: MockClock,
+    master: FakeMaster,
+    client: FakeMasterClient,
+    run: types.Run,
+    tmp_path: Path,
+    change_names: Callable[[FileSystemHarness], Awaitable[None]],
+    expected: Contents,
+    directories: set[bytes],
+    is_carried_out: bool,
+) -> None:
+    async with open_file_system(client, run, tmp_path / "first", timeo_seconds=TIMEO_SECONDS) as first:
+        await first.namespace.load(first.tree.root)
+        await first.mkdir(b"directory")
+        await first.write_file(b"other", b"other")
+        await first.make_all_durable()
+        await lose_commit(first, master, b"directory/name", is_carried_out=is_carried_out)
+
+        await change_names(first)
+
+        first.copy_state(tmp_path / "next")
+        await first.make_all_durable()
+        await first.uploader.wait_strays_removed()
+        assert await published(client, run) == expected
+        assert await shown_contents(first) == expected
+    async with open_file_system(client, run, tmp_path / "next") as mount:
+        await mount.make_all_durable()
+        await mount.uploader.wait_strays_removed()
+        assert await published(client, run) == expected
+        assert set(await tree_of(client, run)) - {b""} == expected.keys() | directories
+        assert await shown_contents(mount) == expected
+
+
+async def lose_commit(
+    file_system: FileSystemHarness, master: FakeMaster, path: bytes, *, is_carried_out: bool
+) -> None:
+    """Writes a new file; the master is away when its commit arrives, or goes away before it answers. It is back now."""
+    # Its directory's time is acknowledged before: nothing but the file itself is on its way.
+    handle = await file_system.create(path)
+    await file_system.write(handle, 0, LONG)
+    while any(node.is_directory for node in file_system.tree.pending):
+        await trio.sleep(0.01)
+    before = master.call_count["commit_nodes"]
+    if is_carried_out:
+        master.answer_latency_seconds = 1.0
+    else:
+        master.latency_seconds = 1.0
+    file_system.close_handle(handle)
+    while master.call_count["commit_nodes"] == before:
+        await trio.sleep(0.01)
+    await trio.sleep(0.5)
+    master.go_away()
+    # Until the mount has given up: for so long nobody else could change names.
+    await trio.sleep(3 * TIMEO_SECONDS)
+    master.latency_seconds = master.answer_latency_seconds = 0.0
+    master.come_back()
+
+
+async def shown_contents(mount: FileSystemHarness) -> Contents:
+    await mount.namespace.load(mount.tree.root)
+    return {path: await mount.read_file(path) for path, shown in mount.shown().items() if shown.kind == FILE}

@@ -1,0 +1,25 @@
+"""How much memory another process takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class ResidentMemory:
+    """How much more memory a process has had, at most, since this was made."""
+
+    def __init__(self, pid: int) -> None:
+        self._directory = Path("/proc") / str(pid)
+        # 5: the kernel forgets the highest value so far.
+        (self._directory / "clear_refs").write_text("5")
+        self._before_bytes = self._bytes("VmRSS")
+
+    def grown_bytes(self) -> int:
+        return self._bytes("VmHWM") - self._before_bytes
+
+    def _bytes(self, field: str) -> int:
+        for line in (self._directory / "status").read_text().splitlines():
+            name, _, value = line.partition(":")
+            if name == field:
+                return int(value.split()[0]) * 1024
+        raise AssertionError(f"no {field}")
