@@ -4,11 +4,13 @@
 #   STATE=                where `make up` keeps the master's data (default: /var/lib/cloudai as root,
 #                         ~/.local/state/cloudai otherwise)
 #   PYTHON=python3        Python 3.11 or later to make .venv with
+#   WORKERS=4             how many processes run the tests; most tests wait rather than compute
 #   ARGS=                 options of `make bench` and `make test-crash`; ARGS=--help lists them
 
 MOUNT ?= /mnt/cloudai
 STATE ?=
 PYTHON ?= python3
+WORKERS ?= 4
 
 BIN := .venv/bin
 STATE_OPTION = $(if $(STATE),--state "$(STATE)")
@@ -81,7 +83,7 @@ test: setup ## every test, with real mounts
 		echo "Load the module (modprobe fuse), or start the container with --device /dev/fuse --cap-add SYS_ADMIN." >&2; \
 		exit 1; }
 	@# A folder of its own: what a killed run left mounted in pytest's usual one would fail this run.
-	@scratch=$$(mktemp -d) && $(BIN)/pytest --basetemp "$$scratch/tests"; status=$$?; \
+	@scratch=$$(mktemp -d) && $(BIN)/pytest -n $(WORKERS) --dist worksteal --basetemp "$$scratch/tests"; status=$$?; \
 	rm -rf --one-file-system "$$scratch"; exit $$status
 
 test-crash: setup ## 200 rounds of kill -9: make test-crash ARGS="--rounds 20 --seed 7 --seconds 600"

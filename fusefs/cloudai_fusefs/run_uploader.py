@@ -439,13 +439,14 @@ class RunUploader:
         pending.acknowledged_count = max(pending.acknowledged_count, item.change_count)
         pending.failure = None
         pending.publication = None
-        pending.covered_ids = ()
         if pending.stray_ids:
             for node_id in pending.stray_ids:
                 staging.note_stray(self._tree, node_id)
             pending.stray_ids = ()
         if node.edges and node.edges[0] == item.edge:
             pending.place = False
+            # Not of a name that it was given meanwhile: nothing has been replaced there yet.
+            pending.covered_ids = ()
         is_acknowledged = pending.change_count == item.change_count and not pending.place
         if is_acknowledged:
             staging.acknowledge(node)

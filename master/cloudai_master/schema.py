@@ -31,6 +31,9 @@ metadata: Final = MetaData(
     }
 )
 
+SCHEMA_REVISION: Final = "0002"
+"""The migration that makes this schema."""
+
 # SQLite numbers rows by itself in an INTEGER PRIMARY KEY alone; elsewhere 64 bits are asked for.
 _Key: Final = BigInteger().with_variant(Integer, "sqlite")
 

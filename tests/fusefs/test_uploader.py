@@ -307,6 +307,32 @@ async def test_file_replaced_after_a_commit_without_answer_does_not_stay_under_i
     assert list(file_system.shown()) == [b"last"]
 
 
+@pytest.mark.parametrize("is_removed", [True, False])
+async def test_name_taken_over_during_a_commit_and_given_up_after_it_does_not_come_back(
+    clock: MockClock,
+    file_system: FileSystemHarness,
+    master: FakeMaster,
+    client: FakeMasterClient,
+    run: types.Run,
+    is_removed: bool,
+) -> None:
+    await file_system.write_file(b"last", b"0")
+    await file_system.make_all_durable()
+    master.call_count.clear()
+    await begin_first_commit(file_system, master, b"tmp")
+    await file_system.rename(b"tmp", b"last")
+    await trio.sleep(1.0 - QUIET_SECONDS)  # the answer is there, the commit under the new name is not
+    answer_at_once(master)
+
+    if is_removed:
+        await file_system.unlink(b"last")
+    else:
+        await file_system.rename(b"last", b"kept")
+
+    await file_system.make_all_durable()
+    assert await published(client, run) == ({} if is_removed else {b"kept": b"1"})
+
+
 async def test_write_during_a_commit_is_committed_next(
     clock: MockClock,
     file_system: FileSystemHarness,

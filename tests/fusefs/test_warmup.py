@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import trio
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from cloudai_fusefs.disk_cache import DISK_THREADS_MAX, DiskChunkCache
 from cloudai_fusefs.mount_control import WarmupProgress, WarmupReport
@@ -312,7 +312,7 @@ async def test_master_that_goes_away_ends_it_within_timeo_and_the_next_goes_on(
 
 
 async def test_master_that_is_away_from_the_beginning_is_an_error(
-    client: FakeMasterClient, master: FakeMaster, run: types.Run, tmp_path: Path
+    clock: MockClock, client: FakeMasterClient, master: FakeMaster, run: types.Run, tmp_path: Path
 ) -> None:
     await commit_large(client, run, b"model.bin")
     async with open_file_system(client, run, tmp_path, timeo_seconds=0.1) as file_system:

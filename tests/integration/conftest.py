@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import errno
-import getpass
 import itertools
 import os
-import subprocess
-import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -27,21 +23,6 @@ _run_numbers = itertools.count()
 def _fuse_device() -> None:
     if not os.access("/dev/fuse", os.R_OK | os.W_OK):
         pytest.exit("these tests mount for real: /dev/fuse is missing or may not be opened", returncode=1)
-    _take_dead_mounts_away()
-
-
-def _take_dead_mounts_away() -> None:
-    """Those that a run of the tests which was killed has left: pytest could not remove their folders."""
-    own = Path(tempfile.gettempdir()) / f"pytest-of-{getpass.getuser()}"
-    for line in Path("/proc/mounts").read_text().splitlines():
-        mount_point, kind = line.split()[1:3]
-        if kind != "fuse.cloudai" or not mount_point.startswith(f"{own}/"):
-            continue
-        try:
-            os.statvfs(mount_point)
-        except OSError as error:
-            if error.errno == errno.ENOTCONN:
-                subprocess.run(["umount", "-l", mount_point], check=False, timeout=10)
 
 
 @pytest.fixture(scope="session")

@@ -295,6 +295,7 @@ def test_acknowledged_rename_survives_a_crash_before_the_commits_answer(
     mount = make_mount()
     run = mount.make_run(RUN)
     write_synced(run / "final", b"old")
+    mount.wait_durable()  # the directory's time too: the next commit is that of tmp
     for number in range(5):
         content = f"new {number}".encode()
         os.kill(master.pid, signal.SIGSTOP)

@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import inspect
 
 from cloudai_master.data_dir import DataDir
 from cloudai_master.database import Database, open_sqlite
-from cloudai_master.schema import metadata
+from cloudai_master.schema import SCHEMA_REVISION, metadata
 from cloudai_master.service import StorageService
 from cloudai_model.chunks import block_digests_of
 from cloudai_model.limits import BLOCK_BYTES
@@ -34,6 +37,31 @@ def test_migrating_again_changes_nothing(tmp_path: Path) -> None:
     again.close()
 
 
+def test_schema_is_what_the_newest_migration_makes() -> None:
+    assert ScriptDirectory.from_config(migrations()).get_current_head() == SCHEMA_REVISION
+
+
+def test_opening_what_needs_no_migration_does_not_wait_for_alembic(tmp_path: Path) -> None:
+    DataDir(tmp_path).open_database().close()
+    script = (
+        "import sys; from pathlib import Path; import cloudai_master.cli; "
+        "from cloudai_master.data_dir import DataDir; "
+        "DataDir(Path(sys.argv[1])).open_database().close(); print('alembic' in sys.modules)"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", script, tmp_path], check=True, capture_output=True, text=True, timeout=60
+    )
+
+    assert done.stdout == "False\n"
+
+
+def migrations() -> Config:
+    config = Config()
+    config.set_main_option("script_location", "cloudai_master:migrations")
+    return config
+
+
 def schema_of(database: Database) -> set[str]:
     with database.read() as connection:
         rows = connection.exec_driver_sql("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")
@@ -42,8 +70,7 @@ def schema_of(database: Database) -> set[str]:
 
 def first_schema(path: Path) -> set[str]:
     """What the first version made."""
-    config = Config()
-    config.set_main_option("script_location", "cloudai_master:migrations")
+    config = migrations()
     database = Database(open_sqlite(path / "names.db"))
     with database.write() as transaction:
         config.attributes["connection"] = transaction.connection

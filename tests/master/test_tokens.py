@@ -6,6 +6,7 @@ import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jwt
 import pytest
@@ -30,8 +31,8 @@ def tokens(tmp_path: Path) -> Iterator[Tokens]:
     database.close()
 
 
-def claims_of(token: str) -> dict[str, object]:
-    claims: dict[str, object] = jwt.decode(token, options={"verify_signature": False})
+def claims_of(token: str) -> dict[str, Any]:
+    claims: dict[str, Any] = jwt.decode(token, options={"verify_signature": False})
     return claims
 
 
@@ -170,6 +171,28 @@ async def test_call_without_a_token_is_refused_as_such(master: MasterProcess) ->
     async with master.connect("") as client:
         with pytest.raises(Unauthenticated, match="no token"):
             await client.list_users()
+
+
+async def test_token_command_prints_a_new_token_alone(master: MasterProcess) -> None:
+    async with master.connect(master.make_token("user-123")) as client:
+        run = await make_run(client, "user-123")
+    made = {}
+    for options in ((), ("--admin",), ("--task-id", run.task_id)):
+        create = ("token", "create", "--user", "user-123", "--days", "2", *options)
+        printed = (await trio.to_thread.run_sync(lambda *words: master.run(*words), *create)).stdout
+        token = printed.removesuffix("\n")
+        assert not set(token) & set(" \n")
+        claims = claims_of(token)
+        assert claims["exp"] - claims["iat"] == 2 * DAY_SECONDS
+        async with master.connect(token) as client:
+            assert (await client.get_capabilities()).user == "user-123"
+        made[options] = (claims["sub"], claims["admin"], claims["run"])
+
+    assert made == {
+        (): ("user-123", False, ""),
+        ("--admin",): ("user-123", True, ""),
+        ("--task-id", run.task_id): ("user-123", False, run.task_id),
+    }
 
 
 def test_token_commands_say_what_is_wrong_in_one_line(master: MasterProcess) -> None:

@@ -10,10 +10,13 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from cloudai_fusefs.grpc_master_client import GrpcMasterClient
+from cloudai_master.cli import SECONDS_PER_DAY
+from cloudai_master.data_dir import DataDir
+from cloudai_master.tokens import Tokens, load_key
 
 PROGRAM = Path(sys.executable).with_name("cloudai-master")
 START_SECONDS_MAX = 20.0
@@ -73,13 +76,11 @@ class MasterProcess:
             os.kill(self.pid, signal.SIGCONT)
 
     def make_token(self, user: str, *, days: float = 1, admin: bool = False, task_id: str = "") -> str:
-        """A token, made as an operator makes one."""
-        options = ["--user", user, "--days", str(days)]
-        if admin:
-            options.append("--admin")
-        if task_id:
-            options += ["--task-id", task_id]
-        return self.run("token", "create", *options).stdout.strip()
+        """A token, made as `cloudai-master token create` makes it, without the start of a program."""
+        data_dir = DataDir(self.data_dir)
+        with closing(data_dir.open_database()) as database:
+            tokens = Tokens(database, load_key(data_dir.key_path))
+            return tokens.create(user, valid_seconds=days * SECONDS_PER_DAY, admin=admin, task_id=task_id)
 
     def connect(self, token: str) -> GrpcMasterClient:
         """A client of this master, to be entered as a context."""

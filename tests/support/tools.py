@@ -6,7 +6,8 @@ import os
 import subprocess
 from pathlib import Path
 
-TOOL_SECONDS_MAX = 60.0
+TOOL_SECONDS_MAX = 100.0
+"""The longest of them takes a few seconds, and other tests have the processors too."""
 
 
 def run_tool(
