@@ -250,6 +250,12 @@ class Node:
             self.mtime_ns = self.ctime_ns
         self.kernel_attributes = None
 
+    def note_change(self, moment_ns: int) -> None:
+        """Its names changed at this moment, which the master was told: news of it must not move the time again."""
+        # What is pending has a time of its own, which the master will be told.
+        self.ctime_ns = moment_ns if self.pending is None else max(self.ctime_ns, moment_ns)
+        self.kernel_attributes = None
+
     def set_size(self, size_bytes: int) -> None:
         """It was changed here: the kernel knows of that already."""
         self.size_bytes = size_bytes
