@@ -9,6 +9,7 @@ An await may let any other operation in: after each, what was looked up before i
 from __future__ import annotations
 
 import secrets
+import stat
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -372,6 +373,17 @@ class Namespace:
             except OSError:
                 inode.attributes = before
                 raise
+
+    async def clear_privileges(self, node: Node) -> None:
+        """Takes the setuid bit from a file, and the setgid bit where it is one: its content becomes another's.
+
+        Without execution for the group that bit means no privilege. Raises as set_attributes.
+        """
+        mode = node.mode & ~stat.S_ISUID
+        if mode & stat.S_IXGRP:
+            mode &= ~stat.S_ISGID
+        if node.is_file and mode != node.mode:
+            await self.set_attributes(node, AttributeChange(mode=mode))
 
     # --- within ------------------------------------------------------------------------------------------
 

@@ -215,7 +215,8 @@ class Node:
     @property
     def link_count(self) -> int:
         if self.children is not None:
-            return 2 + self.subdirectory_count
+            # Removed, it may still be open: programs tell by the count that it is gone.
+            return 2 + self.subdirectory_count if self.is_attached else 0
         return len(self._edges)
 
     @property

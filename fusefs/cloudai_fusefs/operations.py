@@ -307,6 +307,9 @@ class Operations(pyfuse3.Operations):
         node = self._namespace.inode(inode)
         if not isinstance(node, Node):
             raise IsADirectory
+        if flags & os.O_TRUNC and ctx.uid != 0:
+            # Before writes and truncations the kernel does so itself, and leaves this one to its filesystem.
+            await self._namespace.clear_privileges(node)
         handle, keep_pages = await self._files.open(node, flags)
         return pyfuse3.FileInfo(fh=handle, keep_cache=keep_pages)
 
@@ -433,7 +436,7 @@ class Operations(pyfuse3.Operations):
         is_link = isinstance(inode, LatestLink)
         mode = stat.S_IFLNK | 0o777 if is_link else stat.S_IFDIR | (0o755 & self._mode_mask)
         entry.st_mode = pyfuse3.ModeT(mode)
-        entry.st_nlink = 1 if is_link else 2
+        entry.st_nlink = inode.link_count
         entry.st_size = len((inode.target or "").encode()) if isinstance(inode, LatestLink) else 0
         entry.st_uid = os.getuid()
         entry.st_gid = os.getgid()
