@@ -5,10 +5,15 @@
 #                         ~/.local/state/cloudai otherwise)
 #   PYTHON=python3        Python 3.11 or later to make .venv with
 #   WORKERS=4             how many processes run the tests; most tests wait rather than compute
+#   EXAMPLES=300 CALLS=20000 SEED=1
+#                         how much `make test-conformance` does, and which
 #   ARGS=                 options of `make bench` and `make test-crash`; ARGS=--help lists them
 
 MOUNT ?= /mnt/cloudai
 STATE ?=
+EXAMPLES ?= 300
+CALLS ?= 20000
+SEED ?= 1
 PYTHON ?= python3
 WORKERS ?= 4
 
@@ -23,7 +28,7 @@ LOCK_COMMAND := pip-compile --all-build-deps --all-extras --allow-unsafe --gener
 	--output-file=requirements.txt pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup packages fuse-device up down check test test-crash bench format lock
+.PHONY: help setup packages fuse-device up down check test test-crash test-conformance bench format lock
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -88,6 +93,13 @@ test: setup ## every test, with real mounts
 
 test-crash: setup ## 200 rounds of kill -9: make test-crash ARGS="--rounds 20 --seed 7 --seconds 600"
 	@PYTHONPATH=tests $(BIN)/python -m crash $(ARGS)
+
+test-conformance: setup ## any calls here and on tmpfs, for long: make test-conformance EXAMPLES=1000 CALLS=50000 SEED=7
+	@scratch=$$(mktemp -d) && \
+	CONFORMANCE_EXAMPLES=$(EXAMPLES) CONFORMANCE_CALLS=$(CALLS) CONFORMANCE_SEED=$(SEED) $(BIN)/pytest --timeout 0 \
+		--hypothesis-seed $(SEED) --basetemp "$$scratch/tests" \
+		tests/integration/test_any_calls.py tests/integration/test_one_file.py; status=$$?; \
+	rm -rf --one-file-system "$$scratch"; exit $$status
 
 bench: setup ## compare with sshfs, rclone and local disk: make bench ARGS="--rounds 3 --workload sequential"
 	@$(MAKE) --no-print-directory packages PACKAGES="$(BENCH_PACKAGES)"

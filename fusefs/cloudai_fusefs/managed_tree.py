@@ -30,6 +30,11 @@ class ManagedInode:
         self.lookup_count = 0
         self.kernel_attributes: Any = None
 
+    @property
+    def link_count(self) -> int:
+        """Of a directory: itself, its name and each directory in it that is known."""
+        return 2
+
     def touch(self) -> None:
         self.changed_at_ns = time.time_ns()
         self.kernel_attributes = None
@@ -39,6 +44,10 @@ class RootDirectory(ManagedInode):
     def __init__(self) -> None:
         super().__init__(ROOT_INO)
         self.users: dict[str, UserDirectory] = {}
+
+    @property
+    def link_count(self) -> int:
+        return 2 + len(self.users)
 
 
 class UserDirectory(ManagedInode):
@@ -53,6 +62,10 @@ class UserDirectory(ManagedInode):
         self.loading_lock = trio.Lock()
         self.revision = 0
 
+    @property
+    def link_count(self) -> int:
+        return 2 + len(self.tasks)
+
 
 class TaskDirectory(ManagedInode):
     """A task's runs by name."""
@@ -64,6 +77,10 @@ class TaskDirectory(ManagedInode):
         self.runs: dict[str, RunTree] = {}
         self.latest = LatestLink(ino + 1, self)
 
+    @property
+    def link_count(self) -> int:
+        return 2 + len(self.runs)
+
 
 class LatestLink(ManagedInode):
     """`latest`: a symlink to the task's newest run."""
@@ -71,6 +88,10 @@ class LatestLink(ManagedInode):
     def __init__(self, ino: int, task: TaskDirectory) -> None:
         super().__init__(ino)
         self.task = task
+
+    @property
+    def link_count(self) -> int:
+        return 1
 
     @property
     def target(self) -> str | None:

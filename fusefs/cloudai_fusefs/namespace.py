@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import stat
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -278,7 +279,8 @@ class Namespace:
             )
             if new_name not in _children(directory):
                 tree.add(directory, new_name, node)
-                self._staging.note_directory_times(directory)
+            directory.touch()
+            self._staging.note_directory_times(directory)
             node.take_server_state(response.node)
         return node
 
@@ -335,6 +337,7 @@ class Namespace:
                     continue
                 if replaced is not None:
                     self._staging.note_replacing(replaced, node)
+                moment_ns = time.time_ns()
                 response = await self._client.rename(
                     names.RenameRequest(
                         request_id=new_request_id(),
@@ -345,13 +348,16 @@ class Namespace:
                         new_parent_node_id=target.node_id,
                         new_name=new_name,
                         no_replace=no_replace,
-                        mtime_ns=time.time_ns(),
+                        mtime_ns=moment_ns,
                     )
                 )
                 tree.note_answered(node.node_id, response.revision)
                 if replaced is not None:
                     tree.note_answered(replaced.node_id, response.revision)
                 self._finish_rename(source, old_name, target, new_name, node, replaced)
+                for renamed in (node, replaced):
+                    if renamed is not None:
+                        renamed.note_change(moment_ns)
                 return
 
     # --- attributes --------------------------------------------------------------------------------------
@@ -381,6 +387,17 @@ class Namespace:
             except OSError:
                 inode.attributes = before
                 raise
+
+    async def clear_privileges(self, node: Node) -> None:
+        """Takes the setuid bit from a file, and the setgid bit where it is one: its content becomes another's.
+
+        Without execution for the group that bit means no privilege. Raises as set_attributes.
+        """
+        mode = node.mode & ~stat.S_ISUID
+        if mode & stat.S_IXGRP:
+            mode &= ~stat.S_ISGID
+        if node.is_file and mode != node.mode:
+            await self.set_attributes(node, AttributeChange(mode=mode))
 
     # --- within ------------------------------------------------------------------------------------------
 
@@ -437,17 +454,24 @@ class Namespace:
         """`find` says what the name stands for, or raises what speaks against removing it."""
         tree = directory.tree
         node = find(directory, name)
+        moment_ns = time.time_ns()
         if node.ids_at_master or node.stray_ids:
             async with self._changing_names(tree):
                 node = find(directory, name)
+                moment_ns = time.time_ns()
                 for node_id in node.ids_at_master:
-                    await self._remove_at_master(directory, name, node_id)
+                    await self._remove_at_master(directory, name, node_id, moment_ns)
                 for node_id in node.stray_ids:
-                    await self._remove_everywhere(tree, node_id)
+                    await self._remove_everywhere(tree, node_id, moment_ns)
                     self._staging.forget_stray(node_id)
                 if _children(directory).get(name) is not node:
-                    return node  # the watch was faster
+                    # The watch was faster: it does not tell of the node, nor of what has a change pending.
+                    node.note_change(moment_ns)
+                    directory.touch()
+                    self._staging.note_directory_times(directory)
+                    return node
         tree.detach(directory, name)
+        node.note_change(moment_ns)
         if not node.edges:
             self._staging.discard(node)
         self._staging.note_directory_times(directory)
@@ -469,23 +493,23 @@ class Namespace:
             if pending is None or _children(directory).get(name) is not node:
                 return
             for node_id in pending.covered_ids:
-                await self._remove_at_master(directory, name, node_id)
+                await self._remove_at_master(directory, name, node_id, time.time_ns())
             pending.covered_ids = ()
 
-    async def _remove_at_master(self, directory: Node, name: bytes, node_id: int) -> None:
+    async def _remove_at_master(self, directory: Node, name: bytes, node_id: int, moment_ns: int) -> None:
         request = names.RemoveRequest(
             request_id=new_request_id(),
             task_id=directory.tree.task_id,
             node_id=node_id,
             parent_node_id=directory.node_id,
             name=name,
-            mtime_ns=time.time_ns(),
+            mtime_ns=moment_ns,
         )
         await self._send_removal(directory.tree, request)
 
-    async def _remove_everywhere(self, tree: RunTree, node_id: int) -> None:
+    async def _remove_everywhere(self, tree: RunTree, node_id: int, moment_ns: int) -> None:
         request = names.RemoveRequest(
-            request_id=new_request_id(), task_id=tree.task_id, node_id=node_id, mtime_ns=time.time_ns()
+            request_id=new_request_id(), task_id=tree.task_id, node_id=node_id, mtime_ns=moment_ns
         )
         await self._send_removal(tree, request)
 
@@ -534,6 +558,8 @@ class Namespace:
             if new_name in _children(target):
                 tree.detach(target, new_name)
             tree.add(target, new_name, node)
+        source.touch()
+        target.touch()
         with suppress(OSError):  # a full disk: the master has it under the new name, whatever the row says
             self._staging.note_path(node)
         self._note_moved(source, target, replaced)

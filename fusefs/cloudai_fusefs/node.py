@@ -215,7 +215,8 @@ class Node:
     @property
     def link_count(self) -> int:
         if self.children is not None:
-            return 2 + self.subdirectory_count
+            # Removed, it may still be open: programs tell by the count that it is gone.
+            return 2 + self.subdirectory_count if self.is_attached else 0
         return len(self._edges)
 
     @property
@@ -248,6 +249,12 @@ class Node:
         self.ctime_ns = time.time_ns()
         if mtime:
             self.mtime_ns = self.ctime_ns
+        self.kernel_attributes = None
+
+    def note_change(self, moment_ns: int) -> None:
+        """Its names changed at this moment, which the master was told: news of it must not move the time again."""
+        # What is pending has a time of its own, which the master will be told.
+        self.ctime_ns = moment_ns if self.pending is None else max(self.ctime_ns, moment_ns)
         self.kernel_attributes = None
 
     def set_size(self, size_bytes: int) -> None:

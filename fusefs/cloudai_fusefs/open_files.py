@@ -8,7 +8,6 @@ sees it grow.
 from __future__ import annotations
 
 import os
-import stat
 from typing import Final, NamedTuple
 
 import trio
@@ -54,12 +53,11 @@ class Opened(NamedTuple):
 class OpenFile:
     """One open handle."""
 
-    __slots__ = ("can_write", "has_read_ahead", "node", "passes_pages", "read_ahead")
+    __slots__ = ("can_write", "has_read_ahead", "node", "read_ahead")
 
-    def __init__(self, node: Node, *, can_write: bool, passes_pages: bool) -> None:
+    def __init__(self, node: Node, *, can_write: bool) -> None:
         self.node = node
         self.can_write = can_write
-        self.passes_pages = passes_pages
         self.read_ahead = ReadAhead()
         self.has_read_ahead = False  # of a file of one chunk: the files after it have been thought of
 
@@ -231,9 +229,6 @@ class OpenFiles:
         self._staging.space.note_written(staged)
         node.set_size(staged.size_bytes)
         node.touch()
-        if file.passes_pages and node.mode & (stat.S_ISUID | stat.S_ISGID):
-            # What the kernel does itself where its pages are written, but for root: here it does not say who writes.
-            node.mode = _without_set_id(node.mode)
         staged.note_written(node.mtime_ns)
         self._staging.note_content(node)
         end_bytes = offset_bytes + length_bytes
@@ -298,7 +293,7 @@ class OpenFiles:
         handle = self._next_handle
         self._next_handle += 1
         can_write = access != os.O_RDONLY
-        self._handles[handle] = OpenFile(node, can_write=can_write, passes_pages=passes_pages)
+        self._handles[handle] = OpenFile(node, can_write=can_write)
         node.open_count += 1
         node.writer_count += can_write
         return Opened(handle, keeps_pages, passes_pages)
@@ -384,10 +379,3 @@ class OpenFiles:
         if node.tree.is_sealed:  # a growing file has one a second, and none of them for long
             await self._sealed_cache.store_manifest(task_id, node_id, generation, manifest)
         return manifest
-
-
-def _without_set_id(mode: int) -> int:
-    """The mode without what would lend the file's owner or group to who runs it. S_ISGID alone, for a group that
-    may not run it, says something else and stays.
-    """
-    return mode & ~(stat.S_ISUID | (stat.S_ISGID if mode & stat.S_IXGRP else 0))

@@ -143,6 +143,9 @@ class Operations(pyfuse3.Operations):
         self.counters = RequestCounters()
         self._listings: dict[int, tuple[Inode, list[tuple[bytes, Inode]]]] = {}
         self._next_listing = 1
+        self._unprivileged: set[int] = (
+            set()
+        )  # handles past the pages that somebody other than root has opened
 
     # --- names -------------------------------------------------------------------------------------------
 
@@ -317,7 +320,10 @@ class Operations(pyfuse3.Operations):
         node = self._namespace.inode(inode)
         if not isinstance(node, Node):
             raise IsADirectory
-        return _file_info(await self._files.open(node, flags))
+        if flags & os.O_TRUNC and ctx.uid != 0:
+            # Before writes and truncations the kernel does so itself, and leaves this one to its filesystem.
+            await self._namespace.clear_privileges(node)
+        return self._file_info(await self._files.open(node, flags), ctx)
 
     @_prompt_handler
     async def create(
@@ -326,7 +332,7 @@ class Operations(pyfuse3.Operations):
         parent = self._namespace.inode(parent_inode)
         with self._bound_of(parent):
             node = await self._namespace.make_file(parent, name, mode & ~ctx.umask, self._owner(ctx))
-        return _file_info(self._files.open_new(node, flags)), self._entry(node)
+        return self._file_info(self._files.open_new(node, flags), ctx), self._entry(node)
 
     @_prompt_handler
     async def read(self, fh: int, off: int, size: int) -> bytes:
@@ -335,6 +341,9 @@ class Operations(pyfuse3.Operations):
 
     @_prompt_handler
     async def write(self, fh: int, off: int, buf: bytes) -> int:
+        if fh in self._unprivileged:
+            # What the kernel does itself where its pages are written.
+            await self._namespace.clear_privileges(self._files.node_of(fh))
         if not self._files.write_at_once(fh, off, buf):
             with trio.fail_after(self.wait_seconds_max):
                 await self._files.write(fh, off, buf)
@@ -351,6 +360,7 @@ class Operations(pyfuse3.Operations):
 
     @_prompt_handler
     async def release(self, fh: int) -> None:
+        self._unprivileged.discard(fh)
         self._forget_if_unused(self._files.release(fh))
 
     # --- the mount ---------------------------------------------------------------------------------------
@@ -386,6 +396,13 @@ class Operations(pyfuse3.Operations):
         raise pyfuse3.FUSEError(errno.ENOSYS)
 
     # --- translation -------------------------------------------------------------------------------------
+
+    def _file_info(self, opened: Opened, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
+        if opened.passes_pages and ctx.uid != 0:
+            self._unprivileged.add(opened.handle)
+        return pyfuse3.FileInfo(
+            fh=opened.handle, keep_cache=opened.keeps_pages, direct_io=opened.passes_pages
+        )
 
     def _bound_of(self, directory: Inode) -> AbstractContextManager[object]:
         """A bound for what has to know the directory: one costs 10-25 us, a sixth of a small request, and what is
@@ -453,7 +470,7 @@ class Operations(pyfuse3.Operations):
         is_link = isinstance(inode, LatestLink)
         mode = stat.S_IFLNK | 0o777 if is_link else stat.S_IFDIR | (0o755 & self._mode_mask)
         entry.st_mode = pyfuse3.ModeT(mode)
-        entry.st_nlink = 1 if is_link else 2
+        entry.st_nlink = inode.link_count
         entry.st_size = len((inode.target or "").encode()) if isinstance(inode, LatestLink) else 0
         entry.st_uid = os.getuid()
         entry.st_gid = os.getgid()
@@ -480,7 +497,3 @@ class Operations(pyfuse3.Operations):
         else:
             timeout_seconds = _TIMEOUT_SHORT_SECONDS
         entry.entry_timeout = entry.attr_timeout = timeout_seconds
-
-
-def _file_info(opened: Opened) -> pyfuse3.FileInfo:
-    return pyfuse3.FileInfo(fh=opened.handle, keep_cache=opened.keeps_pages, direct_io=opened.passes_pages)

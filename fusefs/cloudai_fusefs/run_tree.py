@@ -283,7 +283,11 @@ class RunTree:
                 case "node_changed":
                     node = self.nodes.get(change.node_changed.node_id)
                     if node is not None:
+                        changed_ns = node.ctime_ns
                         _take_news(node, change.node_changed, told)
+                        if self._is_history(node.node_id, change.revision):
+                            # From before it was renamed or lost a name here, which is not to be undone.
+                            node.ctime_ns = max(node.ctime_ns, changed_ns)
                 case "run_changed":
                     self.note_sealed(change.run_changed)
                     self.is_removed = self.is_removed or change.run_changed.removed

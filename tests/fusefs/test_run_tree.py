@@ -194,6 +194,22 @@ def test_news_older_than_what_is_known_does_not_turn_a_file_back() -> None:
     assert (tree.nodes[FILE_ID].generation, tree.nodes[FILE_ID].size_bytes) == (3, 30)
 
 
+def test_late_news_of_a_node_renamed_here_does_not_turn_its_change_time_back() -> None:
+    tree = make_tree()
+    tree.apply_tree([page(edge(b"file", FILE_ID))])
+    node = tree.nodes[FILE_ID]
+    tree.note_answered(FILE_ID, 7)
+    node.note_change(2000)
+    changed = types.Node(node_id=FILE_ID, kind=FILE, generation=1, revision=5)
+    changed.attributes.CopyFrom(types.Attributes(mode=0o600, ctime_ns=1000))
+
+    tree.apply_changes(
+        names.WatchResponse(changes=[names.Change(revision=5, node_changed=changed)], revision=5)
+    )
+
+    assert (node.mode, node.ctime_ns) == (0o600, 2000)
+
+
 def test_size_of_a_file_being_written_here_stays_while_its_generation_follows() -> None:
     tree = make_tree()
     tree.apply_tree([page(edge(b"f", FILE_ID))])

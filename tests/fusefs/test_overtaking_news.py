@@ -1,0 +1,76 @@
+"""News by the watch of what this mount itself has asked for, before the master's answer to it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from fakes.fake_master import FakeMaster
+from support.file_system_harness import FileSystemHarness
+
+ANSWER_SECONDS = 0.1
+
+Act = Callable[[FileSystemHarness], Awaitable[None]]
+
+
+async def remove(file_system: FileSystemHarness) -> None:
+    await file_system.unlink(b"file")
+
+
+async def replace(file_system: FileSystemHarness) -> None:
+    await file_system.rename(b"other", b"file")
+
+
+@pytest.mark.parametrize("act", [remove, replace])
+async def test_change_time_of_an_open_file_that_loses_its_name_moves(
+    clock: MockClock, file_system: FileSystemHarness, master: FakeMaster, act: Act
+) -> None:
+    for name in (b"file", b"other"):
+        await file_system.write_file(name, b"content")
+    await file_system.make_all_durable()
+    handle = await file_system.open(b"file", os.O_RDONLY)
+    node = file_system.files.node_of(handle)
+    changed_ns = node.ctime_ns
+    master.answer_latency_seconds = ANSWER_SECONDS
+
+    await act(file_system)
+
+    assert node.link_count == 0
+    assert node.ctime_ns > changed_ns
+    file_system.close_handle(handle)
+
+
+@pytest.mark.parametrize("act", [remove, replace])
+async def test_time_of_a_directory_that_was_set_before_its_names_changed_moves(
+    clock: MockClock, file_system: FileSystemHarness, master: FakeMaster, act: Act
+) -> None:
+    for name in (b"file", b"other"):
+        await file_system.write_file(name, b"content")
+    await file_system.make_all_durable()
+    await file_system.set_attributes(b"", mtime_ns=1)
+    master.answer_latency_seconds = ANSWER_SECONDS
+
+    await act(file_system)
+
+    assert file_system.tree.root.mtime_ns > 1
+    await file_system.make_all_durable()
+    assert file_system.tree.root.mtime_ns > 1
+
+
+async def test_news_of_a_lost_name_moves_the_change_time_once(
+    clock: MockClock, file_system: FileSystemHarness
+) -> None:
+    await file_system.write_file(b"file", b"content")
+    node = await file_system.find(b"file")
+    await file_system.namespace.link(node, file_system.tree.root, b"other")
+    await file_system.make_all_durable()
+
+    await file_system.unlink(b"other")
+    changed_ns = node.ctime_ns
+    await trio.sleep(1)  # what the watch has to tell is here
+
+    assert node.ctime_ns == changed_ns

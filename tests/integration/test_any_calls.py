@@ -1,0 +1,63 @@
+"""Any program's calls have on a mount the outcomes that they have on tmpfs.
+
+`make test-conformance` does the same for longer, with other seeds.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import cast
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from conformance.two_filesystems import TwoFilesystems
+from support.mount_process import RUN, MountProcess, wait_until
+from support.tree_snapshot import differences, place_in, snapshot_tree
+
+EXAMPLES = int(os.environ.get("CONFORMANCE_EXAMPLES", "20"))
+IS_LONG = "CONFORMANCE_EXAMPLES" in os.environ
+
+
+@pytest.fixture
+def reference() -> Iterator[Path]:
+    """A directory on tmpfs."""
+    with tempfile.TemporaryDirectory(prefix="conformance-", dir="/dev/shm") as directory:
+        yield Path(directory)
+
+
+def test_any_calls_have_the_outcomes_that_they_have_on_tmpfs(
+    mount_shared: Callable[..., MountProcess], second_mount: MountProcess, reference: Path
+) -> None:
+    here = mount_shared(options="insecure,timeo=20,allow_other")
+    run = here.make_run(RUN, task="any-calls")
+    numbers = itertools.count()
+
+    def check_elsewhere(directory: Path) -> None:
+        other = place_in(here, directory, second_mount)
+        wait_until(
+            lambda: other.exists() and not differences(snapshot_tree(directory), snapshot_tree(other)),
+            "the same on the other mount",
+        )
+
+    def start() -> TwoFilesystems:
+        name = f"{next(numbers)}"
+        return TwoFilesystems(run / name, reference / name, check_elsewhere)
+
+    run_state_machine_as_test(
+        cast("type[TwoFilesystems]", start),  # any callable that makes one will do
+        settings=settings(
+            max_examples=EXAMPLES,
+            stateful_step_count=40,
+            deadline=None,
+            derandomize=not IS_LONG,
+            database=None,
+            print_blob=IS_LONG,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
