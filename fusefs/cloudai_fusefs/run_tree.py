@@ -221,6 +221,8 @@ class RunTree:
         self.revision = 0
         for node in self.nodes.values():
             node.revision = 0
+        self._answered_revisions.clear()
+        self.removals.forget_news()
 
     def apply_tree(self, pages: Iterable[names.ListTreeResponse]) -> list[Invalidation]:
         """The whole tree as listed. What is pending here stays; what the listing lacks otherwise goes."""

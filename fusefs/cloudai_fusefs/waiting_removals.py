@@ -116,6 +116,12 @@ class WaitingRemovals:
         if self._gone:
             self._gone = {key: at for key, at in self._gone.items() if at > revision}
 
+    def forget_news(self) -> None:
+        """What was known is of another history."""
+        self._gone.clear()
+        for removal in self:
+            removal.news = None
+
     @property
     def is_idle(self) -> bool:
         """Whether nothing here bears on what a listing says."""

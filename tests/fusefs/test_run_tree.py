@@ -677,3 +677,16 @@ def test_file_that_comes_back_is_as_it_was() -> None:
     assert (tree.root.children or {})[b"f"] is node
     assert (node.attributes, node.size_bytes, node.generation) == (before, 7, 1)
     assert Invalidation(ROOT_ID, b"f") in told
+
+
+def test_answers_of_another_history_hide_nothing() -> None:
+    tree = make_tree()
+    tree.apply_tree([page(edge(b"f", FILE_ID))])
+    removal = Removal(tree.root, b"f", tree.nodes[FILE_ID], removed_at_ns=77)
+    tree.begin_removal(removal)
+    tree.answer_removal(removal, 5, None)
+
+    tree.forget_revisions()  # the master was restored from a backup
+    tree.apply_tree([page(edge(b"f", FILE_ID, revision=2), revision=2)])
+
+    assert names_in(tree.root) == [b"f"]
