@@ -234,6 +234,10 @@ class GrpcMasterClient:
         response: names.RemoveResponse = await self._call(self._names.Remove, request)
         return response
 
+    async def remove_nodes(self, request: names.RemoveNodesRequest) -> names.RemoveNodesResponse:
+        response: names.RemoveNodesResponse = await self._call(self._names.RemoveNodes, request)
+        return response
+
     # Chunks.
 
     async def find_missing_chunks(self, task_id: str, digests: Sequence[bytes]) -> set[bytes]:

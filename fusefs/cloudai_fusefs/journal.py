@@ -1,9 +1,9 @@
 """What this mount has promised and not yet made durable, in an SQLite file that outlives the daemon.
 
-One row for each node with a change that the master has not acknowledged, and one for each node that was
-replaced here and may have left a name at the master. A row is written before the kernel's request is
-answered, without a sync: the page cache survives kill -9, and what must survive the machine is made durable
-at the master (fsync) instead. The column comments below are the reference.
+One row for each node with a change that the master has not acknowledged, one for each node that was replaced
+here and may have left a name at the master, and one for each file that was removed here and not yet there. A row
+is written before the kernel's request is answered, without a sync: the page cache survives kill -9, and what must
+survive the machine is made durable at the master (fsync) instead. The column comments below are the reference.
 
 Used from the mount's loop; a row costs 15-35 us. What syncs runs in a thread: checkpoints, and `sync`.
 """
@@ -18,16 +18,16 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import trio
 
 from cloudai_fusefs.journal_errors import JournalDamaged, JournalTooNew
 from cloudai_fusefs.journal_log import check_log
-from cloudai_fusefs.journal_rows import JournalRecord, StrayRecord, record_from_row, row_of
+from cloudai_fusefs.journal_rows import JournalRecord, RemovalRecord, StrayRecord, record_from_row, row_of
 from cloudai_model.limits import KIB
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 
 SCHEMA_VERSION_MAX: Final = 1000
 """A higher number is no version but damage."""
@@ -80,14 +80,30 @@ _UPGRADES: Final = {
         )
         """,
     ),
+    3: (
+        """
+        CREATE TABLE removals (
+            node_id        INTEGER PRIMARY KEY, -- file or symlink that lost its only name here
+            user           TEXT NOT NULL,       -- of the run
+            task_id        TEXT NOT NULL,       -- of the run
+            parent_node_id INTEGER NOT NULL,    -- directory of the name
+            name           BLOB NOT NULL,       -- to be removed at the master, if it stands for the node
+            generation     INTEGER NOT NULL,    -- and if that has this one: another is somebody's later work
+            removed_at_ns  INTEGER NOT NULL,    -- becomes the directory's mtime
+            row_check      INTEGER NOT NULL     -- CRC-32 of the other columns
+        ) WITHOUT ROWID
+        """,
+    ),
 }
 assert max(_UPGRADES) == SCHEMA_VERSION <= SCHEMA_VERSION_MAX
 
 
 _COLUMNS: Final = tuple(JournalRecord.__dataclass_fields__)
 _STRAY_COLUMNS: Final = tuple(StrayRecord.__dataclass_fields__)
+_REMOVAL_COLUMNS: Final = tuple(RemovalRecord.__dataclass_fields__)
 _SELECT: Final = f"SELECT {', '.join(_COLUMNS)}, row_check FROM pending"  # noqa: S608 - column names only
 _SELECT_STRAYS: Final = f"SELECT {', '.join(_STRAY_COLUMNS)}, row_check FROM strays"  # noqa: S608
+_SELECT_REMOVALS: Final = f"SELECT {', '.join(_REMOVAL_COLUMNS)}, row_check FROM removals"  # noqa: S608
 _SELECT_OF_VERSION_1: Final = _SELECT.replace("disk_state, row_check", "0, NULL")
 _UPSERT: Final = (
     f"INSERT OR REPLACE INTO pending ({', '.join(_COLUMNS)}, row_check) "  # noqa: S608
@@ -96,6 +112,10 @@ _UPSERT: Final = (
 _UPSERT_STRAY: Final = (
     f"INSERT OR REPLACE INTO strays ({', '.join(_STRAY_COLUMNS)}, row_check) "  # noqa: S608
     f"VALUES ({', '.join('?' * (len(_STRAY_COLUMNS) + 1))})"
+)
+_UPSERT_REMOVAL: Final = (
+    f"INSERT OR REPLACE INTO removals ({', '.join(_REMOVAL_COLUMNS)}, row_check) "  # noqa: S608
+    f"VALUES ({', '.join('?' * (len(_REMOVAL_COLUMNS) + 1))})"
 )
 
 
@@ -115,6 +135,7 @@ class Journal:
             self._prepare()
             self.records()
             self.strays()
+            self.removals()
         except sqlite3.DatabaseError as error:
             self._database.close()
             raise _to_refusal(error, path) from error
@@ -173,6 +194,11 @@ class Journal:
         """All rows of `strays`. Raises JournalDamaged."""
         return self._read(_SELECT_STRAYS, StrayRecord)
 
+    def removals(self) -> list[RemovalRecord]:
+        """All rows of `removals`, the oldest first. Raises JournalDamaged."""
+        rows: list[RemovalRecord] = self._read(_SELECT_REMOVALS, RemovalRecord)
+        return sorted(rows, key=lambda record: record.removed_at_ns)
+
     @contextmanager
     def together(self) -> Iterator[None]:
         """What is written within is in the journal as a whole or not at all. Does not nest.
@@ -208,6 +234,16 @@ class Journal:
     def remove_stray(self, node_id: int) -> None:
         """Takes the row away; nothing happens when there is none. Raises OSError as put."""
         self._execute("DELETE FROM strays WHERE node_id = ?", (node_id,))
+
+    def put_removal(self, removal: RemovalRecord) -> None:
+        """Writes the row, new or again. Raises OSError as put."""
+        self._execute(_UPSERT_REMOVAL, row_of(removal))
+
+    def remove_removals(self, node_ids: Iterable[int]) -> None:
+        """Takes these rows away, all or none; nothing happens where there is none. Raises OSError as put."""
+        with self.together():
+            for node_id in node_ids:
+                self._execute("DELETE FROM removals WHERE node_id = ?", (node_id,))
 
     @property
     def boot_id(self) -> str:
@@ -260,17 +296,25 @@ class Journal:
             raise _to_os_error(error, self._path) from error
 
 
-def read_what_is_left(
-    path: Path, node_ids: Iterable[int]
-) -> tuple[dict[int, JournalRecord], dict[int, StrayRecord], str]:
-    """The rows of a damaged journal that can still be read and are as they were written, by node id, and the
-    id of its boot, "" when that cannot be read.
+class WhatIsLeft(NamedTuple):
+    """The rows of a damaged journal that can still be read and are as they were written, by node id."""
+
+    records: dict[int, JournalRecord]
+    strays: dict[int, StrayRecord]
+    removals: dict[int, RemovalRecord]
+    boot_id: str
+    """"" when it cannot be read."""
+
+
+def read_what_is_left(path: Path, node_ids: Iterable[int]) -> WhatIsLeft:
+    """What can be saved of a damaged journal.
 
     `node_ids` are looked up one by one: a page that cannot be read hides what a scan finds behind it.
     Raises nothing of SQLite's.
     """
     records: dict[int, JournalRecord] = {}
     strays: dict[int, StrayRecord] = {}
+    removals: dict[int, RemovalRecord] = {}
     boot_id = ""
     database = sqlite3.connect(path, isolation_level=None)
     try:
@@ -285,11 +329,12 @@ def read_what_is_left(
                 _take_rows(database, f"{select} WHERE node_id = ?", (node_id,), JournalRecord, records)
         for order in ("ASC", "DESC"):
             _take_rows(database, f"{_SELECT_STRAYS} ORDER BY node_id {order}", (), StrayRecord, strays)
+            _take_rows(database, f"{_SELECT_REMOVALS} ORDER BY node_id {order}", (), RemovalRecord, removals)
         with suppress(sqlite3.DatabaseError):
             boot_id = "".join(str(row[0]) for row in database.execute("SELECT boot_id FROM boots"))
     finally:
         database.close()
-    return records, strays, boot_id
+    return WhatIsLeft(records, strays, removals, boot_id)
 
 
 def _has_checks(database: sqlite3.Connection) -> bool:

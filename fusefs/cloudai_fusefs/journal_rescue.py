@@ -16,9 +16,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from cloudai_fusefs.journal import Journal, read_what_is_left
+from cloudai_fusefs.journal import Journal, WhatIsLeft, read_what_is_left
 from cloudai_fusefs.journal_errors import JournalDamaged
-from cloudai_fusefs.journal_rows import JournalRecord, StrayRecord
 
 logger = logging.getLogger(__name__)
 
@@ -96,9 +95,7 @@ def _rescue(directory: Path, reason: str) -> Journal:
     for name in _JOURNAL_FILES:
         if (directory / name).exists():
             shutil.copy2(directory / name, aside / name)
-    records: dict[int, JournalRecord] = {}
-    strays: dict[int, StrayRecord] = {}
-    boot_id = ""
+    left = WhatIsLeft({}, {}, {}, "")
     if (aside / JOURNAL_NAME).exists():
         scratch = aside / "reading"
         scratch.mkdir(mode=0o700)
@@ -106,7 +103,7 @@ def _rescue(directory: Path, reason: str) -> Journal:
         for name in _JOURNAL_FILES[:2]:
             if (aside / name).exists():
                 shutil.copy2(aside / name, scratch / name)
-        records, strays, boot_id = read_what_is_left(scratch / JOURNAL_NAME, staged)
+        left = read_what_is_left(scratch / JOURNAL_NAME, staged)
         shutil.rmtree(scratch)
 
     new_path = directory / f"{JOURNAL_NAME}.new"
@@ -114,17 +111,19 @@ def _rescue(directory: Path, reason: str) -> Journal:
         new_path.with_name(new_path.name + suffix).unlink(missing_ok=True)
     journal = Journal(new_path)
     with journal.together():
-        for record in records.values():
+        for record in left.records.values():
             journal.put_again(record)
-        for stray in strays.values():
-            if stray.node_id not in records:
+        for stray in left.strays.values():
+            if stray.node_id not in left.records:
                 journal.put_stray(stray)
-        journal.note_boot(boot_id or UNKNOWN_BOOT)
+        for removal in left.removals.values():
+            journal.put_removal(removal)
+        journal.note_boot(left.boot_id or UNKNOWN_BOOT)
     journal.close()  # the last connection: all of it is in the one file
 
-    kept = {node_id for node_id, record in records.items() if record.has_content}
+    kept = {node_id for node_id, record in left.records.items() if record.has_content}
     lost = [path for node_id, paths in staged.items() if node_id not in kept for path in paths]
-    (aside / "README").write_text(_describe(f"The journal was unusable: {reason}.", lost, len(records)))
+    (aside / "README").write_text(_describe(f"The journal was unusable: {reason}.", lost, len(left.records)))
     _move(lost, aside)
     # A log without its database would be taken for the new one's. Killed between here and the rename, the next
     # mount finds a damaged journal again, and loses what was in the log alone: it is in the first copy.
@@ -135,7 +134,7 @@ def _rescue(directory: Path, reason: str) -> Journal:
         "the journal is unusable, %s: %d changes could be read and go on; what is left of it, and %d staged "
         "files whose names are lost, are in %s",
         reason,
-        len(records),
+        len(left.records),
         len(_contents(lost)),
         aside,
     )

@@ -59,7 +59,20 @@ class StrayRecord:
     after_node_id: int
 
 
-def row_of(record: JournalRecord | StrayRecord) -> tuple[object, ...]:
+@dataclass(frozen=True, kw_only=True)
+class RemovalRecord:
+    """One row of `removals`; fields as the columns."""
+
+    node_id: int
+    user: str
+    task_id: str
+    parent_node_id: int
+    name: bytes
+    generation: int
+    removed_at_ns: int
+
+
+def row_of(record: JournalRecord | StrayRecord | RemovalRecord) -> tuple[object, ...]:
     """The values of the record's row, its check last."""
     # SQLite has no booleans: as what comes back, or the check would differ.
     values = tuple(int(value) if isinstance(value, int) else value for value in vars(record).values())

@@ -62,6 +62,8 @@ class MasterClient(Protocol):
 
     async def remove(self, request: names.RemoveRequest) -> names.RemoveResponse: ...
 
+    async def remove_nodes(self, request: names.RemoveNodesRequest) -> names.RemoveNodesResponse: ...
+
     def watch(
         self, request: names.WatchRequest
     ) -> AbstractAsyncContextManager[AsyncIterator[names.WatchResponse]]:

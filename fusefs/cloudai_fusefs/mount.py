@@ -132,7 +132,7 @@ async def _serve(
     write_behind = WriteBehind(disk_cache, nursery, waiting_bytes_max=shares.write_behind_bytes)
     reader = ChunkReader(client, memory, disk_cache, write_behind, nursery, fetches_max=shares.fetches_max)
     range_reader = RangeReader(client, reader, memory, disk_cache, write_behind, nursery)
-    uploader = Uploader(client, reader, nursery)
+    uploader = Uploader(client, reader, notifier.tell, nursery)
     staging = uploader.staging = Staging(
         config.state_dir, reader, uploader.note_change, bytes_max=config.staging_bytes_max
     )

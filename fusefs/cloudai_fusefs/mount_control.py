@@ -95,6 +95,8 @@ class FileState(StrEnum):
     UPLOADING = "uploading"
     DURABLE = "durable"
     FAILED = "failed"
+    REMOVED = "removed"
+    """Here, and not yet at the master."""
 
 
 @dataclass(frozen=True, kw_only=True)

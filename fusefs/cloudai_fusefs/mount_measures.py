@@ -58,6 +58,7 @@ class MountMeasures:
         pending_count = unread_count + failed_count
         staged_bytes = looked_at_count = 0
         for tree in self._uploader.trees:
+            pending_count += len(tree.removals)
             for node, pending in list(tree.pending.items()):
                 looked_at_count += 1
                 if looked_at_count % NODES_AT_ONCE == 0:

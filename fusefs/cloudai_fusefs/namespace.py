@@ -1,7 +1,8 @@
 """The operations on names: look up, list, make, rename, remove, link, set attributes.
 
-Local first: what makes something is recorded here and committed later. What takes away or renames something
-that the master knows asks the master first, so that its refusal reaches the program.
+Local first: what makes something is recorded here and committed later, and so is, as a rule, what takes a file
+away. What else takes away or renames something that the master knows asks the master first, so that its refusal
+reaches the program; what was removed here before goes before it.
 
 An await may let any other operation in: after each, what was looked up before is looked up again.
 """
@@ -287,8 +288,23 @@ class Namespace:
     # --- taking away -------------------------------------------------------------------------------------
 
     async def unlink(self, parent: Inode, name: bytes) -> Node:
-        """Takes a file's or symlink's name away. Raises IsADirectory, and the master's refusal."""
+        """Takes a file's or symlink's name away, here first where that may be.
+
+        Raises IsADirectory, OSError where it cannot be recorded, and otherwise the master's refusal.
+        """
         directory = await self._writable_directory(parent, name)
+        tree, removals = directory.tree, self._staging.removals
+        node = _find_file(directory, name)
+        if removals.may_be_recorded(directory, name, node):
+            if not tree.mutation_lock.locked():
+                removals.record(directory, name, node)
+                return node
+            async with tree.mutation_lock:  # what is under way may be a rename of this very name
+                tree.check_writable()
+                node = _find_file(directory, name)
+                if removals.may_be_recorded(directory, name, node):
+                    removals.record(directory, name, node)
+                    return node
         return await self._remove(directory, name, _find_file)
 
     async def rmdir(self, parent: Inode, name: bytes) -> None:
@@ -484,6 +500,7 @@ class Namespace:
         """
         async with tree.mutation_lock:
             await self._uploader.send_unanswered(tree)
+            await self._uploader.send_removals(tree)
             yield
 
     async def _uncover(self, directory: Node, name: bytes, node: Node) -> None:
@@ -505,21 +522,17 @@ class Namespace:
             name=name,
             mtime_ns=moment_ns,
         )
-        await self._send_removal(directory.tree, request)
+        with suppress(NotFound):  # it had not arrived after all, or somebody else was faster
+            response = await self._client.remove(request)
+            directory.tree.note_answered(node_id, response.revision)
 
     async def _remove_everywhere(self, tree: RunTree, node_id: int, moment_ns: int) -> None:
         request = names.RemoveRequest(
             request_id=new_request_id(), task_id=tree.task_id, node_id=node_id, mtime_ns=moment_ns
         )
-        await self._send_removal(tree, request)
-
-    async def _send_removal(self, tree: RunTree, request: names.RemoveRequest) -> None:
-        try:
+        with suppress(NotFound):  # as above: either way it is gone
             response = await self._client.remove(request)
-        except NotFound:
-            # It had not arrived after all, or somebody else was faster: either way it is gone.
-            return
-        tree.note_answered(request.node_id, response.revision)
+            tree.note_answered(node_id, response.revision)
 
     def _rename_here(self, source: Node, old_name: bytes, target: Node, new_name: bytes, node: Node) -> None:
         """Renames what the master has not placed yet; the commit will place it. Raises OSError: nothing changed."""
@@ -643,7 +656,9 @@ class Namespace:
             self._check_open(tree)
             if inode.children:
                 raise DirectoryNotEmpty(name=name)
-            async with tree.mutation_lock:
+            async with self._changing_names(tree):
+                if inode.children:
+                    raise DirectoryNotEmpty(name=name)  # the master kept what was removed here
                 await self._client.remove_run(
                     names.RemoveRunRequest(request_id=new_request_id(), task_id=tree.task_id)
                 )

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from cloudai_fusefs.file_content import FileContent
     from cloudai_fusefs.run_tree import RunTree
     from cloudai_fusefs.staged_file import StagedFile
+    from cloudai_fusefs.waiting_removals import Removal
 
 FILE = types.NODE_KIND_FILE
 DIRECTORY = types.NODE_KIND_DIRECTORY
@@ -143,6 +144,7 @@ class Node:
         "open_count",
         "pending",
         "published_size_bytes",
+        "removal",
         "revision",
         "size_bytes",
         "staged",
@@ -173,6 +175,7 @@ class Node:
         self.subdirectory_count = 0
 
         self.pending: Pending | None = None
+        self.removal: Removal | None = None  # of its only name, which the master still has
         self.staged: StagedFile | None = None
         self.committed = b""  # digest of the manifest that this mount committed last
         self.content: FileContent | None = None  # of the generation, once its manifest is known

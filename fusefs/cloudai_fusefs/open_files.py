@@ -270,6 +270,8 @@ class OpenFiles:
             nodes += (node.children or {}).values()
         with trio.move_on_after(self._timeo_seconds) as scope:
             await self._uploader.make_durable(nodes)
+            if node.kind == DIRECTORY:
+                await self._uploader.wait_removals([node.tree])
         if scope.cancelled_caught:
             raise MasterUnavailable("fsync", timeo_seconds=self._timeo_seconds)
 

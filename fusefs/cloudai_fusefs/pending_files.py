@@ -17,6 +17,7 @@ from cloudai_fusefs.node import Node, Pending
 from cloudai_fusefs.run_tree import RunTree
 from cloudai_fusefs.tree_sync import TreeSync
 from cloudai_fusefs.uploader import Uploader
+from cloudai_fusefs.waiting_removals import Removal
 
 NODES_AT_ONCE: Final = 500
 """Looked at between two chances for others to run: about a millisecond."""
@@ -29,6 +30,12 @@ class PendingFiles:
         self._managed = managed
         self._sync = sync
         self._uploader = uploader
+
+    def trees(self, path: str) -> list[RunTree]:
+        """The runs below the path, or the one that it is in."""
+        return [
+            tree for tree in self._uploader.trees if is_below(tree.path, path) or is_below(path, tree.path)
+        ]
 
     def below(self, path: str) -> Iterator[Node]:
         """The pending nodes at and below the path; those without a name, too, when it is a run or above."""
@@ -47,6 +54,7 @@ class PendingFiles:
             for node in self.below(path)
             if node.edges and node.pending is not None
         ]
+        found += [_removal_status_of(removal) for removal in self._removals(path)]
         return found + [
             FileStatus(
                 path=label,
@@ -70,6 +78,7 @@ class PendingFiles:
                 pending_bytes += size_bytes
                 uploaded_bytes += stored_bytes
                 failed_count += node.pending.failure is not None
+        pending_count += sum(1 for _ in self._removals(path))
         for _, failure in self.unread(path):
             pending_count += 1
             failed_count += failure is not None
@@ -80,6 +89,11 @@ class PendingFiles:
             uploaded_bytes=uploaded_bytes,
             failed_count=failed_count,
         )
+
+    def _removals(self, path: str) -> Iterator[Removal]:
+        """What was removed here below the path, and not yet at the master."""
+        for tree in self.trees(path):
+            yield from [removal for removal in tree.removals if is_below(removal.label, path)]
 
     def unread(self, path: str) -> Iterator[tuple[str, Exception | None]]:
         """What an earlier mount left and what is not yet, or cannot be, gone on with: its path, and why."""
@@ -167,4 +181,15 @@ def _status_of(node: Node, pending: Pending) -> FileStatus:
         size_bytes=size_bytes,
         uploaded_bytes=uploaded_bytes,
         reason=str(pending.failure) if pending.failure is not None else "",
+    )
+
+
+def _removal_status_of(removal: Removal) -> FileStatus:
+    failure = removal.node.tree.removals.failure
+    return FileStatus(
+        path=removal.label,
+        state=FileState.REMOVED if failure is None else FileState.FAILED,
+        size_bytes=0,
+        uploaded_bytes=0,
+        reason="" if failure is None else f"it is removed here alone: {failure}",
     )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 
 from google.protobuf.message import DecodeError
 
-from cloudai_fusefs.journal_rows import DiskState, JournalRecord, StrayRecord
+from cloudai_fusefs.journal_rows import DiskState, JournalRecord, RemovalRecord, StrayRecord
 from cloudai_fusefs.node import DIRECTORY, Node, NodeAttributes, new_node_id
 from cloudai_fusefs.run_tree import RunTree
 from cloudai_fusefs.staged_file import StagedFile
@@ -41,7 +41,11 @@ class Recovery:
     """The rows that an earlier mount left. Synchronous."""
 
     def __init__(
-        self, staging: Staging, records: Sequence[JournalRecord], strays: Sequence[StrayRecord]
+        self,
+        staging: Staging,
+        records: Sequence[JournalRecord],
+        strays: Sequence[StrayRecord],
+        removals: Sequence[RemovalRecord],
     ) -> None:
         self._staging = staging
         self.failed_records: list[tuple[JournalRecord, Exception]] = []
@@ -50,9 +54,13 @@ class Recovery:
         self._unread: dict[str, list[JournalRecord]] = defaultdict(list)
         for record in records:
             self._unread[record.task_id].append(record)
+        self._ids_with_changes = {record.node_id for record in records}
         self._strays: dict[str, list[StrayRecord]] = defaultdict(list)
         for stray in strays:
             self._strays[stray.task_id].append(stray)
+        self._removals: dict[str, list[RemovalRecord]] = defaultdict(list)
+        for removal in removals:
+            self._removals[removal.task_id].append(removal)
 
     @property
     def unread_records(self) -> Sequence[JournalRecord]:
@@ -62,9 +70,10 @@ class Recovery:
     @property
     def unread_task_ids(self) -> dict[str, str]:
         """The runs with rows that are not yet laid over their tree: task id to user."""
-        rows: list[JournalRecord | StrayRecord] = [
+        rows: list[JournalRecord | StrayRecord | RemovalRecord] = [
             *(records[0] for records in self._unread.values()),
             *(strays[0] for strays in self._strays.values()),
+            *(removals[0] for removals in self._removals.values()),
         ]
         return {row.task_id: row.user for row in rows}
 
@@ -76,6 +85,8 @@ class Recovery:
         """Lays what is left over the tree as the master lists it, a part of it at once. Once per tree, until it
         returns that nothing more is left to do: nobody may see the tree before.
         """
+        if self._recover_removals(tree, records_max):
+            return True
         unread = self._unread.pop(tree.task_id, [])
         records, rest = unread[:records_max], unread[records_max:]
         if rest:
@@ -97,6 +108,31 @@ class Recovery:
                 self._staging.note_recovered(node)
             logger.info("%s: the changes of an earlier mount go on uploading", tree.path)
         return False
+
+    def _recover_removals(self, tree: RunTree, records_max: int) -> bool:
+        """Before what was put in the place of what was removed. True: there are more."""
+        unread = self._removals.pop(tree.task_id, [])
+        records, rest = unread[:records_max], unread[records_max:]
+        if rest:
+            self._removals[tree.task_id] = rest
+        void: list[int] = []
+        for record in records:
+            directory = tree.nodes.get(record.parent_node_id, tree.root)
+            node = (directory.children or {}).get(record.name)
+            if (
+                node is None
+                or (node.node_id, node.generation) != (record.node_id, record.generation)
+                or node.node_id in self._ids_with_changes
+            ):
+                void.append(record.node_id)  # it arrived, or somebody has written the file since
+            elif tree.is_sealed:
+                logger.warning("%s: was removed, and is shown again: the run is sealed", tree.label_of(node))
+                void.append(record.node_id)
+            else:
+                self._staging.removals.record_again(record, directory, node)
+        if void:
+            self._staging.removals.forget_rows(void)
+        return bool(rest)
 
     def _recover_stray(self, tree: RunTree, stray: StrayRecord) -> None:
         after = tree.nodes.get(stray.after_node_id)

@@ -114,6 +114,9 @@ class RetryingMasterClient:
     async def remove(self, request: names.RemoveRequest) -> names.RemoveResponse:
         return await self._repeat(self._client.remove, request)
 
+    async def remove_nodes(self, request: names.RemoveNodesRequest) -> names.RemoveNodesResponse:
+        return await self._repeat(self._client.remove_nodes, request)
+
     def watch(
         self, request: names.WatchRequest
     ) -> AbstractAsyncContextManager[AsyncIterator[names.WatchResponse]]:

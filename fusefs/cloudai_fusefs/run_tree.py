@@ -16,6 +16,7 @@ from typing import NamedTuple
 import trio
 
 from cloudai_fusefs.node import DIRECTORY, Node, Pending
+from cloudai_fusefs.waiting_removals import NewsOfName, Removal, WaitingRemovals
 from cloudai_model.errors import AlreadyExists, NameTooLong, NotFound, RunSealed
 from cloudai_model.limits import PATH_BYTES_MAX, PATH_DEPTH_MAX
 from cloudai_proto.storage.v1 import names_pb2 as names
@@ -63,6 +64,7 @@ class RunTree:
         self.pending: dict[Node, Pending] = {}
         # Without a name here, and left with one at the master by a commit: to be removed there.
         self.stray_ids: list[int] = []
+        self.removals = WaitingRemovals()
         # Removed or renamed here at a revision: older news of these nodes' names is history.
         self._answered_revisions: dict[int, int] = {}
         self._register = register
@@ -147,6 +149,12 @@ class RunTree:
         new_parent.touch()
         return replaced
 
+    def begin_removal(self, removal: Removal) -> None:
+        """Takes the name away here, before the master does."""
+        parent_id, name = removal.place
+        self.detach(self.nodes[parent_id], name)
+        self.removals.add(removal)
+
     def note_pending(self, node: Node) -> Pending:
         """The node has a change that the master must learn of."""
         pending = node.pending
@@ -177,7 +185,7 @@ class RunTree:
 
     def forget_if_unused(self, node: Node) -> bool:
         """Lets go of a node that nothing refers to any more. True: it is gone."""
-        if node.is_attached or node.lookup_count or node.open_count:
+        if node.is_attached or node.removal is not None or node.lookup_count or node.open_count:
             return False
         if self.nodes.get(node.node_id) is node:
             del self.nodes[node.node_id]
@@ -213,11 +221,13 @@ class RunTree:
         self.revision = 0
         for node in self.nodes.values():
             node.revision = 0
+        self._answered_revisions.clear()
+        self.removals.forget_news()
 
     def apply_tree(self, pages: Iterable[names.ListTreeResponse]) -> list[Invalidation]:
         """The whole tree as listed. What is pending here stays; what the listing lacks otherwise goes."""
         is_new = not self.is_loaded and len(self.nodes) == 1
-        if is_new and not self.pending and not self._answered_revisions:
+        if is_new and not self.pending and not self._answered_revisions and self.removals.is_idle:
             return self._take_first_tree(pages)
         told: list[Invalidation] = []
         seen: set[tuple[int, bytes]] = set()
@@ -232,8 +242,12 @@ class RunTree:
                 first = False
             for edge in page.edges:
                 seen.add((edge.parent_node_id, edge.name))
-                if self._answered_revisions.get(edge.node.node_id, 0) <= revision:
+                # What was answered at the listing's own revision is in it.
+                if not self._is_history_of(edge, edge.node.node_id, revision + 1):
                     self._set_edge(edge, told)
+        for removal in self.removals:
+            if removal.place not in seen:
+                removal.hold_back(NewsOfName(revision, None))
         for node in list(self.nodes.values()):
             for name, child in list((node.children or {}).items()):
                 # What the master acknowledged while the listing was on its way is not in it.
@@ -274,11 +288,15 @@ class RunTree:
         for change in response.changes:
             match change.WhichOneof("change"):
                 case "edge_set":
-                    if not self._is_history(change.edge_set.node.node_id, change.revision):
-                        self._set_edge(change.edge_set, told)
+                    edge = change.edge_set
+                    if not self._is_history_of(edge, edge.node.node_id, change.revision):
+                        self._set_edge(edge, told)
                 case "edge_removed":
                     removed = change.edge_removed
-                    if not self._is_history(removed.node_id, change.revision):
+                    if not self._is_history_of(removed, removed.node_id, change.revision):
+                        removal = self.removals.at(removed.parent_node_id, removed.name)
+                        if removal is not None and removal.node.node_id == removed.node_id:
+                            removal.hold_back(NewsOfName(change.revision, None))
                         self._remove_edge(removed, told)
                 case "node_changed":
                     node = self.nodes.get(change.node_changed.node_id)
@@ -298,6 +316,37 @@ class RunTree:
         for node_id, revision in list(self._answered_revisions.items()):
             if revision <= self.revision:
                 del self._answered_revisions[node_id]
+        self.removals.forget_history(self.revision)
+        return told
+
+    def answer_removal(self, removal: Removal, revision: int, kept: types.Node | None) -> list[Invalidation]:
+        """The master answered at this revision: the name is gone, or it kept the node, which somebody has changed.
+
+        News that were held back outdo the answer if they are newer.
+        """
+        told: list[Invalidation] = []
+        parent_id, name = removal.place
+        self.removals.end(removal)
+        if kept is None and revision > self.revision:
+            self.removals.note_gone(parent_id, name, removal.node.node_id, revision)
+        edge = None
+        if removal.news is not None and removal.news.revision > revision:
+            edge = removal.news.edge
+        elif kept is not None:
+            edge = types.Edge(parent_node_id=parent_id, name=name, node=kept)
+        if edge is not None:
+            self._set_edge(edge, told)
+        self.forget_if_unused(removal.node)
+        return told
+
+    def take_back_removal(self, removal: Removal) -> list[Invalidation]:
+        """The master refuses: what it has under the name is shown again."""
+        told: list[Invalidation] = []
+        self.removals.end(removal)
+        edge = removal.edge if removal.news is None else removal.news.edge
+        if edge is not None and not self.is_removed:
+            self._set_edge(edge, told)
+        self.forget_if_unused(removal.node)
         return told
 
     def note_sealed(self, run: types.Run) -> None:
@@ -311,11 +360,22 @@ class RunTree:
     def _is_history(self, node_id: int, revision: int) -> bool:
         return revision <= self._answered_revisions.get(node_id, 0)
 
+    def _is_history_of(self, place: types.Edge | names.EdgeRemoved, node_id: int, revision: int) -> bool:
+        """Whether an answer has said since whether the name stands for the node."""
+        gone_at_revision = self.removals.gone_at_revision(place.parent_node_id, place.name, node_id)
+        return revision <= gone_at_revision or self._is_history(node_id, revision)
+
     def _set_edge(self, edge: types.Edge, told: list[Invalidation]) -> None:
         parent = self.nodes.get(edge.parent_node_id)
         if parent is None or parent.children is None:
             return  # removed here in the meantime, and what is below it with it
         node = self.nodes.get(edge.node.node_id)
+        removal = self.removals.at(edge.parent_node_id, edge.name)
+        if removal is not None:
+            is_of_node = removal.node is node
+            removal.hold_back(NewsOfName(edge.node.revision, edge if is_of_node else None))
+            if is_of_node:
+                return
         holder = parent.children.get(edge.name)
         if holder is not None and holder is node:
             _take_news(node, edge.node, told)

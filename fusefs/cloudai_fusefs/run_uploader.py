@@ -25,6 +25,7 @@ from cloudai_fusefs.file_content import FileContent
 from cloudai_fusefs.journal_rows import DiskState
 from cloudai_fusefs.layout import Segment
 from cloudai_fusefs.node import Node, Pending, Publication
+from cloudai_fusefs.removal_sender import RemovalSender
 from cloudai_fusefs.run_tree import RunTree
 from cloudai_fusefs.staging import fingerprint
 from cloudai_fusefs.upload_agenda import UploadAgenda
@@ -90,6 +91,7 @@ class RunUploader:
         self._growing_agenda = UploadAgenda()
         self._pace = CommitPace()
         self._with_full_chunks: set[Node] = set()
+        self.removals = RemovalSender(uploader.client, tree, uploader.staging, uploader.tell_kernel)
         self._wake_at_seconds = math.inf
         self._woken = trio.Event()
         self._retry_bound_seconds = RETRY_SECONDS_MIN
@@ -117,6 +119,16 @@ class RunUploader:
             agenda.put(node, pending)
             self.wake_at(pending.due_seconds)
 
+    def note_removals(self) -> None:
+        """There are removals to be sent, of which some may be new."""
+        self.removals.note_waiting()
+        self.wake_at(self.removals.due_seconds)
+
+    def want_removals_now(self) -> None:
+        """Somebody waits for them."""
+        self.removals.want_now()
+        self.wake_now()
+
     def note_full_chunk(self, node: Node) -> None:
         """A writer has gone past the end of a chunk, which can leave now."""
         self._with_full_chunks.add(node)
@@ -133,6 +145,7 @@ class RunUploader:
                 await self._wait_for_master(error)
             except CloudAIError as error:
                 self._note_refused_call(error)
+                self.wake_at(self.removals.due_seconds)
 
     async def _sleep_until_due(self) -> None:
         while trio.current_time() < self._wake_at_seconds:
@@ -146,6 +159,9 @@ class RunUploader:
         if self._unanswered is not None:
             async with self._tree.mutation_lock:
                 await self.send_unanswered()
+        if self.removals.due_seconds <= trio.current_time():
+            async with self._tree.mutation_lock:
+                await self._send_removals()
         if self._tree.stray_ids:
             async with self._tree.mutation_lock:
                 await self._remove_waiting_strays()
@@ -163,7 +179,13 @@ class RunUploader:
             for node, pending in due:
                 if node.pending is pending and not pending.uploading:
                     self.arm(node, pending)
-        self.wake_at(min(self._agenda.next_due_seconds, self._growing_agenda.next_due_seconds))
+        self.wake_at(
+            min(
+                self._agenda.next_due_seconds,
+                self._growing_agenda.next_due_seconds,
+                self.removals.due_seconds,
+            )
+        )
 
     async def _upload(self, due: Sequence[tuple[Node, Pending]], now_seconds: float) -> None:
         ready: list[Node] = []
@@ -242,9 +264,11 @@ class RunUploader:
         if str(self._refusal) != str(error):
             logger.warning("%s: uploads are refused: %s", self._tree.path, error)
             self._refusal = error
+        self.removals.put_off(RETRY_SECONDS_MAX, error)
         for node, pending in self._tree.pending.items():
             if pending.disk_state != DiskState.IN_DOUBT:
                 self._refuse(node, pending, error)
+        self._uploader.note_progress()
 
     def _note_refused_node(self, node: Node, pending: Pending, error: CloudAIError) -> None:
         """Says when to try again and, where patience alone will not do, tells those who wait and the log."""
@@ -309,6 +333,8 @@ class RunUploader:
         position = 0
         while position < len(nodes):
             async with self._tree.mutation_lock:
+                # What is committed may have the name of something that was removed.
+                await self._send_removals()
                 composed: list[ComposedCommit] = []
                 batch_bytes = 0
                 while position < len(nodes) and len(composed) < COMMIT_NODES_MAX:
@@ -329,6 +355,10 @@ class RunUploader:
                         item.address()
                         request.commits.append(item.message)
                     await self._send(request, composed)
+
+    async def _send_removals(self) -> None:
+        await self.removals.send()
+        self._uploader.note_progress()
 
     async def _compose(self, node: Node) -> ComposedCommit | None:
         """One file whose bytes cannot be read keeps no other from being committed."""

@@ -92,6 +92,7 @@ class RunningMount:
             raise InternalError(f"an earlier mount left what cannot be read: {failure}", path=label)
         await self._uploader.make_durable(list(self._pending_files.below(path)))
         await self._uploader.wait_strays_removed()
+        await self._uploader.wait_removals(self._pending_files.trees(path))
 
     async def upload_counts(self, path: str = "") -> UploadCounts:
         """See MountControl."""

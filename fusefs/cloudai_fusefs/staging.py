@@ -27,6 +27,7 @@ from cloudai_fusefs.journal_rescue import (
 )
 from cloudai_fusefs.journal_rows import DiskState, JournalRecord, StrayRecord
 from cloudai_fusefs.node import Node, Pending
+from cloudai_fusefs.recorded_removals import RecordedRemovals
 from cloudai_fusefs.recovery import Recovery
 from cloudai_fusefs.run_tree import RunTree
 from cloudai_fusefs.settling import Settling
@@ -61,6 +62,7 @@ class Staging:
         self._reader = reader
         self._on_change = on_change
         self._journal = open_journal(directory)
+        self.removals = RecordedRemovals(self._journal, on_change)
         self._descriptors = StagedDescriptors()
         self._spares = SpareFiles(directory / "spare")
         self.space = StagingSpace(self._files_directory, bytes_max)
@@ -70,7 +72,11 @@ class Staging:
         acknowledged = {int(path.name.partition(".")[0]) for path in marks}
         self.settling = Settling(self._journal, self._files_directory, self._put_row)
         records = self._journal.records()
+        removals = self._journal.removals()
+        removed_at_ns = {removal.node_id: removal.removed_at_ns for removal in removals}
         for record in records:
+            if record.written_at_ns <= removed_at_ns.get(record.node_id, 0):
+                acknowledged.add(record.node_id)  # or it would not have been removed
             if record.node_id in acknowledged:
                 self.remove_row(record.node_id)
         has_lost_power = self._note_boot(records)
@@ -78,6 +84,7 @@ class Staging:
             self,
             [record for record in records if record.node_id not in acknowledged],
             self._journal.strays(),
+            removals,
         )
         self._directory = directory
         self._clear_orphans(has_lost_power=has_lost_power)
@@ -271,6 +278,7 @@ class Staging:
             for node_id in list(self._stale_rows):
                 self._journal.remove(node_id)
                 self._forget_stale_row(node_id)
+            self.removals.tidy()
             await self._journal.checkpoint()
         except OSError as error:
             logger.warning("the state directory cannot be tidied: %s", error)

@@ -6,7 +6,8 @@ needs durability waits in `make_durable`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import NamedTuple
 
 import trio
@@ -17,21 +18,30 @@ from cloudai_fusefs.chunk_sender import ChunkSender, Rank
 from cloudai_fusefs.commit_composer import unplaced_line
 from cloudai_fusefs.master_client import MasterClient
 from cloudai_fusefs.node import Node, Pending
-from cloudai_fusefs.run_tree import RunTree
+from cloudai_fusefs.run_tree import Invalidation, RunTree
 from cloudai_fusefs.run_uploader import PUBLISH_INTERVAL_SECONDS, UNARMED_SECONDS, RunUploader
 from cloudai_fusefs.staging import Staging
+from cloudai_fusefs.waiting_removals import Removal
+from cloudai_model.errors import CloudAIError
 
 
 class Uploader:
     """Owns the upload tasks of a mount; the nursery is the composition root's."""
 
-    def __init__(self, client: MasterClient, reader: ChunkReader, nursery: trio.Nursery) -> None:
+    def __init__(
+        self,
+        client: MasterClient,
+        reader: ChunkReader,
+        tell_kernel: Callable[[Iterable[Invalidation]], None],
+        nursery: trio.Nursery,
+    ) -> None:
         self._nursery = nursery
         self._runs: dict[RunTree, RunUploader] = {}
         self._progress = trio.Event()
         self._is_draining = False
         self.client = client
         self.reader = reader
+        self.tell_kernel = tell_kernel
         self.sender = ChunkSender(client, reader, nursery)
         self.staging: (
             Staging  # set once by the composition root: it tells this one of changes, which tells it
@@ -53,6 +63,8 @@ class Uploader:
         pending = node.pending
         if node.tree.stray_ids:
             self._run_uploader(node.tree).wake_now()
+        if node.tree.removals:
+            self._run_uploader(node.tree).note_removals()
         if pending is None:
             self.note_progress()
             return
@@ -118,6 +130,9 @@ class Uploader:
         for target in self._want_now(nodes):
             while target.is_waited_for and target.pending.failure is None:
                 await self._progress.wait()
+        for tree in self.trees:
+            with suppress(CloudAIError):
+                await self.wait_removals([tree])
 
     def end_drain(self) -> None:
         """Uploads go on in their usual order."""
@@ -164,6 +179,34 @@ class Uploader:
         """Returns when the master has no name any more of what was removed here. No bound of its own."""
         while any(tree.stray_ids for tree in self.trees):
             await self._progress.wait()
+
+    async def wait_removals(self, trees: Iterable[RunTree]) -> None:
+        """Returns when the master has answered all that was removed in these runs until now.
+
+        Raises the refusal of the first that was refused. No bound of its own. Cancelled: they are sent all the same.
+        """
+        waiting: list[Removal] = []
+        for tree in trees:
+            if tree.removals:
+                waiting += tree.removals
+                self._run_uploader(tree).want_removals_now()
+        for removal in waiting:
+            while removal.is_waiting:
+                failure = removal.node.tree.removals.failure
+                if failure is not None:
+                    raise failure
+                await self._progress.wait()
+            if removal.failure is not None:
+                raise removal.failure
+
+    async def send_removals(self, tree: RunTree) -> None:
+        """Tells the master what was removed in the run, by a caller who holds its mutation lock.
+
+        Afterwards nothing waits: what the master refused is shown again. Raises what keeps them waiting.
+        """
+        if tree.removals:
+            await self._run_uploader(tree).removals.send()
+            self.note_progress()
 
     def note_progress(self) -> None:
         """Something was acknowledged or refused: those who wait look again."""

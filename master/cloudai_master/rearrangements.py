@@ -1,19 +1,22 @@
-"""Link, Rename and Remove: what changes names and no content, by the rules of POSIX."""
+"""Link, Rename, Remove and RemoveNodes: what changes names and no content, by the rules of POSIX."""
 
 from __future__ import annotations
 
 from cloudai_master.authorization import Caller, find_open_run
 from cloudai_master.database import Transaction
 from cloudai_master.run_tree import RunTree
+from cloudai_master.statuses import to_detail
 from cloudai_master.stored_node import Node
 from cloudai_model.errors import (
     AlreadyExists,
+    CloudAIError,
     DirectoryNotEmpty,
     InvalidRequest,
     IsADirectory,
     NotADirectory,
     NotFound,
 )
+from cloudai_model.limits import COMMIT_NODES_MAX, NODE_ID_MAX
 from cloudai_model.names import check_name, check_node_id
 from cloudai_proto.storage.v1 import names_pb2 as names
 
@@ -102,6 +105,52 @@ def remove(transaction: Transaction, caller: Caller, request: names.RemoveReques
         _mark_modified(tree, tree.directory(parent_id), moment_ns)
     tree.flush()
     return names.RemoveResponse(revision=tree.revision)
+
+
+def remove_nodes(
+    transaction: Transaction, caller: Caller, request: names.RemoveNodesRequest
+) -> names.RemoveNodesResponse:
+    """A result for each removal, in order. Raises InvalidRequest for more than one call may hold."""
+    if len(request.removals) > COMMIT_NODES_MAX:
+        raise InvalidRequest("too many removals in one call", count=len(request.removals))
+    run = find_open_run(transaction.connection, caller, request.task_id)
+    tree = RunTree(transaction, run)
+    # With their names, so that none costs a query of its own. An id out of range is refused with its removal.
+    ids = {node_id for one in request.removals for node_id in (one.node_id, one.parent_node_id)}
+    tree.load_nodes(node_id for node_id in ids if node_id <= NODE_ID_MAX)
+    response = names.RemoveNodesResponse()
+    modified: dict[int, int] = {}
+    for one in request.removals:
+        try:
+            node = _find_removed(tree, one)
+        except CloudAIError as error:
+            response.results.add(error=to_detail(error))
+            continue
+        if node is not None and node.generation != one.generation:
+            response.results.add(kept=node.to_wire())
+            continue
+        response.results.add(removed=True)
+        if node is not None:
+            node.ctime_ns = modified[one.parent_node_id] = one.mtime_ns or tree.now_ns
+            tree.remove_edge(one.parent_node_id, one.name, node)
+    for parent_id, moment_ns in modified.items():
+        _mark_modified(tree, tree.directory(parent_id), moment_ns)
+    tree.flush()
+    response.revision = tree.revision
+    return response
+
+
+def _find_removed(tree: RunTree, removal: names.NodeRemoval) -> Node | None:
+    """The node, if the name still stands for it. Raises InvalidRequest, InvalidName, IsADirectory."""
+    check_node_id(removal.node_id)
+    check_node_id(removal.parent_node_id)
+    check_name(removal.name)
+    node = tree.node(removal.node_id)
+    if node is None or (removal.parent_node_id, removal.name) not in tree.names_of(removal.node_id):
+        return None
+    if node.is_directory:
+        raise IsADirectory(node_id=removal.node_id)
+    return node
 
 
 def _named_node(tree: RunTree, parent: Node, name: bytes, node_id: int) -> Node:

@@ -185,6 +185,9 @@ class StorageService:
     def remove(self, caller: Caller, request: names.RemoveRequest) -> names.RemoveResponse:
         return self._once(rearrangements.remove, caller, request, names.RemoveResponse)
 
+    def remove_nodes(self, caller: Caller, request: names.RemoveNodesRequest) -> names.RemoveNodesResponse:
+        return self._once(rearrangements.remove_nodes, caller, request, names.RemoveNodesResponse)
+
     # Chunks.
 
     def find_missing_chunks(

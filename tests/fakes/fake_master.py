@@ -195,6 +195,9 @@ class FakeMasterClient:
     async def remove(self, request: names.RemoveRequest) -> names.RemoveResponse:
         return await self._call("remove", self._service.remove, request)
 
+    async def remove_nodes(self, request: names.RemoveNodesRequest) -> names.RemoveNodesResponse:
+        return await self._call("remove_nodes", self._service.remove_nodes, request)
+
     async def find_missing_chunks(self, task_id: str, digests: Sequence[bytes]) -> set[bytes]:
         missing: set[bytes] = set()
         for start in range(0, len(digests), FIND_MISSING_DIGESTS_MAX):

@@ -46,6 +46,8 @@ class _Reaper:
         for owner, name in (
             (Journal, "put"),
             (Journal, "remove"),
+            (Journal, "put_removal"),
+            (Journal, "remove_removals"),
             (StagedFile, "_log_extent"),
             (StagedFile, "drop"),
             (os, "ftruncate"),
@@ -54,6 +56,7 @@ class _Reaper:
             (FakeMasterClient, "link"),
             (FakeMasterClient, "rename"),
             (FakeMasterClient, "remove"),
+            (FakeMasterClient, "remove_nodes"),
         ):
             monkeypatch.setattr(owner, name, self._watched(getattr(owner, name), name))
 
@@ -196,6 +199,33 @@ async def _unlink(file_system: FileSystemHarness) -> None:
     await file_system.unlink(b"old")
 
 
+async def _durable_and_unlinked(file_system: FileSystemHarness) -> None:
+    await _durable(file_system)
+    await _unlink(file_system)
+
+
+async def _durable_directory_of_unlinked(file_system: FileSystemHarness) -> None:
+    await file_system.mkdir(b"empty")
+    await _save(file_system, b"empty/one", b"1")
+    await _save(file_system, b"empty/two", b"2")
+    await file_system.make_all_durable()
+    await file_system.unlink(b"empty/one")
+    await file_system.unlink(b"empty/two")
+
+
+async def _unlinked_and_made_anew(file_system: FileSystemHarness) -> None:
+    await _durable_and_unlinked(file_system)
+    await _save(file_system, b"old", b"another content")
+
+
+async def _make_file_anew(file_system: FileSystemHarness) -> None:
+    file_system.close_handle(await file_system.create(b"old"))
+
+
+async def _make_directory_anew(file_system: FileSystemHarness) -> None:
+    await file_system.mkdir(b"old")
+
+
 SCENES: list[tuple[Scene, Scene]] = [
     (_make_two_files, _replace),
     (_make_old_then_new, _replace),
@@ -209,6 +239,12 @@ SCENES: list[tuple[Scene, Scene]] = [
     (_durable, _write),
     (_durable, _unlink),
     (_durable_with_another_mode, _unlink),
+    (_durable_and_unlinked, _make_file_anew),
+    (_durable_and_unlinked, _make_directory_anew),
+    (_durable_and_unlinked, _replace),
+    (_unlinked_and_made_anew, _unlink),
+    (_unlinked_and_made_anew, _move_on),
+    (_durable_directory_of_unlinked, _remove_directory),
     (_durable_and_overwritten, _unlink),
     (_durable_and_overwritten, _cut),
     (_durable_and_overwritten, _empty),
@@ -267,7 +303,15 @@ async def test_death_between_two_steps_leaves_what_was_before_or_after(
         assert found in expected, f"after a death before step {deadly_step}, the last of {reaper.steps}"
 
 
-RECOVERED = [_make_a_tree, _replaced, _durable_and_the_old_overwritten, _with_durable_empty_directory]
+RECOVERED = [
+    _make_a_tree,
+    _replaced,
+    _durable_and_the_old_overwritten,
+    _with_durable_empty_directory,
+    _durable_and_unlinked,
+    _durable_directory_of_unlinked,
+    _unlinked_and_made_anew,
+]
 
 
 @pytest.mark.parametrize("prepare", RECOVERED, ids=lambda scene: scene.__name__.strip("_"))

@@ -15,7 +15,7 @@ import pytest
 
 from cloudai_fusefs.journal import SCHEMA_VERSION, Journal
 from cloudai_fusefs.journal_errors import JournalDamaged, JournalTooNew
-from cloudai_fusefs.journal_rows import JournalRecord
+from cloudai_fusefs.journal_rows import JournalRecord, RemovalRecord
 from cloudai_fusefs.node import FILE
 
 
@@ -171,6 +171,39 @@ async def test_checkpoint_moves_the_log_into_the_database(journal: Journal, path
     assert [row.node_id for row in journal.records()] == [5]
     journal.put(record(6))
     assert [row.node_id for row in journal.records()] == [5, 6]
+
+
+def removal(node_id: int, removed_at_ns: int) -> RemovalRecord:
+    return RemovalRecord(
+        node_id=node_id,
+        user="user-123",
+        task_id="t-1",
+        parent_node_id=(1 << 63) - 1,
+        name=b"\xff\n",
+        generation=3,
+        removed_at_ns=removed_at_ns,
+    )
+
+
+def test_removals_come_back_in_their_order_and_go_together(journal: Journal, path: Path) -> None:
+    for node_id, removed_at_ns in ((7, 1), (5, 2), (6, 3)):
+        journal.put_removal(removal(node_id, removed_at_ns))
+    journal.close()
+
+    with closing(Journal(path)) as again:
+        assert again.removals() == [removal(7, 1), removal(5, 2), removal(6, 3)]
+        again.remove_removals([5, 7, 99])
+        assert again.removals() == [removal(6, 3)]
+
+
+def test_damaged_removal_is_found(journal: Journal, path: Path) -> None:
+    journal.put_removal(removal(5, 1))
+    journal.close()
+    with closing(sqlite3.connect(path, isolation_level=None)) as database:
+        database.execute("UPDATE removals SET name = ?", (b"another",))
+
+    with pytest.raises(JournalDamaged):
+        Journal(path)
 
 
 def test_full_disk_refuses_rows_and_removals_until_it_has_room_again(small_disk: Path) -> None:

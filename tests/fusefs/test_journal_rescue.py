@@ -16,12 +16,22 @@ from hypothesis import strategies as st
 from cloudai_fusefs.journal import SCHEMA_VERSION, Journal
 from cloudai_fusefs.journal_errors import JournalTooNew
 from cloudai_fusefs.journal_rescue import JOURNAL_NAME, directories_set_aside, open_journal
-from cloudai_fusefs.journal_rows import JournalRecord, StrayRecord
+from cloudai_fusefs.journal_rows import JournalRecord, RemovalRecord, StrayRecord
 from cloudai_fusefs.node import FILE
 
 TASK_ID = "t-1"
 ROW_COUNT = 60
 """Some pages of rows, with a page above them."""
+
+REMOVAL = RemovalRecord(
+    node_id=901,
+    user="user-123",
+    task_id=TASK_ID,
+    parent_node_id=77,
+    name=b"removed",
+    generation=2,
+    removed_at_ns=1_700_000_000_123_456_789,
+)
 
 Rows = dict[int, JournalRecord]
 
@@ -59,6 +69,7 @@ def make_state(directory: Path) -> Rows:
         for row in list(rows.values())[ROW_COUNT * 2 // 3 :]:
             journal.put(row)
         journal.put_stray(StrayRecord(node_id=900, user="user-123", task_id=TASK_ID, after_node_id=3))
+        journal.put_removal(REMOVAL)
         for suffix in ("", "-wal"):
             shutil.copy(directory / f"living{suffix}", directory / f"{JOURNAL_NAME}{suffix}")
     (directory / "living").unlink()
@@ -90,9 +101,11 @@ def check_nothing_is_lost(directory: Path, rows: Rows) -> int:
     with closing(open_journal(directory)) as journal:
         found = {row.node_id: row for row in journal.records()}
         strays = journal.strays()
+        removals = journal.removals()
     for node_id, row in found.items():
         assert row == rows[node_id]
     assert all((stray.node_id, stray.after_node_id) == (900, 3) for stray in strays)
+    assert all(removal == REMOVAL for removal in removals)
     asides = directories_set_aside(directory)
     for node_id in rows:
         places = [directory] if node_id in found else asides
@@ -228,6 +241,16 @@ def test_journal_that_cannot_be_opened_is_an_error_and_stays(damaged: tuple[Path
     assert directories_set_aside(directory) == []
 
 
+def test_removals_of_a_damaged_journal_go_on(damaged: tuple[Path, Rows]) -> None:
+    directory, rows = damaged
+    with closing(sqlite3.connect(directory / JOURNAL_NAME, isolation_level=None)) as database:
+        database.execute("UPDATE pending SET path = ? WHERE node_id = 7", (b"another",))
+
+    with closing(open_journal(directory)) as journal:
+        assert {row.node_id for row in journal.records()} == rows.keys() - {7}
+        assert journal.removals() == [REMOVAL]
+
+
 def test_log_whose_last_transaction_was_cut_short_is_whole(damaged: tuple[Path, Rows]) -> None:
     directory, rows = damaged
     path = directory / f"{JOURNAL_NAME}-wal"
@@ -235,7 +258,8 @@ def test_log_whose_last_transaction_was_cut_short_is_whole(damaged: tuple[Path, 
 
     with closing(open_journal(directory)) as journal:
         assert {row.node_id for row in journal.records()} == rows.keys()
-        assert journal.strays() == []  # it was the last
+        assert len(journal.strays()) == 1
+        assert journal.removals() == []  # it was the last
     assert directories_set_aside(directory) == []
 
 

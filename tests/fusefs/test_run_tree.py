@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from cloudai_fusefs.kernel_notifier import KernelNotifier
 from cloudai_fusefs.node import DIRECTORY, FILE, SYMLINK, Node
 from cloudai_fusefs.run_tree import Invalidation, RunTree
+from cloudai_fusefs.waiting_removals import Removal
 from cloudai_model.errors import AlreadyExists, NameTooLong
 from cloudai_model.limits import NODE_ID_MIN
 from cloudai_proto.storage.v1 import names_pb2 as names
@@ -61,6 +64,12 @@ def remove_edge(name: bytes, node_id: int, revision: int, parent: int = ROOT_ID)
     removed = names.EdgeRemoved(parent_node_id=parent, name=name, node_id=node_id)
     return names.WatchResponse(
         changes=[names.Change(revision=revision, edge_removed=removed)], revision=revision
+    )
+
+
+def change_node(node: types.Node) -> names.WatchResponse:
+    return names.WatchResponse(
+        changes=[names.Change(revision=node.revision, node_changed=node)], revision=node.revision
     )
 
 
@@ -510,3 +519,174 @@ def test_first_listing_gives_what_any_other_gives(pages: list[names.ListTreeResp
     assert registered[0] == registered[1]
     for node in first.nodes.values():
         assert node is first.root or first.path_of(node) is not None
+
+
+# --- removals that wait for the master -------------------------------------------------------------------
+
+
+class History(NamedTuple):
+    """What happened at the master: its news in their order, what it answered to the removal of `f`, and when."""
+
+    news: list[names.WatchResponse]
+    revision: int
+    kept: types.Node | None
+    shown: list[bytes]
+
+
+KEPT = edge(b"f", FILE_ID, revision=2, generation=2).node
+GONE = remove_edge(b"f", FILE_ID, 5)
+
+HISTORIES = {
+    "removed": History([GONE], 5, None, []),
+    "removed, and back by a later change": History(
+        [GONE, set_edge(edge(b"f", FILE_ID, revision=6), 6)], 5, None, [b"f"]
+    ),
+    "removed, back, and removed again": History(
+        [GONE, set_edge(edge(b"f", FILE_ID, revision=6), 6), remove_edge(b"f", FILE_ID, 7)], 5, None, []
+    ),
+    "removed, and the name taken by another": History(
+        [GONE, set_edge(edge(b"f", OTHER_ID, revision=6), 6)], 5, None, [b"f"]
+    ),
+    "removed, and back under another name": History(
+        [GONE, set_edge(edge(b"g", FILE_ID, revision=6), 6)], 5, None, [b"g"]
+    ),
+    "renamed before": History(
+        [set_edge(edge(b"g", FILE_ID, revision=3), 3), remove_edge(b"f", FILE_ID, 4)], 5, None, [b"g"]
+    ),
+    "linked before": History([set_edge(edge(b"g", FILE_ID, revision=3), 3), GONE], 5, None, [b"g"]),
+    "renamed before, and back after": History(
+        [
+            set_edge(edge(b"g", FILE_ID, revision=3), 3),
+            remove_edge(b"f", FILE_ID, 4),
+            set_edge(edge(b"f", FILE_ID, revision=6), 6),
+            remove_edge(b"g", FILE_ID, 7),
+        ],
+        5,
+        None,
+        [b"f"],
+    ),
+    "replaced before": History([set_edge(edge(b"f", OTHER_ID, revision=3), 3)], 5, None, [b"f"]),
+    "changed before": History([change_node(KEPT)], 5, KEPT, [b"f"]),
+    "changed before, and removed after": History(
+        [change_node(KEPT), remove_edge(b"f", FILE_ID, 6)], 5, KEPT, []
+    ),
+    "changed before, and replaced after": History(
+        [change_node(KEPT), set_edge(edge(b"f", OTHER_ID, revision=6), 6)], 5, KEPT, [b"f"]
+    ),
+    "changed before, and renamed after": History(
+        [
+            change_node(KEPT),
+            set_edge(edge(b"g", FILE_ID, revision=6, generation=2), 6),
+            remove_edge(b"f", FILE_ID, 7),
+        ],
+        5,
+        KEPT,
+        [b"g"],
+    ),
+}
+
+
+@pytest.mark.parametrize("history", HISTORIES.values(), ids=HISTORIES.keys())
+def test_answer_and_news_of_a_removed_name_come_to_the_same_in_any_order(history: History) -> None:
+    for position in range(len(history.news) + 1):
+        tree = make_tree()
+        tree.apply_tree([page(edge(b"f", FILE_ID))])
+        removal = Removal(tree.root, b"f", tree.nodes[FILE_ID], removed_at_ns=77)
+        tree.begin_removal(removal)
+
+        for news in history.news[:position]:
+            tree.apply_changes(news)
+        tree.answer_removal(removal, history.revision, history.kept)
+        for news in history.news[position:]:
+            tree.apply_changes(news)
+
+        assert names_in(tree.root) == history.shown, f"the answer came after {position} of the news"
+        last = [news.changes[0] for news in history.news]
+        replaced = any(change.edge_set.node.node_id == OTHER_ID for change in last)
+        for node in (tree.root.children or {}).values():
+            assert node.node_id == (OTHER_ID if replaced else FILE_ID)
+            assert node.generation == (2 if history.kept and not replaced else 1)
+        assert tree.removals.is_idle or history.news[-1].revision < history.revision
+        assert (FILE_ID in tree.nodes) == (bool(history.shown) and not replaced)
+
+
+@pytest.mark.parametrize("history", HISTORIES.values(), ids=HISTORIES.keys())
+def test_refused_removal_shows_what_the_news_have_told(history: History) -> None:
+    tree = make_tree()
+    tree.apply_tree([page(edge(b"f", FILE_ID))])
+    removal = Removal(tree.root, b"f", tree.nodes[FILE_ID], removed_at_ns=77)
+    tree.begin_removal(removal)
+    for news in history.news:
+        tree.apply_changes(news)
+
+    tree.take_back_removal(removal)
+
+    assert names_in(tree.root) == history.shown
+
+
+def test_listing_outdoes_an_older_answer_and_no_newer_one() -> None:
+    for listed_at, shown in ((4, []), (6, [b"f"])):
+        tree = make_tree()
+        tree.apply_tree([page(edge(b"f", FILE_ID))])
+        removal = Removal(tree.root, b"f", tree.nodes[FILE_ID], removed_at_ns=77)
+        tree.begin_removal(removal)
+        tree.answer_removal(removal, 5, None)
+
+        tree.apply_tree([page(edge(b"f", FILE_ID, revision=listed_at), revision=listed_at)])
+
+        assert names_in(tree.root) == shown
+
+
+def test_name_that_a_listing_lacks_is_not_shown_by_an_older_answer() -> None:
+    tree = make_tree()
+    tree.apply_tree([page(edge(b"f", FILE_ID))])
+    removal = Removal(tree.root, b"f", tree.nodes[FILE_ID], removed_at_ns=77)
+    tree.begin_removal(removal)
+    tree.apply_tree([page(revision=6)])
+
+    tree.answer_removal(removal, 5, KEPT)
+
+    assert names_in(tree.root) == []
+
+
+def test_file_that_comes_back_to_a_name_made_here_is_what_its_commit_replaces() -> None:
+    tree = make_tree()
+    tree.apply_tree([page(edge(b"f", FILE_ID))])
+    removal = Removal(tree.root, b"f", tree.nodes[FILE_ID], removed_at_ns=77)
+    tree.begin_removal(removal)
+    node = make_here(tree, b"f", OTHER_ID)
+
+    tree.answer_removal(removal, 5, KEPT)
+
+    assert (tree.root.children or {})[b"f"] is node
+    assert node.pending is not None
+    assert node.pending.covered_ids == (FILE_ID,)
+
+
+def test_file_that_comes_back_is_as_it_was() -> None:
+    tree = make_tree()
+    tree.apply_tree([page(edge(b"f", FILE_ID, size=7))])
+    node = tree.nodes[FILE_ID]
+    before = node.attributes
+    removal = Removal(tree.root, b"f", node, removed_at_ns=77)
+    tree.begin_removal(removal)
+    assert node.link_count == 0
+
+    told = tree.take_back_removal(removal)
+
+    assert (tree.root.children or {})[b"f"] is node
+    assert (node.attributes, node.size_bytes, node.generation) == (before, 7, 1)
+    assert Invalidation(ROOT_ID, b"f") in told
+
+
+def test_answers_of_another_history_hide_nothing() -> None:
+    tree = make_tree()
+    tree.apply_tree([page(edge(b"f", FILE_ID))])
+    removal = Removal(tree.root, b"f", tree.nodes[FILE_ID], removed_at_ns=77)
+    tree.begin_removal(removal)
+    tree.answer_removal(removal, 5, None)
+
+    tree.forget_revisions()  # the master was restored from a backup
+    tree.apply_tree([page(edge(b"f", FILE_ID, revision=2), revision=2)])
+
+    assert names_in(tree.root) == [b"f"]

@@ -185,6 +185,7 @@ async def test_unlink_of_what_the_master_has_fails_while_it_is_away_and_keeps_th
     await file_system.write_file(b"f", b"1")
     await file_system.make_all_durable()
     master.go_away()
+    await wait_all_tasks_blocked()  # the watch has noticed
 
     with pytest.raises(MasterUnavailable):
         await file_system.unlink(b"f")

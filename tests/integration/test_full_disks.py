@@ -293,3 +293,33 @@ def test_full_staging_disk_fails_write_and_keeps_what_was_acknowledged(
         assert (elsewhere / "big").read_bytes()[:acknowledged] == (block * 64)[:acknowledged]
         assert (elsewhere / "after").read_bytes() == b"room again"
         mount.kill()
+
+
+def test_removal_on_a_full_state_disk_fails_and_the_file_is_there(
+    master: MasterProcess, mounts: list[MountProcess], tmp_path: Path
+) -> None:
+    with small_disk(tmp_path / "mount" / "state", 4) as disk:
+        mount = MountProcess(tmp_path / "mount", master.address, master.make_token("user-123"))
+        mounts.append(mount)
+        mount.start()
+        run = mount.make_run(RUN)
+        for number in range(200):
+            (run / f"file-{number}").write_bytes(b"content")
+        mount.wait_durable()
+        fill(disk)
+        refused = []
+        for path in sorted(run.iterdir()):
+            try:
+                path.unlink()
+            except OSError as error:
+                refused.append((path, error.errno))
+
+        assert {number for _, number in refused} == {errno.ENOSPC}
+        assert sorted(run.iterdir()) == [path for path, _ in refused]
+        (disk / "filler").unlink()
+        for path, _ in refused:
+            assert path.read_bytes() == b"content"
+            path.unlink()
+        mount.wait_durable()
+        assert list(run.iterdir()) == []
+        mount.umount()

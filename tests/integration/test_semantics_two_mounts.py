@@ -220,14 +220,16 @@ def test_making_things_needs_no_master(make_mount: MakeMount, master: MasterProc
 def test_destroying_what_is_published_asks_the_master_first(
     make_mount: MakeMount, master: MasterProcess
 ) -> None:
-    """A2. What destroys or renames something that the master has asks the master first: while it is away it waits at
-    most `timeo`, and then fails with EIO and has changed nothing here.
+    """A2. What destroys or renames something that the master has asks the master first, but for removals of files with
+    one name while it answers: once it is known to be away each waits at most `timeo`, and then fails with EIO and has
+    changed nothing here.
     """
     mount = make_mount(options="insecure,timeo=2")
     run = mount.make_run(RUN)
     (run / "published").write_bytes(b"content")
     mount.wait_durable()
     master.kill()
+    wait_until(lambda: not mount.status()["connected"], "the mount's notice of it")
 
     began = time.monotonic()
     with pytest.raises(OSError, match="Input/output error"):

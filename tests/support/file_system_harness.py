@@ -28,7 +28,7 @@ from cloudai_fusefs.open_files import OpenFiles
 from cloudai_fusefs.range_reader import RangeReader
 from cloudai_fusefs.request_counters import RequestCounters
 from cloudai_fusefs.retrying_master_client import RetryingMasterClient
-from cloudai_fusefs.run_tree import RunTree
+from cloudai_fusefs.run_tree import Invalidation, RunTree
 from cloudai_fusefs.running_mount import RunningMount
 from cloudai_fusefs.sealed_cache import SealedCache
 from cloudai_fusefs.staging import Staging
@@ -86,12 +86,12 @@ class FileSystemHarness:
         write_behind = WriteBehind(disk_cache, nursery)
         self.reader = ChunkReader(self.client, memory, disk_cache, write_behind, nursery)
         range_reader = RangeReader(self.client, self.reader, memory, disk_cache, write_behind, nursery)
-        self.uploader = Uploader(self.client, self.reader, nursery)
+        self.told: list[Invalidation] = []
+        """What the kernel would have been told."""
+        self.uploader = Uploader(self.client, self.reader, self.told.extend, nursery)
         self.staging = self.uploader.staging = Staging(self.state_dir, self.reader, self.uploader.note_change)
         self.managed = ManagedTree()
-        self.sync = TreeSync(
-            self.client, self.managed, self.staging, sealed_cache, lambda told: None, nursery
-        )
+        self.sync = TreeSync(self.client, self.managed, self.staging, sealed_cache, self.told.extend, nursery)
         self.namespace = Namespace(
             self.client, self.managed, self.sync, self.staging, self.uploader, read_only=False
         )

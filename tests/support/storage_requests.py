@@ -133,6 +133,20 @@ async def remove(client: MasterClient, run: types.Run, parent_id: int, name: byt
     )
 
 
+def removal_of(parent_id: int, name: bytes, node: types.Node) -> names.NodeRemoval:
+    """Of the node as it is."""
+    return names.NodeRemoval(
+        node_id=node.node_id, parent_node_id=parent_id, name=name, generation=node.generation, mtime_ns=77
+    )
+
+
+async def remove_nodes(
+    client: MasterClient, run: types.Run, *removals: names.NodeRemoval
+) -> names.RemoveNodesResponse:
+    request = names.RemoveNodesRequest(request_id=request_id(), task_id=run.task_id, removals=removals)
+    return await client.remove_nodes(request)
+
+
 async def rename(
     client: MasterClient,
     run: types.Run,

@@ -367,6 +367,48 @@ class RemoveResponse(_message.Message):
     revision: int
     def __init__(self, revision: _Optional[int] = ...) -> None: ...
 
+class RemoveNodesRequest(_message.Message):
+    __slots__ = ("request_id", "task_id", "removals")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    REMOVALS_FIELD_NUMBER: _ClassVar[int]
+    request_id: bytes
+    task_id: str
+    removals: _containers.RepeatedCompositeFieldContainer[NodeRemoval]
+    def __init__(self, request_id: _Optional[bytes] = ..., task_id: _Optional[str] = ..., removals: _Optional[_Iterable[_Union[NodeRemoval, _Mapping]]] = ...) -> None: ...
+
+class NodeRemoval(_message.Message):
+    __slots__ = ("node_id", "parent_node_id", "name", "generation", "mtime_ns")
+    NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    PARENT_NODE_ID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    MTIME_NS_FIELD_NUMBER: _ClassVar[int]
+    node_id: int
+    parent_node_id: int
+    name: bytes
+    generation: int
+    mtime_ns: int
+    def __init__(self, node_id: _Optional[int] = ..., parent_node_id: _Optional[int] = ..., name: _Optional[bytes] = ..., generation: _Optional[int] = ..., mtime_ns: _Optional[int] = ...) -> None: ...
+
+class RemovalResult(_message.Message):
+    __slots__ = ("removed", "kept", "error")
+    REMOVED_FIELD_NUMBER: _ClassVar[int]
+    KEPT_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    removed: bool
+    kept: _types_pb2.Node
+    error: _types_pb2.ErrorDetail
+    def __init__(self, removed: _Optional[bool] = ..., kept: _Optional[_Union[_types_pb2.Node, _Mapping]] = ..., error: _Optional[_Union[_types_pb2.ErrorDetail, _Mapping]] = ...) -> None: ...
+
+class RemoveNodesResponse(_message.Message):
+    __slots__ = ("results", "revision")
+    RESULTS_FIELD_NUMBER: _ClassVar[int]
+    REVISION_FIELD_NUMBER: _ClassVar[int]
+    results: _containers.RepeatedCompositeFieldContainer[RemovalResult]
+    revision: int
+    def __init__(self, results: _Optional[_Iterable[_Union[RemovalResult, _Mapping]]] = ..., revision: _Optional[int] = ...) -> None: ...
+
 class WatchRequest(_message.Message):
     __slots__ = ("task_id", "user", "after_revision")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]

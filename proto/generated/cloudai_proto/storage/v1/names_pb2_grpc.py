@@ -119,6 +119,11 @@ class NamesStub:
                 request_serializer=cloudai__proto_dot_storage_dot_v1_dot_names__pb2.RemoveRequest.SerializeToString,
                 response_deserializer=cloudai__proto_dot_storage_dot_v1_dot_names__pb2.RemoveResponse.FromString,
                 _registered_method=True)
+        self.RemoveNodes = channel.unary_unary(
+                '/cloudai.storage.v1.Names/RemoveNodes',
+                request_serializer=cloudai__proto_dot_storage_dot_v1_dot_names__pb2.RemoveNodesRequest.SerializeToString,
+                response_deserializer=cloudai__proto_dot_storage_dot_v1_dot_names__pb2.RemoveNodesResponse.FromString,
+                _registered_method=True)
         self.Watch = channel.unary_stream(
                 '/cloudai.storage.v1.Names/Watch',
                 request_serializer=cloudai__proto_dot_storage_dot_v1_dot_names__pb2.WatchRequest.SerializeToString,
@@ -233,6 +238,12 @@ class NamesServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RemoveNodes(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Watch(self, request, context):
         """What changed after a revision, then every change as it happens; see WatchResponse.
         """
@@ -327,6 +338,11 @@ def add_NamesServicer_to_server(servicer, server):
                     servicer.Remove,
                     request_deserializer=cloudai__proto_dot_storage_dot_v1_dot_names__pb2.RemoveRequest.FromString,
                     response_serializer=cloudai__proto_dot_storage_dot_v1_dot_names__pb2.RemoveResponse.SerializeToString,
+            ),
+            'RemoveNodes': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveNodes,
+                    request_deserializer=cloudai__proto_dot_storage_dot_v1_dot_names__pb2.RemoveNodesRequest.FromString,
+                    response_serializer=cloudai__proto_dot_storage_dot_v1_dot_names__pb2.RemoveNodesResponse.SerializeToString,
             ),
             'Watch': grpc.unary_stream_rpc_method_handler(
                     servicer.Watch,
@@ -793,6 +809,33 @@ class Names:
             '/cloudai.storage.v1.Names/Remove',
             cloudai__proto_dot_storage_dot_v1_dot_names__pb2.RemoveRequest.SerializeToString,
             cloudai__proto_dot_storage_dot_v1_dot_names__pb2.RemoveResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveNodes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cloudai.storage.v1.Names/RemoveNodes',
+            cloudai__proto_dot_storage_dot_v1_dot_names__pb2.RemoveNodesRequest.SerializeToString,
+            cloudai__proto_dot_storage_dot_v1_dot_names__pb2.RemoveNodesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,0 +1,128 @@
+"""Names of one run that were removed here and that the master still has, until it answers. Pure state.
+
+News of such a name are held back: they may be older than the removal or newer, which the revision of the answer
+tells. What the answer says of a name makes older news of it history.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from cloudai_fusefs.node import Node
+from cloudai_model.errors import CloudAIError
+from cloudai_proto.storage.v1 import types_pb2 as types
+
+
+class NewsOfName(NamedTuple):
+    """What the master had under the name at a revision: this edge, or not this node."""
+
+    revision: int
+    edge: types.Edge | None
+
+
+class Removal:
+    """One name, which was the node's only one."""
+
+    def __init__(self, directory: Node, name: bytes, node: Node, removed_at_ns: int) -> None:
+        """Of the node as it is now."""
+        self.node = node
+        self.removed_at_ns = removed_at_ns
+        self.edge = types.Edge(
+            parent_node_id=directory.node_id,
+            name=name,
+            node=types.Node(
+                node_id=node.node_id,
+                kind=node.kind,
+                attributes=node.wire_attributes(),
+                size_bytes=node.published_size_bytes,
+                generation=node.generation,
+                symlink_target=node.symlink_target,
+                digest=node.digest,
+                revision=node.revision,
+            ),
+        )
+        """As it was, to be shown again should the master refuse."""
+        self.news: NewsOfName | None = None
+        self.failure: CloudAIError | None = None
+        """Why it was taken back."""
+
+    @property
+    def place(self) -> tuple[int, bytes]:
+        """The directory's id and the name."""
+        return self.edge.parent_node_id, self.edge.name
+
+    @property
+    def label(self) -> str:
+        """Its path below the mount point, for people."""
+        parent_id, name = self.place
+        tree = self.node.tree
+        return (
+            f"{tree.label_of(tree.nodes.get(parent_id, tree.root))}/{name.decode(errors='surrogateescape')}"
+        )
+
+    @property
+    def is_waiting(self) -> bool:
+        """False: it was answered, or taken back."""
+        return self.node.removal is self
+
+    def hold_back(self, news: NewsOfName) -> None:
+        """The latest news of the name count, in the end."""
+        if self.news is None or news.revision >= self.news.revision:
+            self.news = news
+
+
+class WaitingRemovals:
+    """The removals of one run in their order. At most one of each node, and of each name."""
+
+    def __init__(self) -> None:
+        self.failure: CloudAIError | None = None
+        """Why they wait, where patience alone may not do."""
+        self._by_place: dict[tuple[int, bytes], Removal] = {}
+        # The revision at which the name did not stand for the node.
+        self._gone: dict[tuple[int, bytes, int], int] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_place)
+
+    def __iter__(self) -> Iterator[Removal]:
+        return iter(self._by_place.values())
+
+    def at(self, parent_node_id: int, name: bytes) -> Removal | None:
+        """The removal of this name, that waits."""
+        return self._by_place.get((parent_node_id, name))
+
+    def add(self, removal: Removal) -> None:
+        assert removal.place not in self._by_place
+        assert removal.node.removal is None
+        removal.node.removal = removal
+        self._by_place[removal.place] = removal
+
+    def end(self, removal: Removal) -> None:
+        """It does not wait any more."""
+        del self._by_place[removal.place]
+        removal.node.removal = None
+
+    def note_gone(self, parent_node_id: int, name: bytes, node_id: int, revision: int) -> None:
+        """The master said that at this revision the name does not stand for the node."""
+        self._gone[parent_node_id, name, node_id] = revision
+
+    def gone_at_revision(self, parent_node_id: int, name: bytes, node_id: int) -> int:
+        """The revision of that answer; news up to it are history. 0: there was none."""
+        return self._gone.get((parent_node_id, name, node_id), 0)
+
+    def forget_history(self, revision: int) -> None:
+        """News up to this revision have all come."""
+        if self._gone:
+            self._gone = {key: at for key, at in self._gone.items() if at > revision}
+
+    def forget_news(self) -> None:
+        """What was known is of another history."""
+        self._gone.clear()
+        for removal in self:
+            removal.news = None
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing here bears on what a listing says."""
+        return not self._by_place and not self._gone
