@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloudai_fusefs.read_ahead import ReadAhead
+from cloudai_fusefs.read_ahead import WINDOW_CHUNKS_MAX, ReadAhead
 from cloudai_model.chunks import Chunk, Manifest
 from cloudai_model.limits import CHUNK_BYTES_MAX, KIB, MIB
 
@@ -52,7 +52,48 @@ def test_seek_begins_a_new_sequence_with_a_small_window() -> None:
     ahead = ReadAhead()
     read_in_steps(ahead, 0, 4 * CHUNK_BYTES_MAX, MIB)
     asked = read_in_steps(ahead, 10 * CHUNK_BYTES_MAX, 12 * CHUNK_BYTES_MAX, MIB)
-    assert asked == [[11], [12, 13]]
+    assert asked == [[11], [12]]
+
+
+def moved_chunks(manifest: Manifest, parts: list[tuple[int, int]]) -> int:
+    """How many chunks are read or asked for where these parts of the file, from byte to byte, are read in turn."""
+    ahead = ReadAhead()
+    moved: set[int] = set()
+    for start_bytes, end_bytes in parts:
+        for offset in range(start_bytes, end_bytes, MIB):
+            moved.update(part.chunk_index for part in manifest.cover(offset, min(MIB, end_bytes - offset)))
+            moved.update(ahead.note_read(manifest, offset, MIB))
+    return len(moved)
+
+
+def test_tensors_of_a_file_bring_little_beside_them() -> None:
+    one_gib = Manifest([Chunk(CHUNK_BYTES_MAX, DIGEST)] * 256)
+
+    def three_of(tensor_bytes: int) -> list[tuple[int, int]]:
+        return [(number * tensor_bytes, (number + 1) * tensor_bytes) for number in (3, 9, 15)]
+
+    # A whole chunk at either end, which holds some of the tensor, and ahead one for eight that were read.
+    assert moved_chunks(one_gib, three_of(6 * MIB)) == 3 * 3
+    assert moved_chunks(one_gib, three_of(20 * MIB)) == 3 * (5 + 1)
+    assert moved_chunks(one_gib, three_of(51 * MIB)) <= 3 * (14 + 1)
+
+
+def test_who_reads_on_from_within_a_file_has_the_full_window_in_the_end() -> None:
+    ahead = ReadAhead()
+    one_gib = Manifest([Chunk(CHUNK_BYTES_MAX, DIGEST)] * 256)
+    most = 0
+    for offset in range(40 * MIB, 240 * MIB, MIB):
+        asked = ahead.note_read(one_gib, offset, MIB)
+        if asked:
+            most = max(most, asked.stop - 1 - offset // CHUNK_BYTES_MAX)
+    assert most == WINDOW_CHUNKS_MAX
+
+
+def test_beginning_of_a_file_that_arrives_late_is_its_beginning() -> None:
+    ahead = ReadAhead()
+    assert not ahead.note_read(TWENTY_CHUNKS, 512 * KIB, 512 * KIB)
+    assert ahead.note_read(TWENTY_CHUNKS, 0, 512 * KIB) == range(1, 2)
+    assert read_in_steps(ahead, MIB, 3 * CHUNK_BYTES_MAX, MIB) == [[2, 3], [4, 5, 6]]
 
 
 def test_kernel_requests_out_of_order_are_one_sequence() -> None:

@@ -8,6 +8,9 @@ import subprocess
 import time
 from pathlib import Path
 
+import pytest
+
+from cloudai_fusefs.kernel_knobs import BACKGROUND_REQUESTS_MAX, background_knobs
 from support.master_process import MasterProcess
 from support.mount_process import RUN, MakeMount, MountProcess, run_in, wait_until
 
@@ -23,6 +26,16 @@ def start_reader(path: Path, offset: int) -> subprocess.Popen[bytes]:
     )
 
 
+def read_from_the_daemon(path: Path) -> bytes:
+    """The first MiB of the file, of which the kernel has forgotten what it had."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+        return os.read(descriptor, MIB)
+    finally:
+        os.close(descriptor)
+
+
 def is_waiting_in_read(process: subprocess.Popen[bytes]) -> bool:
     """Whether the process sleeps in the system call read(2), on this machine's numbers."""
     try:
@@ -35,6 +48,7 @@ def is_waiting_in_read(process: subprocess.Popen[bytes]) -> bool:
 def publish(mount: MountProcess, size: int) -> None:
     run = mount.make_run(RUN)
     (run / "big").write_bytes(os.urandom(size))
+    (run / "cached").write_bytes(os.urandom(MIB))
     for number in range(5):
         (run / f"small-{number}").write_bytes(b"x")
     mount.wait_durable()
@@ -68,7 +82,7 @@ def test_many_waiting_readers_hold_up_nothing_that_is_known(
             wait_until(lambda: all(map(is_waiting_in_read, readers)), "all readers wait")
             before = time.monotonic()
             assert (run / "big").stat().st_size == READERS * MIB
-            assert sorted(os.listdir(run)) == ["big", *(f"small-{number}" for number in range(5))]
+            assert sorted(os.listdir(run)) == ["big", "cached", *(f"small-{number}" for number in range(5))]
             assert (run / "small-0").read_bytes() == b"x"
             assert not (run / "not-there").exists()
             assert other.status()["fetched_bytes"] is not None
@@ -80,3 +94,28 @@ def test_many_waiting_readers_hold_up_nothing_that_is_known(
             for reader in readers:
                 assert reader.wait(10) == -signal.SIGKILL
     assert (run / "big").read_bytes()[:1]
+
+
+def test_large_read_of_what_is_cached_passes_readers_that_wait_where_the_kernels_limit_is_raised(
+    make_mount: MakeMount, master: MasterProcess
+) -> None:
+    publish(make_mount(), READERS * MIB)
+    run = run_in(make_mount("other", options="insecure,timeo=60"))
+    limit, _ = background_knobs(run.stat().st_dev)
+    if limit.read() != BACKGROUND_REQUESTS_MAX:
+        pytest.skip(f"{limit.path} is not there, or may not be raised")
+    cached = run / "cached"
+    assert len(cached.read_bytes()) == MIB
+    readers: list[subprocess.Popen[bytes]] = []
+    with master.silent():
+        try:
+            readers += [start_reader(run / "big", number * MIB) for number in range(READERS)]
+            wait_until(lambda: all(map(is_waiting_in_read, readers)), "all readers wait")
+            before = time.monotonic()
+            assert len(read_from_the_daemon(cached)) == MIB
+            assert time.monotonic() - before < 30  # the readers wait for a minute
+        finally:
+            for reader in readers:
+                reader.kill()
+            for reader in readers:
+                assert reader.wait(10) == -signal.SIGKILL
