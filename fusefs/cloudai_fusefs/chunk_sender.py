@@ -54,6 +54,9 @@ HASH_THREADS_MAX: Final = 2
 Rank: TypeAlias = tuple[int, int]
 """Lower goes first."""
 
+FIRST: Final = 0
+"""The first part of the rank of what somebody waits for."""
+
 
 class Sending:
     """The segments of one staged file that are to be sent. `on_end` is called once, with the first failure."""
@@ -93,6 +96,14 @@ class Sending:
     def _count_max(self) -> int:
         return ASKED_WITH_DATA_MAX if self.expects_missing else ASKED_AT_ONCE_MAX
 
+    @property
+    def is_short_and_waited_for(self) -> bool:
+        """Whether it is short and somebody waits for it: then it shares the line with what is on it, whatever that is.
+
+        Its workers bound how many there are.
+        """
+        return self.is_short and self.rank()[0] == FIRST
+
     def fail(self, error: CloudAIError) -> None:
         """What has not begun is given up."""
         self._failure = self._failure or error
@@ -113,6 +124,7 @@ class ChunkSender:
         self._reader = reader
         self._nursery = nursery
         self._hash_threads = trio.CapacityLimiter(HASH_THREADS_MAX)
+        self._short_hash_threads = trio.CapacityLimiter(1)  # a log's second waits for no read of a slow disk
         self._lanes = (
             _Lane(workers_max=CHUNKS_IN_FLIGHT_MAX),
             _Lane(workers_max=SHORT_SENDINGS_MAX),
@@ -173,11 +185,12 @@ class ChunkSender:
         self._lanes[number].worker_count -= 1
 
     async def _send(self, sending: Sending, segments: Sequence[Segment]) -> None:
+        hash_threads = self._short_hash_threads if sending.is_short else self._hash_threads
         keeps_data = len(segments) <= ASKED_WITH_DATA_MAX
         made: list[tuple[Segment, bytes, bytes]] = []
         for segment in segments:
             data, digest = await sending.staged.read_with_digest(
-                segment.start_bytes, segment.length_bytes, self._hash_threads
+                segment.start_bytes, segment.length_bytes, hash_threads
             )
             if digest:  # else it is another segment now
                 made.append((segment, digest, data if keeps_data else b""))
@@ -193,11 +206,14 @@ class ChunkSender:
             if digest in missing:
                 if not data:
                     data, digest_now = await sending.staged.read_with_digest(
-                        segment.start_bytes, segment.length_bytes, self._hash_threads
+                        segment.start_bytes, segment.length_bytes, hash_threads
                     )
                     if digest_now != digest:
                         continue  # written to meanwhile: it is another segment now
-                await self._put_chunk(sending.task_id, digest, data)
+                if sending.is_short_and_waited_for:
+                    await self._client.put_chunk(sending.task_id, digest, data)
+                else:
+                    await self._put_chunk(sending.task_id, digest, data)
                 missing.discard(digest)
                 self.sent_bytes += len(data)
             if data:

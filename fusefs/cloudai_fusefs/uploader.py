@@ -14,7 +14,7 @@ import trio
 
 from cloudai_fusefs.background import keep_running
 from cloudai_fusefs.chunk_reader import ChunkReader
-from cloudai_fusefs.chunk_sender import ChunkSender, Rank
+from cloudai_fusefs.chunk_sender import FIRST, ChunkSender, Rank
 from cloudai_fusefs.commit_composer import unplaced_line
 from cloudai_fusefs.master_client import MasterClient
 from cloudai_fusefs.node import Node, Pending
@@ -146,10 +146,14 @@ class Uploader:
             await run.send_unanswered()
 
     def rank_of(self, node: Node) -> Rank:
-        """Whose chunks go first: what somebody waits for, while draining by what it would be worth alone."""
+        """Whose chunks go first: what somebody waits for, readers of a growing file among them, while draining by what
+        it would be worth alone.
+        """
         if self._is_draining:
             return (1 if node.writer_count else 0, -node.ctime_ns)
-        return (0 if node.pending is not None and node.pending.is_urgent else 1, 0)
+        pending = node.pending
+        is_waited_for = pending is not None and (pending.is_urgent or pending.publication is not None)
+        return (FIRST if is_waited_for else FIRST + 1, 0)
 
     def put_in_order(self, nodes: list[Node]) -> None:
         """Sorts what is to be committed; in ordinary operation it goes as it became due."""

@@ -57,7 +57,10 @@ SERVICES: Final[tuple[ServiceDescriptor, ...]] = (
 WORKER_THREADS: Final = 16
 """Enough to keep a disk busy with syncs; fewer than the database's connections."""
 
-assert WORKER_THREADS < CONNECTIONS_MAX
+CHUNK_THREADS: Final = 12
+"""Of PutChunk, which waits for the disk: what is published, read or asked does not stand behind a checkpoint."""
+
+assert WORKER_THREADS + CHUNK_THREADS < CONNECTIONS_MAX
 
 CALLS_MAX: Final = 1024
 """Open calls, watch streams among them. What comes beyond is refused as unavailable, not queued."""
@@ -138,6 +141,7 @@ class RpcServer:
         self._tokens = tokens
         self._wakeups = wakeups
         self._workers = ThreadPoolExecutor(WORKER_THREADS, thread_name_prefix="call")
+        self._chunk_workers = ThreadPoolExecutor(CHUNK_THREADS, thread_name_prefix="chunk")
         self._answers = MessageBudget(ANSWERS_BYTES_MAX, share_of_free=ANSWERS_SHARE_OF_FREE)
         self._intake = Intake()
         self._stopping = False
@@ -181,6 +185,7 @@ class RpcServer:
         self._wakeups.wake_all()
         await self._server.stop(grace_seconds)
         self._workers.shutdown()
+        self._chunk_workers.shutdown()
 
     def _add_open_service(self, descriptor: ServiceDescriptor, servicer: object) -> None:
         """A service that needs no token: what it is asked is short."""
@@ -256,6 +261,7 @@ class RpcServer:
         self, name: str, decode: Callable[[bytes], object]
     ) -> Callable[[object, Context], Awaitable[bytes]]:
         carry_out: Callable[[Caller, Any], Message | bytes] = getattr(self._service, _snake_case(name))
+        threads = self._chunk_workers if name == "PutChunk" else self._workers
         at_once = self._read_chunk_at_once if name == "ReadChunk" else _never
 
         def work(token: str, encoded: bytes) -> bytes:
@@ -272,7 +278,7 @@ class RpcServer:
                 in_turn = partial(work, token, encoded)
                 size_bytes_max = answer_bytes_max(name, encoded)
                 if size_bytes_max is None:
-                    return await self._in_worker(in_turn)
+                    return await self._in_worker(in_turn, threads)
                 room = await self._answers.reserve(context.peer(), size_bytes_max)
                 # When the last byte is sent, or the client is gone. (The types want a class of their own.)
                 context.add_done_callback(lambda _: room.release())  # type: ignore[arg-type]
@@ -335,8 +341,8 @@ class RpcServer:
         self._tokens.check(token)
         return self._service.read_changes(watched, revision)
 
-    async def _in_worker(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._workers, work)
+    async def _in_worker(self, work: Callable[[], T], threads: ThreadPoolExecutor | None = None) -> T:
+        return await asyncio.get_running_loop().run_in_executor(threads or self._workers, work)
 
 
 def _is_news(record: logging.LogRecord) -> bool:

@@ -9,9 +9,11 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from cloudai_fusefs.chunk_sender import PUTS_MAX
 from cloudai_fusefs.commit_pace import QUIET_SECONDS
 from cloudai_fusefs.mount_control import FileState
 from cloudai_fusefs.run_uploader import PUBLISH_INTERVAL_SECONDS, REFUSED_RETRY_SECONDS
+from cloudai_model.chunks import digest_of
 from cloudai_model.errors import MasterUnavailable, NoSpace, RunSealed
 from cloudai_model.limits import CHUNK_BYTES_MAX, KIB, MIB
 from cloudai_proto.storage.v1 import types_pb2 as types
@@ -670,6 +672,19 @@ async def test_drain_ends_with_its_time_and_says_what_is_left(
     assert (file.size_bytes, file.uploaded_bytes) == (len(LARGE), 0)
 
 
+def put_order_of(client: FakeMasterClient, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The digests of the chunks that the master is given from here on, as they begin."""
+    order: list[bytes] = []
+    put = client.put_chunk
+
+    async def put_chunk(task_id: str, digest: bytes, data: bytes | memoryview) -> None:
+        order.append(digest)
+        await put(task_id, digest, data)
+
+    monkeypatch.setattr(client, "put_chunk", put_chunk)
+    return order
+
+
 async def test_log_is_published_within_its_second_while_a_backlog_goes_up(
     clock: MockClock,
     file_system: FileSystemHarness,
@@ -690,6 +705,68 @@ async def test_log_is_published_within_its_second_while_a_backlog_goes_up(
     tree = await tree_of(client, run)
     assert tree[b"train.log"].size_bytes == len(LARGE)
     assert b"big.bin" not in tree
+    file_system.close_handle(log)
+
+
+async def test_log_goes_before_small_files_that_waited_longer(
+    clock: MockClock,
+    file_system: FileSystemHarness,
+    master: FakeMaster,
+    client: FakeMasterClient,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    file_count = 100
+    line = b"one more line\n"
+    order = put_order_of(client, monkeypatch)
+    log = await file_system.create(b"train.log")
+    await file_system.write(log, 0, LARGE)
+    await file_system.fsync(log)
+    order.clear()
+    master.latency_seconds = 0.5  # the files take 16 s
+    await file_system.append(log, line)
+    for number in range(file_count):
+        await file_system.write_file(b"f%d" % number, LARGE + b"%d" % number)
+
+    while len(order) <= file_count:
+        await trio.sleep(0.1)
+
+    # Two calls a chunk, six at a time: what is sent in its first second and while it is asked for.
+    assert order.index(digest_of(line)) <= 3 * PUTS_MAX
+    file_system.close_handle(log)
+
+
+async def test_log_does_not_wait_for_the_line_that_is_left_to_one_chunk(
+    clock: MockClock,
+    file_system: FileSystemHarness,
+    master: FakeMaster,
+    client: FakeMasterClient,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    line = b"one more line\n"
+    log = await file_system.create(b"train.log")
+    await file_system.write(log, 0, LARGE)
+    await file_system.fsync(log)
+    begun: list[int] = []
+
+    async def put_chunk(task_id: str, digest: bytes, data: bytes | memoryview) -> None:
+        begun.append(len(data))
+        if len(data) == CHUNK_BYTES_MAX:
+            await trio.sleep(1000)  # none of them keeps its deadline
+        await put(task_id, digest, data)
+
+    put = client.put_chunk
+    monkeypatch.setattr(client, "put_chunk", put_chunk)
+    for number in range(4):
+        await file_system.write_file(b"model%d" % number, os.urandom(8 * CHUNK_BYTES_MAX))
+    await trio.sleep(600)
+    begun.clear()
+    while not begun:
+        await trio.sleep(0.1)
+
+    await file_system.append(log, line)
+    await trio.sleep(PUBLISH_INTERVAL_SECONDS + 1)
+
+    assert begun == [CHUNK_BYTES_MAX, len(line)]
     file_system.close_handle(log)
 
 
