@@ -10,29 +10,41 @@ from cloudai_daemon.process_identity import ProcessIdentity
 
 
 def start_detached(
-    command: Sequence[str],
-    environment: Mapping[str, str],
-    *,
-    stdin: int,
-    stdout: int,
-    stderr: int,
+    command: Sequence[str], environment: Mapping[str, str], *, stdin: int, stdout: int, stderr: int
 ) -> ProcessIdentity:
     """Starts the command in a session of its own, with these three descriptors and no others.
 
-    posix_spawn rather than subprocess: a Popen object wants its child waited for, and this one is not.
     Raises OSError when it cannot be executed.
     """
+    return _spawn(command, environment, (stdin, stdout, stderr), setsid=True)
+
+
+def start_to_be_detached(
+    command: Sequence[str], environment: Mapping[str, str], *, stdin: int, stdout: int, stderr: int
+) -> ProcessIdentity:
+    """The same in the process group of who calls, which the command leaves when it is ready: `detach`."""
+    return _spawn(command, environment, (stdin, stdout, stderr), setsid=False)
+
+
+def detach() -> None:
+    """Gives this process a session of its own, unless it has one."""
+    if os.getpid() != os.getpgrp():
+        os.setsid()
+
+
+def _spawn(
+    command: Sequence[str], environment: Mapping[str, str], standard: tuple[int, int, int], *, setsid: bool
+) -> ProcessIdentity:
+    # posix_spawn rather than subprocess: a Popen object wants its child waited for, and this one is not.
     pid = os.posix_spawn(
         command[0],
         list(command),
         environment,
         file_actions=[
-            (os.POSIX_SPAWN_DUP2, stdin, 0),
-            (os.POSIX_SPAWN_DUP2, stdout, 1),
-            (os.POSIX_SPAWN_DUP2, stderr, 2),
+            *((os.POSIX_SPAWN_DUP2, descriptor, number) for number, descriptor in enumerate(standard)),
             *((os.POSIX_SPAWN_CLOSE, descriptor) for descriptor in _find_inheritable()),
         ],
-        setsid=True,
+        setsid=setsid,
     )
     return ProcessIdentity.of_child(pid)
 

@@ -22,6 +22,7 @@ from typing import Final, TypeAlias, TypeVar
 import trio
 
 from cloudai_daemon.control_server import choose_socket_path, serve_control
+from cloudai_daemon.detached_process import detach
 from cloudai_daemon.exit_codes import ExitCode
 from cloudai_daemon.metrics_server import serve_metrics
 from cloudai_daemon.mount_config_codec import decode_config
@@ -276,6 +277,7 @@ def main(serve: ServeMount) -> int:
     faulthandler.enable()
 
     def report(failure: str | None) -> None:
+        detach()
         answer = {"ready": True} if failure is None else {"error": failure}
         # Closed at once: its end tells the parent that nothing more comes.
         with os.fdopen(report_descriptor, "w") as pipe:

@@ -23,6 +23,7 @@ PROBE_SECONDS_MAX: Final = 5.0
 """The longest wait for an answer of a mounted tree: a healthy one takes well under a millisecond."""
 
 _UNMOUNT_SECONDS_MAX: Final = 30.0
+_TRIGGER_TYPE: Final = "autofs"
 _OCTAL_ESCAPE: Final = re.compile(rb"\\([0-7]{3})")
 
 Answer = TypeVar("Answer")
@@ -57,7 +58,21 @@ def list_mounted(process: int | str = "self") -> list[MountedTree]:
 
 
 def find_mounted(mount_point: Path, process: int | str = "self") -> MountedTree | None:
-    """The topmost mount at exactly this absolute path."""
+    """The topmost mount at exactly this absolute path; one that is mounted when it is looked into is none yet."""
+    found = _find_topmost(mount_point, process)
+    return None if found is None or found.file_system_type == _TRIGGER_TYPE else found
+
+
+def is_trigger(mount_point: Path) -> bool:
+    """Whether something will be mounted here when somebody looks into it, as with x-systemd.automount.
+
+    To look is to wait for that, except in the process group of who will mount.
+    """
+    found = _find_topmost(mount_point, "self")
+    return found is not None and found.file_system_type == _TRIGGER_TYPE
+
+
+def _find_topmost(mount_point: Path, process: int | str) -> MountedTree | None:
     found = [tree for tree in list_mounted(process) if tree.mount_point == mount_point]
     return found[-1] if found else None
 

@@ -17,11 +17,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from cloudai_daemon.detached_process import start_detached
+from cloudai_daemon.detached_process import start_to_be_detached
 from cloudai_daemon.exit_codes import CommandFailed, ExitCode
 from cloudai_daemon.mount_config_codec import encode_config
 from cloudai_daemon.mount_source import is_loopback, parse_source
-from cloudai_daemon.mount_table import find_mounted, is_dead, unmount, within_bound
+from cloudai_daemon.mount_table import find_mounted, is_dead, is_trigger, unmount, within_bound
 from cloudai_daemon.options import MountOptions
 from cloudai_daemon.places import (
     cache_home,
@@ -165,6 +165,8 @@ def _check_mount_point(mount_point: Path) -> None:
             ExitCode.MOUNT_FAILED,
             f"{mount_point}: already mounted: {mounted.source} ({mounted.file_system_type})",
         )
+    if is_trigger(mount_point):
+        return  # there is nothing in it, and to look for something is to wait for this mount
     try:
         with os.scandir(mount_point) as entries:
             is_empty = next(entries, None) is None
@@ -234,7 +236,8 @@ def _start_process(config: MountConfig, command: Sequence[str]) -> tuple[Process
         config.state_dir / "daemon.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
     )
     try:
-        process = start_detached(
+        # A place that is mounted when it is looked into lets the process group of who mounts it in, and nobody else.
+        process = start_to_be_detached(
             command, environment, stdin=config_read, stdout=report_write, stderr=log_descriptor
         )
     except OSError as error:

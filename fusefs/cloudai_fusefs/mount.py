@@ -30,7 +30,7 @@ from cloudai_fusefs.managed_tree import ManagedTree
 from cloudai_fusefs.memory_shares import divide_memory
 from cloudai_fusefs.mount_control import MountConfig, MountControl
 from cloudai_fusefs.mount_measures import MountMeasures
-from cloudai_fusefs.namespace import Namespace
+from cloudai_fusefs.namespace import Inode, Namespace
 from cloudai_fusefs.open_files import OpenFiles
 from cloudai_fusefs.operations import Operations
 from cloudai_fusefs.part_control import PartControl
@@ -43,7 +43,7 @@ from cloudai_fusefs.tree_sync import TreeSync
 from cloudai_fusefs.uploader import Uploader
 from cloudai_fusefs.warmup import Warmup
 from cloudai_fusefs.write_behind import WriteBehind
-from cloudai_model.errors import CloudAIError, MasterUnavailable
+from cloudai_model.errors import CloudAIError, MasterUnavailable, NotFound
 from cloudai_model.memory import keep_freed_memory
 from cloudai_proto.storage.v1 import names_pb2 as names
 
@@ -183,7 +183,7 @@ async def _serve(
     if own_directory is not None:
         await sync.load_user(own_directory)
     if config.root_path:
-        managed.make_root(await namespace.find(config.root_path))
+        managed.make_root(await _find_part(namespace, config.root_path))
         control = PartControl(control, config.root_path, user=capabilities.user)
     _mount(operations, config)
     try:
@@ -203,6 +203,13 @@ async def _serve(
         notifier.stop()
         pyfuse3.close(unmount=True)
         await staging.settling.settle_at_end()
+
+
+async def _find_part(namespace: Namespace, path: str) -> Inode:
+    try:
+        return await namespace.find(path)
+    except NotFound as error:
+        raise NotFound("the master shows no such user, task or run") from error
 
 
 async def _announce(

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from cloudai_daemon.detached_process import start_detached
+from cloudai_daemon.detached_process import start_detached, start_to_be_detached
 from cloudai_daemon.process_identity import ProcessIdentity
 
 
@@ -36,3 +36,15 @@ def test_detached_process_has_its_three_descriptors_and_no_others(inherited: int
 def _end(process: ProcessIdentity) -> None:
     process.send_signal(signal.SIGKILL)
     os.waitpid(process.pid, 0)
+
+
+def test_process_to_be_detached_is_in_its_callers_group() -> None:
+    null = os.open(os.devnull, os.O_RDWR)
+    try:
+        process = start_to_be_detached(("/bin/sleep", "100"), {}, stdin=null, stdout=null, stderr=null)
+    finally:
+        os.close(null)
+    try:
+        assert os.getpgid(process.pid) == os.getpgrp()
+    finally:
+        _end(process)

@@ -122,6 +122,7 @@ def test_mount_answers_and_is_registered(fake_mount: FakeMount) -> None:
     assert find_mounted(fake_mount.mount_point) is not None
     assert list_mounts() == [fake_mount.entry]
     assert (fake_mount.entry.state_dir / "daemon.log").stat().st_mode & 0o777 == 0o600
+    assert os.getsid(fake_mount.entry.process.pid) == fake_mount.entry.process.pid
 
 
 def test_token_is_in_no_argument_environment_or_log(

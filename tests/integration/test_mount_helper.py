@@ -269,3 +269,16 @@ def test_unknown_option_in_a_file_is_refused_with_its_place(
     assert line.startswith(
         "mount.cloudai: /etc/cloudai/config.toml: [mount] cache_sise: unknown option; known are "
     )
+
+
+@pytest.mark.skipif("autofs" not in Path("/proc/filesystems").read_text(), reason="this kernel has no autofs")
+def test_place_is_mounted_when_it_is_first_looked_into(machine: HelpedMachine) -> None:
+    with machine.automount():
+        assert machine.run("ls", machine.mount_point).stdout == f"{USER}\n"
+
+        kinds = machine.run("findmnt", "-n", "-o", "FSTYPE", machine.mount_point).stdout.split()
+        assert kinds == ["autofs", "fuse.cloudai"]
+        assert machine.cloudai("umount", machine.mount_point).returncode == 0
+        done = machine.cloudai("umount", machine.mount_point)
+        assert done.stderr == f"cloudai: {machine.mount_point}: not mounted\n"
+        assert machine.run("ls", machine.mount_point).stdout == f"{USER}\n"

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 import tempfile
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
 
-from support.mount_namespace import MountNamespace
-from support.mount_process import PROGRAM, wait_until
+from support import automounter
+from support.mount_namespace import ENVIRONMENT, MountNamespace
+from support.mount_process import PROGRAM, WAIT_SECONDS_MAX, wait_until
 
 
 class HelpedMachine:
@@ -71,6 +74,26 @@ class HelpedMachine:
 
     def cloudai(self, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
         return self.run(PROGRAM, *arguments)
+
+    @contextmanager
+    def automount(self) -> Iterator[None]:
+        """Within the context `mount -t cloudai` is called when somebody first looks into the mount point."""
+        mount = ["mount", "-t", "cloudai", "-o", self.options, self.source, str(self.mount_point)]
+        command = [sys.executable, automounter.__file__, str(self.mount_point), *mount]
+        with subprocess.Popen(
+            self.namespace.command(*command),
+            env=ENVIRONMENT | self.environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "ready\n"
+            try:
+                yield
+            finally:
+                self.cloudai("umount", "--now", self.mount_point)
+                process.communicate(timeout=WAIT_SECONDS_MAX)
 
     def find_mounted(self, *columns: str, at: Path | None = None) -> list[str]:
         """What findmnt says of a place, "" of a place where nothing is mounted."""

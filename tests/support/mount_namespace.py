@@ -40,13 +40,17 @@ class MountNamespace:
     ) -> subprocess.CompletedProcess[str]:
         """What root gets in the namespace; the status is not checked."""
         return subprocess.run(
-            ["nsenter", f"--mount=/proc/{self._pid}/ns/mnt", "--", *command],
+            self.command(*command),
             env=ENVIRONMENT | (environment or {}),
             capture_output=True,
             text=True,
             timeout=COMMAND_SECONDS_MAX,
             check=False,
         )
+
+    def command(self, *command: str | Path) -> list[str | Path]:
+        """What runs the command in the namespace."""
+        return ["nsenter", f"--mount=/proc/{self._pid}/ns/mnt", "--", *command]
 
     def must(self, *command: str | Path) -> str:
         """The same, with the status checked; the output."""
