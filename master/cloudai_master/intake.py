@@ -3,7 +3,7 @@
 gRPC takes a message of up to MESSAGE_BYTES_MAX into memory as soon as it is asked for one, and says nothing of it
 before it is whole. So it is not asked before the token was found good and there is room for what may come. Until
 then a call has what its first flow-control window lets through (UNASKED_BYTES_MAX).
-docs/decisions/0010-requests-in-memory.md has the sums.
+docs/decisions/0011-requests-in-memory.md has the sums.
 """
 
 from __future__ import annotations
