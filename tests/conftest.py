@@ -36,7 +36,7 @@ def _take_dead_mounts_away() -> None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _runtime_dir() -> Iterator[None]:
+def _environment() -> Iterator[None]:
     """A registry of mounts that no other process's mounts are in, nor those of whoever runs the tests.
 
     Not below pytest's folders: a socket's path has at most 107 bytes, and those can be deep.
@@ -44,5 +44,7 @@ def _runtime_dir() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as environment:
         directory = Path(tempfile.mkdtemp(prefix="cloudai-"))
         environment.setenv("CLOUDAI_RUNTIME_DIR", str(directory))
+        # The threads of a training task spin while they wait: half of its time, and taken from other tests.
+        environment.setenv("OMP_NUM_THREADS", "1")
         yield
         shutil.rmtree(directory, ignore_errors=True)
