@@ -13,6 +13,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from cloudai_daemon.mount_lookup import find_at
+
 PROGRAM = Path(sys.executable).with_name("cloudai")
 COMMAND_SECONDS_MAX = 60.0
 WAIT_SECONDS_MAX = 20.0
@@ -55,7 +57,9 @@ class MountProcess:
         """Returns when the tree answers; raises AssertionError with what was said otherwise."""
         result = self.mount_command()
         assert result.returncode == 0, f"{result.returncode}: {result.stderr}\n{self.log_text()}"
-        self.pid = int(self.status()["pid"])
+        entry = find_at(self.mount_point)
+        assert entry is not None, self.log_text()
+        self.pid = entry.process.pid
 
     def mount_command(self) -> subprocess.CompletedProcess[str]:
         return self.cloudai(*self.mount_arguments)
