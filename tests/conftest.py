@@ -6,6 +6,7 @@ import errno
 import getpass
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -16,6 +17,9 @@ import xdist
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
+    # A shell's background job ignores them, and so would every program that a test starts and interrupts.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
     # Before there are workers: a mount that is dead now is not one that a test has just killed.
     if not xdist.is_xdist_worker(session):
         _take_dead_mounts_away()
