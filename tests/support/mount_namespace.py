@@ -12,8 +12,16 @@ from support.mount_process import COMMAND_SECONDS_MAX, WAIT_SECONDS_MAX
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
 
 
+# What was mounted when the namespace was made is mounted there until it ends, whoever unmounts it outside: the
+# daemons of tests that run beside this one would wait for it in vain.
+_LEAVE_TO_OTHERS = """
+findmnt --list --noheadings --output TARGET --types fuse.cloudai |
+    while IFS= read -r place; do umount --lazy "$place"; done
+"""
+
+
 class MountNamespace:
-    """A context: the namespace lives as long as a process in it does."""
+    """A context: the namespace lives as long as a process in it does. Mounts of before are not in it."""
 
     def __enter__(self) -> MountNamespace:
         with ExitStack() as made:
@@ -27,6 +35,7 @@ class MountNamespace:
             assert keeper.stdout is not None
             assert keeper.stdout.readline() == "made\n"
             self._pid = keeper.pid
+            self.run("sh", "-c", _LEAVE_TO_OTHERS)
             self._made = made.pop_all()
         return self
 
