@@ -26,7 +26,11 @@ def publish(mount: MountProcess) -> None:
         mount.make_run(RUN, task=f"added-to-{number}")
         for kind in ("removed", "renamed", "linked"):
             (run / f"{kind}-{number}").mkdir()
-            (run / f"{kind}-{number}" / "file").write_bytes(b"x")
+            place = run / f"{kind}-{number}" / "name"
+            if kind == "removed":
+                place.mkdir()
+            else:
+                place.write_bytes(b"x")
     mount.wait_durable()
 
 
@@ -35,9 +39,9 @@ def commands_that_wait(run: Path) -> Iterator[list[str | Path]]:
     for number in range(EACH_COUNT):
         yield ["ls", user / f"listed-{number}" / RUN]
         yield ["mkdir", user / f"added-to-{number}" / "2026-11-18_00-00-00"]
-        yield ["rm", run / f"removed-{number}" / "file"]
-        yield ["mv", run / f"renamed-{number}" / "file", run / f"renamed-{number}" / "moved"]
-        yield ["ln", run / f"linked-{number}" / "file", run / f"linked-{number}" / "other"]
+        yield ["rmdir", run / f"removed-{number}" / "name"]
+        yield ["mv", run / f"renamed-{number}" / "name", run / f"renamed-{number}" / "moved"]
+        yield ["ln", run / f"linked-{number}" / "name", run / f"linked-{number}" / "other"]
 
 
 def is_waiting(process: subprocess.Popen[bytes]) -> bool:
