@@ -24,7 +24,7 @@ STORY_CALLS: Final = 40
 """So many calls before a failure are told."""
 
 _EDGES: Final = (0, mmap.PAGESIZE, BLOCK_BYTES, CHUNK_BYTES_MAX, 2 * CHUNK_BYTES_MAX)
-_FLAGS: Final = (os.O_RDWR, os.O_RDWR, os.O_RDWR | os.O_APPEND, os.O_RDONLY)
+_FLAGS: Final = (os.O_RDWR, os.O_RDWR, os.O_RDWR | os.O_APPEND, os.O_RDWR | os.O_DIRECT, os.O_RDONLY)
 
 
 class OneFile:
