@@ -42,9 +42,10 @@ MANIFEST_PAGE_CHUNKS_MAX: Final = 50_000
 FILE_CHUNKS_MAX: Final = 256 * KIB
 FILE_BYTES_MAX: Final = FILE_CHUNKS_MAX * CHUNK_BYTES_MAX
 
-# NAME_MAX and PATH_MAX of Linux, without the final NUL; a tree deeper than this is a program's loop.
+# NAME_MAX of Linux. Its PATH_MAX bounds what a program names at once, below the directory that it works in: in a run
+# there is room for both. A tree deeper than this is a program's loop.
 NAME_BYTES_MAX: Final = 255
-PATH_BYTES_MAX: Final = 4095
+PATH_BYTES_MAX: Final = 8191
 PATH_DEPTH_MAX: Final = 256
 SYMLINK_TARGET_BYTES_MAX: Final = 4095
 
@@ -56,7 +57,7 @@ NODE_ID_MAX: Final = (1 << 63) - 1
 REQUEST_ID_BYTES: Final = 16
 DIGEST_BYTES: Final = 32
 
-assert COMMIT_INLINE_BYTES_MAX + COMMIT_NODES_MAX * 5 * KIB < MESSAGE_BYTES_MAX
+assert COMMIT_INLINE_BYTES_MAX + COMMIT_NODES_MAX * 9 * KIB < MESSAGE_BYTES_MAX
 assert CHUNK_BYTES_MAX + 64 * KIB < MESSAGE_BYTES_MAX
 assert CHUNK_BYTES_MAX % BLOCK_BYTES == 0
 assert READ_FILES_BYTES_MAX + CHUNK_BYTES_MAX < MESSAGE_BYTES_MAX

@@ -184,7 +184,7 @@ def test_latest_is_a_symlink_to_the_newest_run(
 
 def test_name_of_255_bytes_is_taken_and_of_256_refused(run: Path) -> None:
     """N5. A name has at most 255 bytes and any byte but `/` and NUL; longer names, and paths in a run of more than
-    4095 bytes or 256 levels, are ENAMETOOLONG.
+    8191 bytes or 256 levels, are ENAMETOOLONG.
     """
     (run / ("a" * 255)).touch()
     for make in (Path.touch, Path.mkdir, lambda path: path.symlink_to("x"), Path.stat):
@@ -199,7 +199,7 @@ def test_any_byte_but_slash_and_nul_makes_a_name(
     run: Path, shared_mount: MountProcess, second_mount: MountProcess
 ) -> None:
     """N5. A name has at most 255 bytes and any byte but `/` and NUL; longer names, and paths in a run of more than
-    4095 bytes or 256 levels, are ENAMETOOLONG.
+    8191 bytes or 256 levels, are ENAMETOOLONG.
     """
     root = os.fsencode(run)
     names = {bytes([byte]) for byte in range(1, 256)} - {b"/", b"."}
@@ -227,15 +227,34 @@ def make_levels(run: Path, name: str, count: int) -> tuple[int, int]:
         os.close(descriptor)
 
 
-@pytest.mark.parametrize(("name", "levels"), [("d", 256), ("d" * 255, 16)])
+@pytest.mark.parametrize(("name", "levels"), [("d", 256), ("d" * 255, 32)])
 def test_path_past_the_limits_is_refused(
     run: Path, shared_mount: MountProcess, name: str, levels: int
 ) -> None:
     """N5. A name has at most 255 bytes and any byte but `/` and NUL; longer names, and paths in a run of more than
-    4095 bytes or 256 levels, are ENAMETOOLONG.
+    8191 bytes or 256 levels, are ENAMETOOLONG.
     """
     assert make_levels(run, name, 300) == (levels, errno.ENAMETOOLONG)
     shared_mount.wait_durable(run)
+
+
+def test_longest_path_of_a_program_is_taken_in_any_directory(
+    run: Path, shared_mount: MountProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PATH_MAX bounds what a program names below the directory that it is in."""
+    (run / ("w" * 255)).mkdir()
+    monkeypatch.chdir(run / ("w" * 255))
+    directory = "/".join(["d" * 255] * 15)
+    os.makedirs(directory)
+    longest = f"{directory}/{'f' * 255}"
+    assert len(longest) == 4095
+
+    Path(longest).write_text("content")
+
+    with refused(errno.ENAMETOOLONG):
+        Path(f"{longest}f").touch()
+    shared_mount.wait_durable(run)
+    assert Path(longest).read_text() == "content"
 
 
 @pytest.mark.parametrize("published", [False, True])
@@ -243,7 +262,7 @@ def test_directory_moved_so_deep_that_what_is_below_it_passes_the_limits_is_refu
     run: Path, shared_mount: MountProcess, published: bool
 ) -> None:
     """N5. A name has at most 255 bytes and any byte but `/` and NUL; longer names, and paths in a run of more than
-    4095 bytes or 256 levels, are ENAMETOOLONG.
+    8191 bytes or 256 levels, are ENAMETOOLONG.
     """
     (run / "deep").mkdir()
     assert make_levels(run / "deep", "d", 200) == (200, 0)
