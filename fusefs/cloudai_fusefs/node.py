@@ -295,8 +295,9 @@ class Node:
             return False
         self.revision = message.revision
         before = (self.generation, self.size_bytes, self.attributes)
-        # A change of attributes or content made here will be committed over what came: it stays shown.
-        if self.pending is None:
+        # A change of attributes or content made here will be committed over what came: it stays shown. So does that of
+        # what has no name any more and is still open: it is nobody else's.
+        if self.pending is None and self.is_attached:
             given = message.attributes
             self.attributes = NodeAttributes(
                 given.mode, given.uid, given.gid, given.mtime_ns, given.ctime_ns, given.atime_ns

@@ -395,8 +395,8 @@ class RunTree:
         if node is None:
             node = Node(self, edge.node.node_id, edge.node.kind)
             self._add_node(node)
-        node.take_server_state(edge.node)
         self._attach(parent, edge.name, node)
+        node.take_server_state(edge.node)
         if node.is_directory and len(node.edges) > 1:
             # Moved: its new name comes before the removal of the old one, and it has only one.
             self._drop_edge(*node.edges[0], told)

@@ -219,6 +219,36 @@ def test_late_news_of_a_node_renamed_here_does_not_turn_its_change_time_back() -
     assert (node.mode, node.ctime_ns) == (0o600, 2000)
 
 
+def test_late_news_of_a_file_that_is_only_open_does_not_turn_its_times_back() -> None:
+    tree = make_tree()
+    tree.apply_tree([page(edge(b"file", FILE_ID))])
+    node = tree.nodes[FILE_ID]
+    node.open_count = 1
+    tree.detach(tree.root, b"file")
+    node.touch()
+    written = node.attributes
+    changed = edge(b"file", FILE_ID).node
+
+    tree.apply_changes(
+        names.WatchResponse(changes=[names.Change(revision=1, node_changed=changed)], revision=1)
+    )
+
+    assert node.attributes == written
+
+
+def test_file_that_was_only_open_and_gets_a_name_elsewhere_is_shown_as_it_is_there() -> None:
+    tree = make_tree()
+    tree.apply_tree([page(edge(b"file", FILE_ID))])
+    node = tree.nodes[FILE_ID]
+    node.open_count = 1
+    tree.detach(tree.root, b"file")
+    node.mode = 0o600
+
+    tree.apply_changes(set_edge(edge(b"linked", FILE_ID, revision=3), 3))
+
+    assert node.mode == 0o644
+
+
 def test_size_of_a_file_being_written_here_stays_while_its_generation_follows() -> None:
     tree = make_tree()
     tree.apply_tree([page(edge(b"f", FILE_ID))])
@@ -371,7 +401,7 @@ def test_path_past_the_limit_is_refused_before_it_is_made() -> None:
 
     tree.check_place(directory, b"f")
     with pytest.raises(NameTooLong):
-        tree.check_place(directory, b"f" * 4000)
+        tree.check_place(directory, b"f" * 8000)
 
 
 def test_node_in_use_by_the_kernel_is_kept_until_it_is_forgotten() -> None:
