@@ -5,6 +5,7 @@ What is the same as on tmpfs, call by call, is in test_any_calls.py; here is wha
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import mmap
 import os
@@ -15,7 +16,8 @@ from pathlib import Path
 import pytest
 
 from conformance.program import ROOT, Caller, Outcome, Program
-from support.mount_process import MountProcess
+from support.master_process import MasterProcess
+from support.mount_process import RUN, MakeMount, MountProcess
 from support.refusals import refused
 
 from .conftest import next_run_name
@@ -268,3 +270,104 @@ def test_file_without_a_name_is_not_offered(run: Path) -> None:
     assert os.pread(descriptor, 100, 0) == b"content"
     assert os.fstat(descriptor).st_nlink == 0
     os.close(descriptor)
+
+
+def test_fallocate_is_refused_and_emulated(run: Path) -> None:
+    """P8. `fallocate()` is EOPNOTSUPP, and `posix_fallocate()` writes zeros in its place."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    with (run / "file").open("wb") as file:
+        assert libc.fallocate(file.fileno(), 0, ctypes.c_long(0), ctypes.c_long(100)) == -1
+        assert ctypes.get_errno() == errno.EOPNOTSUPP
+        os.posix_fallocate(file.fileno(), 0, 10_000)
+    assert (run / "file").read_bytes() == bytes(10_000)
+
+
+def test_sync_waits_for_nothing_and_fsync_of_a_directory_for_its_files(
+    master: MasterProcess, make_mount: MakeMount
+) -> None:
+    """P9. `sync()` and `syncfs()` wait for nothing: the kernel does not pass them on. `fsync()` of a directory makes
+    the files in it durable as well.
+    """
+    mount = make_mount(options="insecure,timeo=60")
+    run = mount.make_run(RUN)
+    assert os.listdir(run) == []
+    master.kill()
+    (run / "file").write_text("content")
+    descriptor = os.open(run, os.O_RDONLY)
+
+    os.sync()
+    assert ctypes.CDLL(None).syncfs(descriptor) == 0
+    assert mount.status()["pending_count"] > 0
+    master.start()
+    os.fsync(descriptor)
+    assert mount.status()["pending_count"] == 0
+    os.close(descriptor)
+
+
+# --- directories ---------------------------------------------------------------------------------------------
+
+
+def test_places_in_a_directory_stay_while_its_names_change(run: Path) -> None:
+    """P10. A directory that is read while its names come and go gives each name that stays once; `seekdir()` finds the
+    places of `telldir()`, and `rewinddir()` takes a fresh look.
+    """
+    for number in range(1000):
+        (run / f"{number}").touch()
+    with DirectoryStream(run) as stream:
+        names, places = [], []
+        while True:
+            place = stream.tell()
+            name = stream.read()
+            if name is None:
+                break
+            names.append(name)
+            places.append(place)
+        for number in range(0, 1000, 2):
+            (run / f"{number}").unlink()
+            (run / f"new-{number}").touch()
+
+        stream.seek(places[500])
+        rest = list(stream)
+
+        staying = [name for name in names[500:] if (run / os.fsdecode(name)).exists()]
+        assert [name for name in rest if name in staying] == staying
+        assert len(rest) == len(set(rest))
+        stream.rewind()
+        assert {os.fsdecode(name) for name in stream} == {".", "..", *os.listdir(run)}
+
+
+class DirectoryStream:
+    """opendir(3) and what belongs to it. A context."""
+
+    def __init__(self, path: Path) -> None:
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._libc.opendir.restype = self._libc.readdir.restype = ctypes.c_void_p
+        self._libc.telldir.restype = ctypes.c_long
+        for function in (self._libc.readdir, self._libc.rewinddir, self._libc.closedir, self._libc.telldir):
+            function.argtypes = [ctypes.c_void_p]
+        self._libc.seekdir.argtypes = [ctypes.c_void_p, ctypes.c_long]
+        self._stream = self._libc.opendir(os.fsencode(path))
+
+    def __enter__(self) -> DirectoryStream:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._libc.closedir(self._stream)
+
+    def __iter__(self) -> Iterator[bytes]:
+        while (name := self.read()) is not None:
+            yield name
+
+    def read(self) -> bytes | None:
+        """The next name, None at the end; `d_name` is at offset 19 on 64-bit Linux."""
+        entry = self._libc.readdir(self._stream)
+        return ctypes.string_at(entry + 19) if entry else None
+
+    def tell(self) -> int:
+        return int(self._libc.telldir(self._stream))
+
+    def seek(self, place: int) -> None:
+        self._libc.seekdir(self._stream, place)
+
+    def rewind(self) -> None:
+        self._libc.rewinddir(self._stream)
