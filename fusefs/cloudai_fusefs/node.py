@@ -293,11 +293,12 @@ class Node:
         """What the master says of the node, unless something newer is known here. True: something changed."""
         if message.revision < self.revision:
             return False
+        is_newer = message.revision > self.revision
         self.revision = message.revision
         before = (self.generation, self.size_bytes, self.attributes)
         # A change of attributes or content made here will be committed over what came: it stays shown. So does that of
-        # what has no name any more and is still open: it is nobody else's.
-        if self.pending is None and self.is_attached:
+        # what has no name any more and is still open, unless somebody else has changed it too.
+        if self.pending is None and (is_newer or self.is_attached):
             given = message.attributes
             self.attributes = NodeAttributes(
                 given.mode, given.uid, given.gid, given.mtime_ns, given.ctime_ns, given.atime_ns

@@ -396,7 +396,7 @@ class RunTree:
             node = Node(self, edge.node.node_id, edge.node.kind)
             self._add_node(node)
         self._attach(parent, edge.name, node)
-        node.take_server_state(edge.node)
+        node.take_server_state(edge.node)  # all of it, now that it has a name
         if node.is_directory and len(node.edges) > 1:
             # Moved: its new name comes before the removal of the old one, and it has only one.
             self._drop_edge(*node.edges[0], told)

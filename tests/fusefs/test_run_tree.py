@@ -709,6 +709,24 @@ def test_file_that_comes_back_is_as_it_was() -> None:
     assert Invalidation(ROOT_ID, b"f") in told
 
 
+def test_file_that_comes_back_is_as_somebody_has_changed_it_meanwhile() -> None:
+    tree = make_tree()
+    tree.apply_tree([page(edge(b"f", FILE_ID))])
+    node = tree.nodes[FILE_ID]
+    removal = Removal(tree.root, b"f", node, removed_at_ns=77)
+    tree.begin_removal(removal)
+    changed = types.Node(node_id=FILE_ID, kind=FILE, generation=1, revision=5)
+    changed.attributes.CopyFrom(types.Attributes(mode=0o600))
+
+    tree.apply_changes(
+        names.WatchResponse(changes=[names.Change(revision=5, node_changed=changed)], revision=5)
+    )
+    tree.take_back_removal(removal)
+
+    assert (tree.root.children or {})[b"f"] is node
+    assert node.mode == 0o600
+
+
 def test_answers_of_another_history_hide_nothing() -> None:
     tree = make_tree()
     tree.apply_tree([page(edge(b"f", FILE_ID))])
