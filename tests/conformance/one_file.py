@@ -9,7 +9,7 @@ import mmap
 import os
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -24,7 +24,10 @@ STORY_CALLS: Final = 40
 """So many calls before a failure are told."""
 
 _EDGES: Final = (0, mmap.PAGESIZE, BLOCK_BYTES, CHUNK_BYTES_MAX, 2 * CHUNK_BYTES_MAX)
-_FLAGS: Final = (os.O_RDWR, os.O_RDWR, os.O_RDWR | os.O_APPEND, os.O_RDWR | os.O_DIRECT, os.O_RDONLY)
+_READING: Final = (os.O_RDONLY, os.O_RDWR)
+_WRITING: Final = (os.O_WRONLY, os.O_RDWR)
+_MAPPED_WRITING: Final = (os.O_RDWR,)
+_OTHER_FLAGS: Final = (0, 0, 0, os.O_APPEND, os.O_DIRECT)
 
 
 class OneFile:
@@ -37,7 +40,7 @@ class OneFile:
         self._expected = bytearray()
         self._descriptors: list[tuple[int, int]] = []
         self._story: deque[str] = deque([f"seed {seed}"], maxlen=STORY_CALLS)
-        self._calls: tuple[tuple[Callable[[], None], int], ...] = (
+        self._calls: tuple[tuple[Callable[[], object], int], ...] = (
             (self._read, 20),
             (self._write, 20),
             (self._read_mapped, 8),
@@ -91,12 +94,14 @@ class OneFile:
 
     # --- calls -------------------------------------------------------------------------------------------
 
-    def _open(self) -> None:
+    def _open(self, accesses: Sequence[int] = (os.O_RDONLY, os.O_WRONLY, os.O_RDWR)) -> tuple[int, int]:
         if len(self._descriptors) == DESCRIPTORS_MAX:
             self._close()
-        flags = self._random.choice(_FLAGS)
-        self._note("open", flags)
-        self._descriptors.append((os.open(self.path, flags), flags))
+        flags = self._random.choice(accesses) | self._random.choice(_OTHER_FLAGS)
+        descriptor = os.open(self.path, flags)
+        self._note("open", descriptor, oct(flags))
+        self._descriptors.append((descriptor, flags))
+        return descriptor, flags
 
     def _close(self) -> None:
         if self._descriptors:
@@ -105,12 +110,13 @@ class OneFile:
             os.close(descriptor)
 
     def _read(self) -> None:
-        descriptor, offset, length = self._any(), self._offset(), self._length()
+        descriptor, _ = self._opened(_READING)
+        offset, length = self._offset(), self._length()
         self._note("read", descriptor, offset, length)
         self._require_bytes(os.pread(descriptor, length, offset), offset, length)
 
     def _write(self) -> None:
-        descriptor, flags = self._writable()
+        descriptor, flags = self._opened(_WRITING)
         offset = len(self._expected) if flags & os.O_APPEND else self._offset()
         length = min(self._length(), self._size_bytes_max - offset)
         if length <= 0:
@@ -123,7 +129,7 @@ class OneFile:
     def _read_mapped(self) -> None:
         if not self._expected:
             return
-        descriptor = self._any()
+        descriptor, _ = self._opened(_READING)
         start, stop = self._mapped_range()
         self._note("read mapped", descriptor, start, stop)
         with self._mapping(descriptor, start, stop, mmap.PROT_READ) as memory:
@@ -132,7 +138,7 @@ class OneFile:
     def _write_mapped(self) -> None:
         if not self._expected:
             return
-        descriptor, _ = self._writable()
+        descriptor, _ = self._opened(_MAPPED_WRITING)
         start, stop = self._mapped_range()
         data = self._random.randbytes(stop - start)
         self._note("write mapped", descriptor, start, stop)
@@ -142,7 +148,7 @@ class OneFile:
         self._put(start, data)
 
     def _truncate(self) -> None:
-        descriptor, _ = self._writable()
+        descriptor, _ = self._opened(_WRITING)
         size = min(self._offset(), self._size_bytes_max)
         self._note("ftruncate", descriptor, size)
         os.ftruncate(descriptor, size)
@@ -160,23 +166,16 @@ class OneFile:
         self._cut(0)
 
     def _fsync(self) -> None:
-        descriptor = self._any()
+        descriptor, _ = self._opened((*_READING, *_WRITING))
         self._note("fsync", descriptor)
         os.fsync(descriptor)
 
     # --- choices -----------------------------------------------------------------------------------------
 
-    def _any(self) -> int:
-        if not self._descriptors:
-            self._open()
-        return self._random.choice(self._descriptors)[0]
-
-    def _writable(self) -> tuple[int, int]:
-        while True:
-            for descriptor, flags in self._descriptors:
-                if flags & os.O_ACCMODE == os.O_RDWR:
-                    return descriptor, flags
-            self._open()
+    def _opened(self, accesses: Sequence[int]) -> tuple[int, int]:
+        """A descriptor with one of these accesses, and its flags."""
+        found = [opened for opened in self._descriptors if opened[1] & os.O_ACCMODE in accesses]
+        return self._random.choice(found) if found else self._open(accesses)
 
     def _offset(self) -> int:
         """A place in the file, or a little past its end; often one where pages, blocks or chunks meet."""
