@@ -287,25 +287,36 @@ class Namespace:
 
     # --- taking away -------------------------------------------------------------------------------------
 
+    def unlink_at_once(self, parent: Inode, name: bytes) -> Node | None:
+        """Takes a file's or symlink's name away where nothing has to be waited for, as mostly; None: it is for
+        `unlink`. Raises OSError where it cannot be recorded: nothing changed.
+        """
+        if not isinstance(parent, Node) or not parent.tree.is_kept or parent.tree.mutation_lock.locked():
+            return None
+        self._check_open(parent.tree)
+        return self._record_removal(parent, name)
+
     async def unlink(self, parent: Inode, name: bytes) -> Node:
         """Takes a file's or symlink's name away, here first where that may be.
 
-        Raises IsADirectory, OSError where it cannot be recorded, and otherwise the master's refusal.
+        Raises IsADirectory, OSError as unlink_at_once, and otherwise the master's refusal.
         """
         directory = await self._writable_directory(parent, name)
-        tree, removals = directory.tree, self._staging.removals
-        node = _find_file(directory, name)
-        if removals.may_be_recorded(directory, name, node):
-            if not tree.mutation_lock.locked():
-                removals.record(directory, name, node)
-                return node
-            async with tree.mutation_lock:  # what is under way may be a rename of this very name
-                tree.check_writable()
-                node = _find_file(directory, name)
-                if removals.may_be_recorded(directory, name, node):
-                    removals.record(directory, name, node)
-                    return node
+        if self._staging.removals.may_be_recorded(directory, name, _find_file(directory, name)):
+            # What is under way may be a rename of this very name.
+            async with directory.tree.mutation_lock:
+                self._check_open(directory.tree)
+                removed = self._record_removal(directory, name)
+            if removed is not None:
+                return removed
         return await self._remove(directory, name, _find_file)
+
+    def _record_removal(self, directory: Node, name: bytes) -> Node | None:
+        node = (directory.children or {}).get(name)
+        if node is None or not self._staging.removals.may_be_recorded(directory, name, node):
+            return None
+        self._staging.removals.record(directory, name, node)
+        return node
 
     async def rmdir(self, parent: Inode, name: bytes) -> None:
         """Removes an empty directory; of the managed levels a task without runs or an open, empty run."""

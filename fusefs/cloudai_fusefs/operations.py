@@ -207,9 +207,13 @@ class Operations(pyfuse3.Operations):
         new_parent = self._namespace.inode(new_parent_inode)
         return self._entry(await self._namespace.link(self._namespace.inode(inode), new_parent, new_name))
 
-    @_handler
+    @_prompt_handler
     async def unlink(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
-        node = await self._namespace.unlink(self._namespace.inode(parent_inode), name)
+        parent = self._namespace.inode(parent_inode)
+        node = self._namespace.unlink_at_once(parent, name)
+        if node is None:
+            with trio.fail_after(self.wait_seconds_max):
+                node = await self._namespace.unlink(parent, name)
         self._forget_if_unused(node)
 
     @_handler

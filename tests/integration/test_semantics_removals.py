@@ -28,7 +28,7 @@ def names_in(directory: Path) -> list[str]:
 
 
 def has_names(directory: Path, expected: list[str]) -> bool:
-    return names_in(directory) == expected
+    return directory.is_dir() and names_in(directory) == expected
 
 
 def recorded_removals(mount: MountProcess) -> int:

@@ -249,7 +249,10 @@ class FileSystemHarness:
 
     async def unlink(self, path: bytes) -> None:
         parent, name = await self._parent_of(path)
-        self._forget(await self._bounded(self.namespace.unlink, parent, name))
+        node = self.namespace.unlink_at_once(parent, name)
+        if node is None:
+            node = await self._bounded(self.namespace.unlink, parent, name)
+        self._forget(node)
 
     async def rmdir(self, path: bytes) -> None:
         parent, name = await self._parent_of(path)
