@@ -126,6 +126,19 @@ async def test_extent_record_cut_short_by_a_crash_is_dropped(path: Path) -> None
     third.drop()
 
 
+async def test_writes_at_the_same_time_are_all_there_when_it_is_reopened(path: Path) -> None:
+    staged = open_staged(path, BASE)
+    async with trio.open_nursery() as nursery:
+        for number in range(500):
+            nursery.start_soon(staged.write, 2 * number, b"!")
+    staged.close()
+
+    again = open_staged(path, BASE)
+
+    assert (await again.read(0, 1000))[::2] == b"!" * 500
+    again.drop()
+
+
 async def test_dropped_file_is_gone_from_disk_and_a_read_under_way_still_ends(path: Path) -> None:
     started = trio.Event()
     answer = trio.Event()
