@@ -14,7 +14,7 @@ import secrets
 import stat
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -290,21 +290,17 @@ class Namespace:
     async def unlink(self, parent: Inode, name: bytes) -> Node:
         """Takes a file's or symlink's name away, here first where that may be.
 
-        Raises IsADirectory, OSError where it cannot be recorded, and otherwise the master's refusal.
+        Raises IsADirectory, and the master's refusal where it is asked first.
         """
         directory = await self._writable_directory(parent, name)
-        tree, removals = directory.tree, self._staging.removals
-        node = _find_file(directory, name)
-        if removals.may_be_recorded(directory, name, node):
-            if not tree.mutation_lock.locked():
-                removals.record(directory, name, node)
-                return node
-            async with tree.mutation_lock:  # what is under way may be a rename of this very name
+        tree = directory.tree
+        if self._staging.removals.may_be_recorded(directory, name, _find_file(directory, name)):
+            # What is under way may be a rename of this very name.
+            async with tree.mutation_lock if tree.mutation_lock.locked() else nullcontext():
                 tree.check_writable()
-                node = _find_file(directory, name)
-                if removals.may_be_recorded(directory, name, node):
-                    removals.record(directory, name, node)
-                    return node
+                node = self._record_removal(directory, name)
+            if node is not None:
+                return node
         return await self._remove(directory, name, _find_file)
 
     async def rmdir(self, parent: Inode, name: bytes) -> None:
@@ -465,6 +461,16 @@ class Namespace:
             self._staging.discard(node)
             raise
         self._staging.note_directory_times(directory)
+
+    def _record_removal(self, directory: Node, name: bytes) -> Node | None:
+        """The node that had the name, which is removed here; None: the master is to be asked first."""
+        removals = self._staging.removals
+        node = _find_file(directory, name)
+        if removals.may_be_recorded(directory, name, node):
+            with suppress(OSError):  # a full disk, on which `rm` may be there to make room
+                removals.record(directory, name, node)
+                return node
+        return None
 
     async def _remove(self, directory: Node, name: bytes, find: Callable[[Node, bytes], Node]) -> Node:
         """`find` says what the name stands for, or raises what speaks against removing it."""

@@ -618,7 +618,27 @@ async def test_beyond_the_limit_a_removal_asks_the_master_first(
     assert rows(durable) == [b"g"]
 
 
-async def test_removal_that_cannot_be_written_down_fails_and_changes_nothing(
+async def test_removal_that_a_full_disk_does_not_take_asks_the_master_first(
+    clock: MockClock,
+    durable: FileSystemHarness,
+    master: FakeMaster,
+    client: FakeMasterClient,
+    run: types.Run,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(self: Journal, removal: object) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    with monkeypatch.context() as patches:
+        patches.setattr(Journal, "put_removal", refuse)
+        await durable.unlink(b"f")
+
+    assert b"f" not in durable.shown()
+    assert b"f" not in await published(client, run)
+    assert (master.call_count["remove_nodes"], master.call_count["remove"]) == (0, 1)
+
+
+async def test_removal_that_neither_the_disk_nor_the_master_takes_fails_and_changes_nothing(
     clock: MockClock,
     durable: FileSystemHarness,
     client: FakeMasterClient,
@@ -628,10 +648,14 @@ async def test_removal_that_cannot_be_written_down_fails_and_changes_nothing(
     def refuse(self: Journal, removal: object) -> None:
         raise OSError(errno.ENOSPC, "full")
 
+    async def refuse_room(_: FakeMasterClient, request: names.RemoveRequest) -> names.RemoveResponse:
+        raise NoSpace
+
     before = durable.shown()
     with monkeypatch.context() as patches:
         patches.setattr(Journal, "put_removal", refuse)
-        with pytest.raises(OSError, match="full"):
+        patches.setattr(FakeMasterClient, "remove", refuse_room)
+        with pytest.raises(NoSpace):
             await durable.unlink(b"f")
 
     assert durable.shown() == before
