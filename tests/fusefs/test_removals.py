@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 from collections.abc import Awaitable, Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from cloudai_fusefs.journal import Journal
 from cloudai_fusefs.node import FILE
 from cloudai_fusefs.removal_sender import GATHER_SECONDS
 from cloudai_fusefs.run_tree import Invalidation
+from cloudai_fusefs.run_uploader import RETRY_SECONDS_MAX
 from cloudai_model.errors import (
     CloudAIError,
     DirectoryNotEmpty,
@@ -319,6 +321,29 @@ async def test_removals_wait_for_a_master_without_room_and_further_ones_ask_it_f
     assert sorted(await published(client, run)) == [b"d/one", b"d/two", b"g"]
     await durable.unlink(b"g")
     assert rows(durable) == [b"g"]
+
+
+async def test_master_without_room_is_asked_again_after_a_pause_whatever_changes_meanwhile(
+    clock: MockClock, durable: FileSystemHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked_at_seconds: list[float] = []
+
+    async def refuse(_: FakeMasterClient, request: names.RemoveNodesRequest) -> names.RemoveNodesResponse:
+        asked_at_seconds.append(trio.current_time())
+        raise NoSpace
+
+    log = await durable.create(b"log")
+    with monkeypatch.context() as patches:
+        patches.setattr(FakeMasterClient, "remove_nodes", refuse)
+        await durable.unlink(b"f")
+        for _ in range(100):
+            await durable.append(log, b"line")
+            await trio.sleep(RETRY_SECONDS_MAX / 50)
+    durable.close_handle(log)
+
+    pauses = [later - earlier for earlier, later in pairwise(asked_at_seconds)]
+    assert len(pauses) >= 1
+    assert min(pauses) >= RETRY_SECONDS_MAX
 
 
 async def test_removals_whose_answer_was_lost_are_repeated_with_their_request_id(
