@@ -138,6 +138,26 @@ async def test_file_that_was_changed_elsewhere_before_the_next_mount_is_shown_by
     assert (await published(client, run))[b"f"] == b"changed"
 
 
+async def test_file_that_was_moved_out_of_its_directory_before_the_next_mount_keeps_its_place(
+    clock: MockClock, durable: FileSystemHarness, client: FakeMasterClient, run: types.Run, tmp_path: Path
+) -> None:
+    """Of the directory nothing is left to tell where it was."""
+    tree = await tree_of(client, run)
+    root, directory = run.root_node_id, tree[b"d"].node_id
+    await durable.unlink(b"d/one")
+    durable.copy_state(tmp_path / "next")
+    await rename(client, run, tree[b"d/one"].node_id, (directory, b"one"), (root, b"one"))
+    await remove(client, run, directory, b"two", tree[b"d/two"].node_id)
+    await remove(client, run, root, b"d", directory)
+
+    async with open_file_system(client, run, tmp_path / "next") as following:
+        await following.make_all_durable()
+        assert sorted(following.shown()) == [b"f", b"g", b"one"]
+        assert rows(following) == []
+
+    assert sorted(await published(client, run)) == [b"f", b"g", b"one"]
+
+
 async def test_removal_in_a_run_that_was_sealed_before_the_next_mount_is_taken_back(
     clock: MockClock,
     durable: FileSystemHarness,
