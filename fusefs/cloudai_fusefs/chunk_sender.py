@@ -23,7 +23,7 @@ from cloudai_fusefs.staged_file import StagedFile
 from cloudai_model.errors import CloudAIError, InternalError, MasterUnavailable
 from cloudai_model.limits import MIB
 
-# 4 in flight fill the wire (FACTS: 0.5-0.85 GB/s).
+# 4 in flight fill the wire: 0.5-0.85 GB/s.
 CHUNKS_IN_FLIGHT_MAX: Final = 4
 
 COPIES_IN_FLIGHT: Final = 3

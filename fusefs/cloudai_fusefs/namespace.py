@@ -289,7 +289,7 @@ class Namespace:
 
     def unlink_at_once(self, parent: Inode, name: bytes) -> Node | None:
         """Takes a file's or symlink's name away where nothing has to be waited for, as mostly; None: it is for
-        `unlink`. Raises OSError where it cannot be recorded: nothing changed.
+        `unlink`. Raises NotFound and IsADirectory.
         """
         if not isinstance(parent, Node) or not parent.tree.is_kept or parent.tree.mutation_lock.locked():
             return None
@@ -299,7 +299,7 @@ class Namespace:
     async def unlink(self, parent: Inode, name: bytes) -> Node:
         """Takes a file's or symlink's name away, here first where that may be.
 
-        Raises IsADirectory, OSError as unlink_at_once, and otherwise the master's refusal.
+        Raises IsADirectory, and the master's refusal where it is asked first.
         """
         directory = await self._writable_directory(parent, name)
         if self._staging.removals.may_be_recorded(directory, name, _find_file(directory, name)):
@@ -310,13 +310,6 @@ class Namespace:
             if removed is not None:
                 return removed
         return await self._remove(directory, name, _find_file)
-
-    def _record_removal(self, directory: Node, name: bytes) -> Node | None:
-        node = (directory.children or {}).get(name)
-        if node is None or not self._staging.removals.may_be_recorded(directory, name, node):
-            return None
-        self._staging.removals.record(directory, name, node)
-        return node
 
     async def rmdir(self, parent: Inode, name: bytes) -> None:
         """Removes an empty directory; of the managed levels a task without runs or an open, empty run."""
@@ -476,6 +469,16 @@ class Namespace:
             self._staging.discard(node)
             raise
         self._staging.note_directory_times(directory)
+
+    def _record_removal(self, directory: Node, name: bytes) -> Node | None:
+        """The node that had the name, which is removed here; None: the master is to be asked first."""
+        removals = self._staging.removals
+        node = _find_file(directory, name)
+        if removals.may_be_recorded(directory, name, node):
+            with suppress(OSError):  # a full disk, on which `rm` may be there to make room
+                removals.record(directory, name, node)
+                return node
+        return None
 
     async def _remove(self, directory: Node, name: bytes, find: Callable[[Node, bytes], Node]) -> Node:
         """`find` says what the name stands for, or raises what speaks against removing it."""

@@ -117,10 +117,11 @@ class Recovery:
             self._removals[tree.task_id] = rest
         void: list[int] = []
         for record in records:
-            directory = tree.nodes.get(record.parent_node_id, tree.root)
-            node = (directory.children or {}).get(record.name)
+            directory = tree.nodes.get(record.parent_node_id)
+            node = (directory.children or {}).get(record.name) if directory is not None else None
             if (
-                node is None
+                directory is None
+                or node is None
                 or (node.node_id, node.generation) != (record.node_id, record.generation)
                 or node.node_id in self._ids_with_changes
             ):

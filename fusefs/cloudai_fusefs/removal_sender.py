@@ -59,8 +59,9 @@ class RemovalSender:
         """When the next batch is to be sent, on trio's clock. Infinite: nothing waits."""
 
     def note_waiting(self) -> None:
-        """There are removals, of which some may be new."""
-        self.due_seconds = min(self.due_seconds, trio.current_time() + GATHER_SECONDS)
+        """There are removals, of which some may be new. Those that were put off have their time."""
+        if self._tree.removals.failure is None:
+            self.due_seconds = min(self.due_seconds, trio.current_time() + GATHER_SECONDS)
 
     def want_now(self) -> None:
         """Somebody waits for them."""

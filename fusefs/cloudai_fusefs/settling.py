@@ -40,11 +40,14 @@ class Settling:
         self._put_row = put_row
         # Staged and not known to be on the disk, with the number of changes when last seen.
         self._unsettled: dict[Node, int] = {}
-        self._leaving: set[Node] = set()  # rows that took the word back, and are not on the disk yet
+        # Whose row took the word back, or went, and not on the disk yet.
+        self._leaving: set[Node] = set()
 
-    def forget(self, node: Node) -> None:
-        """Nothing of the node is staged any more."""
+    def forget(self, node: Node, disk_state: DiskState) -> None:
+        """The node's row, which said this, has gone: nothing of it is staged any more."""
         self._unsettled.pop(node, None)
+        if disk_state == DiskState.ON_DISK:
+            self._leaving.add(node)
 
     def may_change_at_once(self, node: Node) -> bool:
         """Whether `unsettle` has nothing to do."""
@@ -74,6 +77,9 @@ class Settling:
 
         What uploads as it should is gone by then, and costs the disk nothing. Raises OSError.
         """
+        if leaving := tuple(self._leaving):
+            await self._journal.sync()
+            self._leaving.difference_update(leaving)
         ready: list[tuple[Node, Pending, StagedFile | None, int]] = []
         for node, seen_count in list(self._unsettled.items()):
             pending = node.pending

@@ -47,9 +47,12 @@ class StagedDescriptors:
     def note_opened(self, holder: StagedDescriptorsHolder) -> None:
         """It is the last that others are closed for."""
         self._holders[holder] = None
-        if len(self._holders) > self._files_max:
-            # Those in use are few: handlers and workers. They are passed over.
-            next((other for other in list(self._holders) if other is not holder and other.rest()), None)
+        if len(self._holders) <= self._files_max:
+            return
+        # Those in use are few: handlers and workers. They are passed over, and closed by a later opening.
+        for other in list(self._holders):
+            if other is not holder and other.rest() and len(self._holders) <= self._files_max:
+                return
 
     def note_closed(self, holder: StagedDescriptorsHolder) -> None:
         """It has none any more."""

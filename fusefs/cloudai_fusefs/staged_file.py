@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import os
 import struct
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -83,6 +84,7 @@ class StagedFile:
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._extents_fd = -1
         self._extent_count = 0
+        self._extents_lock = threading.Lock()  # pages of a mapping come as several writes at once, in threads
         try:
             if self._local is not None:
                 self._open_extents()
@@ -359,10 +361,11 @@ class StagedFile:
     def _log_extent(self, kind: bytes, first: int, second: int) -> None:
         # At its own place, and counted only when it is whole: what a full disk cut short is written over.
         record = _EXTENT_RECORD.pack(kind, first, second)
-        place_bytes = self._extent_count * _EXTENT_RECORD.size
-        if os.pwrite(self._extents_fd, record, place_bytes) != len(record):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        self._extent_count += 1
+        with self._extents_lock:
+            place_bytes = self._extent_count * _EXTENT_RECORD.size
+            if os.pwrite(self._extents_fd, record, place_bytes) != len(record):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            self._extent_count += 1
 
     def _open_extents(self) -> None:
         flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC

@@ -228,8 +228,9 @@ class Staging:
 
     def acknowledge(self, node: Node) -> None:
         """The master has acknowledged all of the node's changes."""
+        disk_state = node.pending.disk_state if node.pending is not None else DiskState.UNKNOWN
         node.tree.forget_pending(node)
-        self.settling.forget(node)
+        self.settling.forget(node, disk_state)
         self.remove_row(node.node_id)
         self.drop_staged_if_idle(node)
 
@@ -253,8 +254,11 @@ class Staging:
             try:
                 if node.node_id in self._stale_rows:
                     node.staged.drop(leave_mark=True)
-                else:
+                elif self.settling.may_change_at_once(node):
                     node.staged.recycle(self._spares)
+                else:
+                    # A loss of power may bring the row back, which must not find an empty file.
+                    node.staged.drop()
             except OSError as error:
                 # A leftover without a row is removed by the next mount.
                 logger.warning("a staged file cannot be removed: %s", error)

@@ -66,7 +66,8 @@ CALLS_MAX: Final = 1024
 """Open calls, watch streams among them. What comes beyond is refused as unavailable, not queued."""
 
 CALLS_PER_CONNECTION_MAX: Final = 256
-"""A mount needs 99 for its handlers, 64 for open runs and some dozens more; the next one waits at its own end."""
+"""A mount has 64 of open runs, some dozens for contents, and one for each of its handlers that asks for names: of 512
+seldom many. The next one waits at its own end."""
 
 assert 2 * CALLS_PER_CONNECTION_MAX < CALLS_MAX
 

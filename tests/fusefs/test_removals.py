@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 from collections.abc import Awaitable, Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from cloudai_fusefs.journal import Journal
 from cloudai_fusefs.node import FILE
 from cloudai_fusefs.removal_sender import GATHER_SECONDS
 from cloudai_fusefs.run_tree import Invalidation
+from cloudai_fusefs.run_uploader import RETRY_SECONDS_MAX
 from cloudai_model.errors import (
     CloudAIError,
     DirectoryNotEmpty,
@@ -136,6 +138,26 @@ async def test_file_that_was_changed_elsewhere_before_the_next_mount_is_shown_by
     assert (await published(client, run))[b"f"] == b"changed"
 
 
+async def test_file_that_was_moved_out_of_its_directory_before_the_next_mount_keeps_its_place(
+    clock: MockClock, durable: FileSystemHarness, client: FakeMasterClient, run: types.Run, tmp_path: Path
+) -> None:
+    """Of the directory nothing is left to tell where it was."""
+    tree = await tree_of(client, run)
+    root, directory = run.root_node_id, tree[b"d"].node_id
+    await durable.unlink(b"d/one")
+    durable.copy_state(tmp_path / "next")
+    await rename(client, run, tree[b"d/one"].node_id, (directory, b"one"), (root, b"one"))
+    await remove(client, run, directory, b"two", tree[b"d/two"].node_id)
+    await remove(client, run, root, b"d", directory)
+
+    async with open_file_system(client, run, tmp_path / "next") as following:
+        await following.make_all_durable()
+        assert sorted(following.shown()) == [b"f", b"g", b"one"]
+        assert rows(following) == []
+
+    assert sorted(await published(client, run)) == [b"f", b"g", b"one"]
+
+
 async def test_removal_in_a_run_that_was_sealed_before_the_next_mount_is_taken_back(
     clock: MockClock,
     durable: FileSystemHarness,
@@ -188,6 +210,7 @@ async def test_file_that_came_back_elsewhere_after_its_removal_is_shown(
     await commit_one(client, run, file_commit(b"f", None, node=node_id))
     await wait_all_tasks_blocked()
     assert b"f" not in durable.shown()
+    assert rows(durable) == [b"f"]
 
     await durable.make_all_durable()
 
@@ -319,6 +342,29 @@ async def test_removals_wait_for_a_master_without_room_and_further_ones_ask_it_f
     assert sorted(await published(client, run)) == [b"d/one", b"d/two", b"g"]
     await durable.unlink(b"g")
     assert rows(durable) == [b"g"]
+
+
+async def test_master_without_room_is_asked_again_after_a_pause_whatever_changes_meanwhile(
+    clock: MockClock, durable: FileSystemHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked_at_seconds: list[float] = []
+
+    async def refuse(_: FakeMasterClient, request: names.RemoveNodesRequest) -> names.RemoveNodesResponse:
+        asked_at_seconds.append(trio.current_time())
+        raise NoSpace
+
+    log = await durable.create(b"log")
+    with monkeypatch.context() as patches:
+        patches.setattr(FakeMasterClient, "remove_nodes", refuse)
+        await durable.unlink(b"f")
+        for _ in range(100):
+            await durable.append(log, b"line")
+            await trio.sleep(RETRY_SECONDS_MAX / 50)
+    durable.close_handle(log)
+
+    pauses = [later - earlier for earlier, later in pairwise(asked_at_seconds)]
+    assert len(pauses) >= 1
+    assert min(pauses) >= RETRY_SECONDS_MAX
 
 
 async def test_removals_whose_answer_was_lost_are_repeated_with_their_request_id(
@@ -619,7 +665,27 @@ async def test_beyond_the_limit_a_removal_asks_the_master_first(
     assert rows(durable) == [b"g"]
 
 
-async def test_removal_that_cannot_be_written_down_fails_and_changes_nothing(
+async def test_removal_that_a_full_disk_does_not_take_asks_the_master_first(
+    clock: MockClock,
+    durable: FileSystemHarness,
+    master: FakeMaster,
+    client: FakeMasterClient,
+    run: types.Run,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(self: Journal, removal: object) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    with monkeypatch.context() as patches:
+        patches.setattr(Journal, "put_removal", refuse)
+        await durable.unlink(b"f")
+
+    assert b"f" not in durable.shown()
+    assert b"f" not in await published(client, run)
+    assert (master.call_count["remove_nodes"], master.call_count["remove"]) == (0, 1)
+
+
+async def test_removal_that_neither_the_disk_nor_the_master_takes_fails_and_changes_nothing(
     clock: MockClock,
     durable: FileSystemHarness,
     client: FakeMasterClient,
@@ -629,10 +695,14 @@ async def test_removal_that_cannot_be_written_down_fails_and_changes_nothing(
     def refuse(self: Journal, removal: object) -> None:
         raise OSError(errno.ENOSPC, "full")
 
+    async def refuse_room(_: FakeMasterClient, request: names.RemoveRequest) -> names.RemoveResponse:
+        raise NoSpace
+
     before = durable.shown()
     with monkeypatch.context() as patches:
         patches.setattr(Journal, "put_removal", refuse)
-        with pytest.raises(OSError, match="full"):
+        patches.setattr(FakeMasterClient, "remove", refuse_room)
+        with pytest.raises(NoSpace):
             await durable.unlink(b"f")
 
     assert durable.shown() == before

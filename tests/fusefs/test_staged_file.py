@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -126,6 +127,19 @@ async def test_extent_record_cut_short_by_a_crash_is_dropped(path: Path) -> None
     third.drop()
 
 
+async def test_writes_at_the_same_time_are_all_there_when_it_is_reopened(path: Path) -> None:
+    staged = open_staged(path, BASE)
+    async with trio.open_nursery() as nursery:
+        for number in range(500):
+            nursery.start_soon(staged.write, 2 * number, b"!")
+    staged.close()
+
+    again = open_staged(path, BASE)
+
+    assert (await again.read(0, 1000))[::2] == b"!" * 500
+    again.drop()
+
+
 async def test_dropped_file_is_gone_from_disk_and_a_read_under_way_still_ends(path: Path) -> None:
     started = trio.Event()
     answer = trio.Event()
@@ -206,6 +220,27 @@ async def test_file_in_use_is_not_put_to_rest(path: Path) -> None:
     assert staged.rest()
     staged.drop()
     other.drop()
+    descriptors.closer.stop()
+
+
+async def test_files_that_were_in_use_together_are_put_to_rest_by_a_later_opening(path: Path) -> None:
+    descriptors = StagedDescriptors(files_max=2)
+
+    def open_file(name: str) -> StagedFile:
+        return StagedFile(path.with_name(name), manifest_of(b""), 0, BaseReader(b""), descriptors)
+
+    files = [open_file("first"), open_file("second")]
+    with ExitStack() as uses:
+        for staged in files:
+            uses.enter_context(staged._in_use())
+        files += [open_file("third"), open_file("fourth")]
+        assert descriptors.holder_count == 3
+
+    files.append(open_file("fifth"))
+
+    assert descriptors.holder_count == 2
+    for staged in files:
+        staged.drop()
     descriptors.closer.stop()
 
 

@@ -383,6 +383,61 @@ async def test_file_in_doubt_is_removed_like_any_other(clock: MockClock, mounts:
     assert await published(mounts.client, mounts.run) == {b"early": b"long before"}
 
 
+async def test_loss_of_power_that_undoes_an_acknowledgement_here_makes_no_empty_file_of_it(
+    clock: MockClock, mounts: TwoMounts
+) -> None:
+    """The disk keeps the row, which says that all is there, and the staged file's name: only what was done to its
+    bytes has got there.
+    """
+    after = mounts.directory / "after"
+    kept_bytes = mounts.directory / "kept"
+    async with open_file_system(mounts.client, mounts.run, mounts.directory, timeo_seconds=10) as fs:
+        await nothing(fs)
+        mounts.master.go_away()
+        await fs.write_file(b"f", b"waits")
+        for _ in range(2):
+            await fs.staging.settling.settle()
+        fs.copy_state(after)
+        (staged,) = (path for path in (after / "state/staged").rglob("*") if path.is_file())
+        kept_bytes.hardlink_to(mounts.directory / staged.relative_to(after))
+        mounts.master.come_back()
+        await fs.make_all_durable()
+    staged.write_bytes(kept_bytes.read_bytes())
+    next_mount = TwoMounts(mounts.client, mounts.run, after, mounts.master)
+    lose_power(next_mount)
+
+    assert await next_mount.go_on() == {b"f": b"waits"}
+
+
+async def test_file_that_waited_is_written_again_only_when_its_acknowledgement_is_on_the_disk(
+    clock: MockClock, mounts: TwoMounts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its old row says that the staged bytes are all there, and is followed by other bytes under that name."""
+    async with open_file_system(mounts.client, mounts.run, mounts.directory, timeo_seconds=10) as fs:
+        await nothing(fs)
+        mounts.master.go_away()
+        for name in (b"f", b"g"):
+            await fs.write_file(name, b"waits")
+        for _ in range(2):
+            await fs.staging.settling.settle()
+        mounts.master.come_back()
+        await fs.make_all_durable()
+        said = note_calls(monkeypatch, (StagedFile, "_pwrite"), (Journal, "sync"))
+
+        handle = await fs.open(b"f")
+        await fs.write(handle, 0, b"again")
+        await fs.write(handle, 0, b"and again")
+        fs.close_handle(handle)
+        assert said == ["Journal.sync", "StagedFile._pwrite", "StagedFile._pwrite"]
+
+        await fs.staging.tidy()
+        del said[:]
+        handle = await fs.open(b"g")
+        await fs.write(handle, 0, b"again")
+        fs.close_handle(handle)
+        assert said == ["StagedFile._pwrite"]
+
+
 async def test_staged_file_whose_row_a_loss_of_power_took_is_set_aside(
     clock: MockClock, mounts: TwoMounts
 ) -> None:
@@ -399,10 +454,8 @@ async def test_staged_file_whose_row_a_loss_of_power_took_is_set_aside(
     assert "4294967999  18 bytes" in (aside / "README").read_text()
 
 
-async def test_file_that_waits_is_synced_once_and_its_row_goes_first_when_it_is_written_again(
-    clock: MockClock, mounts: TwoMounts, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The order is what makes it safe: sync, then the word; the word taken back and synced, then bytes."""
+def note_calls(monkeypatch: pytest.MonkeyPatch, *methods: tuple[type, str]) -> list[str]:
+    """A list to which each call of the methods is added from now on."""
     said: list[str] = []
 
     def note(owner: type, name: str) -> None:
@@ -414,13 +467,20 @@ async def test_file_that_waits_is_synced_once_and_its_row_goes_first_when_it_is_
 
         monkeypatch.setattr(owner, name, noting)
 
+    for owner, name in methods:
+        note(owner, name)
+    return said
+
+
+async def test_file_that_waits_is_synced_once_and_its_row_goes_first_when_it_is_written_again(
+    clock: MockClock, mounts: TwoMounts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The order is what makes it safe: sync, then the word; the word taken back and synced, then bytes."""
     async with open_file_system(mounts.client, mounts.run, mounts.directory, timeo_seconds=10) as fs:
         await nothing(fs)
         mounts.master.go_away()
         await fs.write_file(b"f", b"waits")
-        note(StagedFile, "sync")
-        note(StagedFile, "_pwrite")
-        note(Journal, "sync")
+        said = note_calls(monkeypatch, (StagedFile, "sync"), (StagedFile, "_pwrite"), (Journal, "sync"))
 
         for _ in range(4):
             await fs.staging.settling.settle()

@@ -1,4 +1,6 @@
-"""What fresh eyes have found once: each of these failed before it was mended."""
+"""What seldom comes together: writers who never rest, answers and rows that are lost, others who seal, remove or
+replace meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -95,22 +97,19 @@ def test_fsync_returns_while_another_descriptor_goes_on_writing(run: Path) -> No
 
 def test_sealing_ends_although_somebody_keeps_writing(run: Path, shared_mount: MountProcess) -> None:
     outcome: list[int | None] = []
-    started = threading.Event()
 
     def write() -> None:
         with (run / "log").open("wb", buffering=0) as file:
             try:
                 while True:
                     file.write(b"line\n")
-                    started.set()
                     time.sleep(0.001)
             except OSError as error:
                 outcome.append(error.errno)
 
     writer = threading.Thread(target=write)
     writer.start()
-    started.wait(10)
-    time.sleep(0.2)
+    wait_until(lambda: (run / "log").exists() and (run / "log").stat().st_size > 1000, "lines")
 
     shared_mount.seal(run)
     writer.join(10)
