@@ -248,10 +248,12 @@ async def test_bad_symlink_target_is_refused(client: MasterClient, run: types.Ru
 
 
 async def test_missing_chunks_are_named(client: MasterClient, run: types.Run) -> None:
+    """D7. A commit names only chunks that the master has on disk."""
     await put(client, run, b"there")
     with pytest.raises(errors.MissingChunks) as caught:
         await commit_one(client, run, manifest_commit(b"f", [b"there", b"not there"]))
     assert caught.value.digests == (digest_of(b"not there"),)
+    assert list(await tree_of(client, run)) == [b""]
 
 
 async def test_refused_batch_is_tried_anew_once_its_chunks_are_there(

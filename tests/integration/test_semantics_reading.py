@@ -114,9 +114,7 @@ def test_chunk_damaged_at_the_master_is_eio_and_named_in_the_log(
 def test_chunk_lost_at_the_master_is_healed_by_who_writes_it_again(
     make_mount: MakeMount, master: MasterProcess
 ) -> None:
-    """D7. A commit names only chunks that the master has on disk.
-    R9. A chunk that was damaged or lost at the master is whole again once somebody writes those bytes again.
-    """
+    """R9. A chunk that was damaged or lost at the master is whole again once somebody writes those bytes again."""
     mount = make_mount()
     content = os.urandom(CHUNK)
     write_run(mount, {"model": content}, seal=False)
