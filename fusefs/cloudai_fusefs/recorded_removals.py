@@ -27,6 +27,7 @@ class RecordedRemovals:
         self._journal = journal
         self._on_change = on_change
         self._count = 0
+        self._is_offered = True
         self._stale_rows: set[int] = set()
 
     def may_be_recorded(self, directory: Node, name: bytes, node: Node) -> bool:
@@ -48,6 +49,7 @@ class RecordedRemovals:
             and tree.watch_is_healthy
             and tree.removals.failure is None
             and self._count < REMOVALS_WAITING_MAX
+            and self._is_offered
         )
 
     def record(self, directory: Node, name: bytes, node: Node) -> None:
@@ -89,6 +91,10 @@ class RecordedRemovals:
             self._journal.remove_removals(node_ids)
         except OSError:
             self._stale_rows.update(node_ids)
+
+    def note_not_offered(self) -> None:
+        """The master is of a version that takes no batches of removals: each asks it first from now on."""
+        self._is_offered = False
 
     def tidy(self) -> None:
         """Removes the rows that a full disk kept. Raises OSError."""

@@ -25,6 +25,7 @@ from cloudai_model.errors import (
     MasterUnavailable,
     NoSpace,
     NotFound,
+    NotSupported,
     QuotaExceeded,
     Unauthenticated,
 )
@@ -135,6 +136,8 @@ class RemovalSender:
         is_gone = tree.is_removed or isinstance(error, NotFound)
         if not is_gone:
             logger.warning("%s: %d removed files are shown again: %s", tree.path, len(removals), error)
+        if isinstance(error, NotSupported):
+            self._staging.removals.note_not_offered()
         told: list[Invalidation] = []
         for removal in removals:
             removal.failure = error

@@ -24,6 +24,7 @@ from cloudai_model.errors import (
     DirectoryNotEmpty,
     NoSpace,
     NotFound,
+    NotSupported,
     RunSealed,
 )
 from cloudai_model.limits import COMMIT_NODES_MAX
@@ -365,6 +366,29 @@ async def test_master_without_room_is_asked_again_after_a_pause_whatever_changes
     pauses = [later - earlier for earlier, later in pairwise(asked_at_seconds)]
     assert len(pauses) >= 1
     assert min(pauses) >= RETRY_SECONDS_MAX
+
+
+async def test_older_master_is_asked_first_once_it_has_refused_a_batch(
+    clock: MockClock,
+    durable: FileSystemHarness,
+    master: FakeMaster,
+    client: FakeMasterClient,
+    run: types.Run,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def refuse(_: FakeMasterClient, request: names.RemoveNodesRequest) -> names.RemoveNodesResponse:
+        raise NotSupported
+
+    monkeypatch.setattr(FakeMasterClient, "remove_nodes", refuse)
+    await durable.unlink(b"f")
+    await trio.sleep(SENT_SECONDS)
+    assert b"f" in durable.shown()
+
+    await durable.unlink(b"f")
+
+    assert rows(durable) == []
+    assert master.call_count["remove"] == 1
+    assert sorted(await published(client, run)) == [b"d/one", b"d/two", b"g"]
 
 
 async def test_removals_whose_answer_was_lost_are_repeated_with_their_request_id(

@@ -306,9 +306,9 @@ def test_removal_on_a_full_state_disk_fails_and_the_file_is_there(
         for number in range(200):
             (run / f"file-{number}").write_bytes(b"content")
         mount.wait_durable()
-        fill(disk)
         refused = []
         for path in sorted(run.iterdir()):
+            fill(disk)  # each time: what was staged is let go by a thread
             try:
                 path.unlink()
             except OSError as error:
