@@ -1,7 +1,7 @@
 """Removals of files that are in the journal and not yet at the master: of a whole mount, as rows.
 
-The row comes first: a removal that was acknowledged survives the death of the daemon, and one that cannot be
-written down has not happened. The row goes with the master's answer.
+The row comes first: a removal that was acknowledged survives the death of the daemon, and for one that cannot be
+written down the master is asked first. The row goes with the master's answer.
 """
 
 from __future__ import annotations
