@@ -295,26 +295,36 @@ def test_full_staging_disk_fails_write_and_keeps_what_was_acknowledged(
         mount.kill()
 
 
-def test_removal_on_a_full_state_disk_is_made_at_the_master(
-    master: MasterProcess, mounts: list[MountProcess], mount_of: MakeMount, tmp_path: Path
+def test_files_are_removed_on_a_full_state_disk_by_the_master(
+    master: MasterProcess, mounts: list[MountProcess], tmp_path: Path
 ) -> None:
     with small_disk(tmp_path / "mount" / "state", 4) as disk:
-        mount = MountProcess(tmp_path / "mount", master.address, master.make_token("user-123"))
+        mount = MountProcess(
+            tmp_path / "mount",
+            master.address,
+            master.make_token("user-123"),
+            options="insecure,timeo=2",
+        )
         mounts.append(mount)
         mount.start()
         run = mount.make_run(RUN)
         for number in range(200):
             (run / f"file-{number}").write_bytes(b"content")
         mount.wait_durable()
+        fill(disk)
 
-        for path in sorted(run.iterdir()):
-            fill(disk)  # each time: what was staged is let go by a thread
+        for path in sorted(run.iterdir())[:-1]:
             path.unlink()
 
-        assert list(run.iterdir()) == []
-        mount.kill()
+        assert [path.name for path in run.iterdir()] == ["file-99"]
+        master.kill()
+        with pytest.raises(OSError, match="Input/output error"):
+            (run / "file-99").unlink()
+        assert (run / "file-99").read_bytes() == b"content"
+        master.start()
         (disk / "filler").unlink()
+        mount.wait_durable()
+        mount.kill()
         mount.start()
-        assert list(run.iterdir()) == []
+        assert [path.name for path in run.iterdir()] == ["file-99"]
         mount.umount()
-        assert list(run_in(mount_of(master, "other")).iterdir()) == []
