@@ -78,7 +78,11 @@ class PendingFiles:
                 pending_bytes += size_bytes
                 uploaded_bytes += stored_bytes
                 failed_count += node.pending.failure is not None
-        pending_count += sum(1 for _ in self._removals(path))
+        for number, removal in enumerate(self._removals(path), start=1):
+            if number % NODES_AT_ONCE == 0:
+                await trio.lowlevel.checkpoint()
+            pending_count += 1
+            failed_count += removal.node.tree.removals.failure is not None
         for _, failure in self.unread(path):
             pending_count += 1
             failed_count += failure is not None
@@ -93,7 +97,10 @@ class PendingFiles:
     def _removals(self, path: str) -> Iterator[Removal]:
         """What was removed here below the path, and not yet at the master."""
         for tree in self.trees(path):
-            yield from [removal for removal in tree.removals if is_below(removal.label, path)]
+            # Of a copy: some may be answered while a caller lets others run.
+            for removal in list(tree.removals):
+                if is_below(removal.label, path):
+                    yield removal
 
     def unread(self, path: str) -> Iterator[tuple[str, Exception | None]]:
         """What an earlier mount left and what is not yet, or cannot be, gone on with: its path, and why."""

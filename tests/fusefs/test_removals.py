@@ -337,6 +337,8 @@ async def test_removals_wait_for_a_master_without_room_and_further_ones_ask_it_f
         with pytest.raises(NoSpace):
             await durable.unlink(b"g")
         assert sorted(durable.shown()) == [b"d", b"d/one", b"d/two", b"g"]
+        counts = await durable.control.upload_counts(f"{durable.tree.path}/f")
+        assert (counts.pending_count, counts.failed_count) == (1, 1)
 
     await durable.make_all_durable()
 
