@@ -200,6 +200,10 @@ class RunUploader:
             elif self._is_ready(node, pending, now_seconds):
                 ready.append(node)
         if ready:
+            if not self._tree.watch_is_healthy:
+                # A commit that a dead master was asked for may have arrived, as far as can be told: what is in it
+                # could not be removed or renamed any more without asking.
+                await self._uploader.client.get_capabilities()
             self._uploader.put_in_order(ready)
             await self._commit(order_for_commit(ready))
             self._retry_bound_seconds = RETRY_SECONDS_MIN

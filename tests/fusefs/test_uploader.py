@@ -908,3 +908,28 @@ async def test_file_replaced_after_a_commit_without_answer_does_not_come_back_wi
         assert await published(client, run) == {b"last": b"2"}
         assert list(file_system.shown()) == [b"last"]
         assert read_live_state(file_system.state_dir).pending_count == 0
+
+
+async def test_what_is_made_in_an_outage_is_renamed_and_removed_however_long_it_lasts(
+    clock: MockClock,
+    file_system: FileSystemHarness,
+    master: FakeMaster,
+    client: FakeMasterClient,
+    run: types.Run,
+) -> None:
+    """No commit is tried that may have arrived: the run's watch has said that nobody answers."""
+    await file_system.mkdir(b"d")
+    await file_system.make_all_durable()
+    master.go_away()
+    await wait_all_tasks_blocked()  # the watch has noticed
+    for name in (b"kept", b"moved", b"removed"):
+        await file_system.write_file(name, name)
+    await trio.sleep(60)
+
+    await file_system.rename(b"moved", b"here")
+    await file_system.unlink(b"removed")
+    assert master.call_count["commit_nodes"] == 1
+    answer_at_once(master)
+    await file_system.make_all_durable()
+
+    assert await published(client, run) == {b"kept": b"kept", b"here": b"moved"}
