@@ -8,12 +8,15 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from cloudai_model.limits import BLOCK_BYTES, CHUNK_BYTES_MAX, DIGEST_BYTES
-from cloudai_model.wire_fields import FIELD_HEAD_BYTES_MAX, field_head, take_field
+from cloudai_model.wire_fields import field_head, take_field
 from cloudai_proto.storage.v1 import chunks_pb2 as chunks
 
 BLOCK_DIGESTS_BYTES_MAX: Final = CHUNK_BYTES_MAX // BLOCK_BYTES * DIGEST_BYTES
 
-ENVELOPE_BYTES_MAX: Final = 2 * FIELD_HEAD_BYTES_MAX
+ENVELOPE_BYTES_MAX: Final = 10
+"""Two tags, and two lengths of at most four bytes."""
+
+assert CHUNK_BYTES_MAX < 1 << 28
 
 # The fields' numbers: of ReadChunkResponse, then of PutChunkRequest.
 _DATA_FIELD: Final = 1

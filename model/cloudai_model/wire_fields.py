@@ -12,9 +12,6 @@ _LENGTH_DELIMITED: Final = 2
 _LENGTH_BYTES_MAX: Final = 5
 """Of lengths below 2**35: longer messages do not exist."""
 
-FIELD_HEAD_BYTES_MAX: Final = 1 + _LENGTH_BYTES_MAX
-"""Of a field whose number is below 16."""
-
 
 def field_head(number: int, length_bytes: int) -> bytes:
     """What stands before the bytes of a field; the number is below 16."""
@@ -34,7 +31,7 @@ def take_field(encoded: bytes, place: int, number: int) -> tuple[memoryview | No
     if place >= len(encoded) or encoded[place] != number << 3 | _LENGTH_DELIMITED:
         return None, place
     length_bytes = shift = 0
-    for index in range(place + 1, min(place + FIELD_HEAD_BYTES_MAX, len(encoded))):
+    for index in range(place + 1, min(place + 1 + _LENGTH_BYTES_MAX, len(encoded))):
         length_bytes |= (encoded[index] & 0x7F) << shift
         shift += 7
         if encoded[index] < 0x80:

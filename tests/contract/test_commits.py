@@ -179,7 +179,7 @@ async def test_failing_commit_of_a_batch_leaves_no_trace(client: MasterClient, r
         (b"nul\0byte", errors.InvalidName),
         (b"n" * 256, errors.NameTooLong),
         (b"/".join([b"d"] * 257), errors.NameTooLong),
-        (b"/".join([b"d" * 255] * 17), errors.NameTooLong),
+        (b"/".join([b"d" * 255] * 33), errors.NameTooLong),
     ],
 )
 async def test_bad_path_is_refused(

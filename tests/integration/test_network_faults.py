@@ -254,9 +254,9 @@ def test_change_of_names_is_made_once_through_a_connection_that_is_cut(
     proxy.arm(fault_of(1, Act.CUT))
 
     change(run)
+    mount.wait_durable()  # a removal is sent a moment later
 
     assert not proxy.is_armed
-    mount.wait_durable()
     assert {path.name: path.read_bytes() for path in elsewhere.iterdir()} == contents
 
 
