@@ -56,8 +56,7 @@ class CacheSweeper:
         """The cache has grown by so much."""
         self._stored_bytes += size_bytes
         self._unswept_bytes += size_bytes
-        is_due = self._unswept_bytes > self._bytes_max * UNSWEPT_SHARE
-        if is_due or self._stored_bytes > self._bytes_max:
+        if self._is_due:
             self._begin()
 
     def note_lack_of_space(self) -> None:
@@ -67,6 +66,11 @@ class CacheSweeper:
             return
         self._space_sweep_at_seconds = now
         self._begin()
+
+    @property
+    def _is_due(self) -> bool:
+        has_grown = self._unswept_bytes > self._bytes_max * UNSWEPT_SHARE
+        return has_grown or (self._unswept_bytes > 0 and self._stored_bytes > self._bytes_max)
 
     def _begin(self) -> None:
         if self._is_sweeping:
@@ -91,3 +95,5 @@ class CacheSweeper:
             self._has_swept.set()
         # What was written meanwhile may be counted twice: the next sweep comes early then, never late.
         self._stored_bytes = kept_bytes + self._stored_bytes - stored_before_bytes
+        if self._is_due:
+            self._begin()  # there may be no write after those that found this one under way
