@@ -193,9 +193,22 @@ def prepare_mount(config: MountConfig) -> None:
     _end_unmounted(config.state_dir)
     try:
         make_private_dir(config.state_dir)
+        _require_private(config.state_dir)
         make_private_dir(config.cache_dir)
     except OSError as error:
         raise CommandFailed(ExitCode.MOUNT_FAILED, f"{error.filename}: {error.strerror}") from error
+
+
+def _require_private(state_dir: Path) -> None:
+    """What is staged is uploaded in this user's name, and the log is written where its name leads.
+
+    Raises CommandFailed, OSError.
+    """
+    status = state_dir.stat()
+    if status.st_uid not in (0, os.geteuid()) or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise CommandFailed(
+            ExitCode.MOUNT_FAILED, f"{state_dir}: others can write into the state directory: chmod 700 it"
+        )
 
 
 def _end_unmounted(state_dir: Path) -> None:

@@ -10,6 +10,7 @@ found out when it is too late.
 from __future__ import annotations
 
 import os
+import stat
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -107,6 +108,12 @@ def _without_excluded(earlier: Given, later: Mapping[str, object]) -> Given:
 def _read_file(path: Path) -> Given:
     try:
         with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            if status.st_uid not in (0, os.geteuid()) or status.st_mode & stat.S_IWOTH:
+                _refuse(
+                    str(path),
+                    "somebody else can change it: it must be yours or root's, and not writable by all",
+                )
             text = file.read(_FILE_BYTES_MAX + 1)
         if len(text) > _FILE_BYTES_MAX:
             _refuse(str(path), f"more than {_FILE_BYTES_MAX // 1024} KiB")

@@ -49,7 +49,7 @@ from cloudai_model.errors import (
     PermissionRefused,
     ReadOnlyMount,
 )
-from cloudai_model.limits import NAME_BYTES_MAX, REQUEST_ID_BYTES
+from cloudai_model.limits import NAME_BYTES_MAX, REQUEST_ID_BYTES, TIME_NS_MAX, TIME_NS_MIN
 from cloudai_model.names import (
     LATEST,
     check_managed_name,
@@ -397,9 +397,9 @@ class Namespace:
         if change.gid is not None:
             inode.gid = change.gid
         if change.mtime_ns is not None:
-            inode.mtime_ns = change.mtime_ns
+            inode.mtime_ns = _kept_time_ns(change.mtime_ns)
         if change.atime_ns is not None:
-            inode.atime_ns = change.atime_ns
+            inode.atime_ns = _kept_time_ns(change.atime_ns)
         inode.touch(mtime=False)
         if inode.is_attached:
             try:
@@ -689,6 +689,11 @@ class CrossRun(InvalidRequest):
 
     reason = ""
     sentence = "names cannot be shared between runs"
+
+
+def _kept_time_ns(moment_ns: int) -> int:
+    """The moment, or the nearest that can be kept, as local file systems do."""
+    return min(max(moment_ns, TIME_NS_MIN), TIME_NS_MAX)
 
 
 def _children(node: Node) -> dict[bytes, Node]:

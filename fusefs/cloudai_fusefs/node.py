@@ -147,6 +147,7 @@ class Node:
         "removal",
         "revision",
         "size_bytes",
+        "size_moved_elsewhere",
         "staged",
         "subdirectory_count",
         "symlink_target",
@@ -183,6 +184,7 @@ class Node:
         self.lookup_count = 0  # the kernel's references
         self.open_count = 0
         self.writer_count = 0
+        self.size_moved_elsewhere = False  # since somebody opened it for writing
         self.kernel_attributes: Any = None  # kept by the kernel's edge; None: to be built again
         self.kernel_generation = NO_GENERATION  # of the content in the kernel's page cache
         self._growths_hidden = 0
@@ -308,6 +310,7 @@ class Node:
             self.content = None
         self.published_size_bytes = message.size_bytes
         if self.staged is None and (self.pending is None or not self.pending.content):
+            self.size_moved_elsewhere |= self.writer_count > 0 and self.size_bytes != message.size_bytes
             self.size_bytes = message.size_bytes
         self.digest = message.digest
         self.symlink_target = message.symlink_target

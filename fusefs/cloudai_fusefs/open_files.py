@@ -19,6 +19,7 @@ from cloudai_fusefs.node import DIRECTORY, NO_GENERATION, Node
 from cloudai_fusefs.range_reader import RANGE_BYTES_MAX, RangeReader
 from cloudai_fusefs.read_ahead import ReadAhead
 from cloudai_fusefs.reading_streams import ReadingStreams
+from cloudai_fusefs.run_tree import Invalidation
 from cloudai_fusefs.sealed_cache import SealedCache
 from cloudai_fusefs.small_files import SmallFileReadAhead, is_small_file
 from cloudai_fusefs.staged_file import StagedFile
@@ -53,11 +54,13 @@ class Opened(NamedTuple):
 class OpenFile:
     """One open handle."""
 
-    __slots__ = ("can_write", "has_read_ahead", "node", "read_ahead")
+    __slots__ = ("appends", "can_write", "has_read_ahead", "node", "passes_pages", "read_ahead")
 
-    def __init__(self, node: Node, *, can_write: bool) -> None:
+    def __init__(self, node: Node, *, can_write: bool, appends: bool, passes_pages: bool) -> None:
         self.node = node
         self.can_write = can_write
+        self.appends = appends
+        self.passes_pages = passes_pages
         self.read_ahead = ReadAhead()
         self.has_read_ahead = False  # of a file of one chunk: the files after it have been thought of
 
@@ -199,6 +202,7 @@ class OpenFiles:
             return False
         # Without a staged file it was made here, and is still empty.
         staged = node.staged or staging.stage(node, Manifest())
+        offset_bytes = _place_of_write(file, offset_bytes)
         with staging.pace.measured():
             staged.write_at_once(offset_bytes, data)
         self._note_written(file, staged, offset_bytes, len(data))
@@ -220,6 +224,7 @@ class OpenFiles:
         if node.pending is None or not node.pending.content:
             # The row first: bytes without one would be taken for a leftover by the next mount.
             self._staging.note_content(node)
+        offset_bytes = _place_of_write(file, offset_bytes)
         with space.claimed(len(data)):
             await staged.write(offset_bytes, data)
         self._note_written(file, staged, offset_bytes, len(data))
@@ -234,6 +239,10 @@ class OpenFiles:
         end_bytes = offset_bytes + length_bytes
         if offset_bytes // CHUNK_BYTES_MAX != end_bytes // CHUNK_BYTES_MAX:
             self._uploader.note_full_chunk(node)
+        if file.appends and node.size_moved_elsewhere and not file.passes_pages:
+            # The kernel has the bytes in its pages as well, where it thought the end to be.
+            node.hide_growth(node.size_bytes)
+            self._uploader.tell_kernel([Invalidation(node.ino, grown=node)])
 
     async def truncate(self, node: Node, size_bytes: int) -> None:
         """Cuts the file or extends it with zeros. Raises as write."""
@@ -284,6 +293,7 @@ class OpenFiles:
         if file.can_write:
             node.writer_count -= 1
             if node.writer_count == 0:
+                node.size_moved_elsewhere = False
                 self._uploader.note_closed(node)
         self._staging.drop_staged_if_idle(node)
         return node
@@ -295,7 +305,9 @@ class OpenFiles:
         handle = self._next_handle
         self._next_handle += 1
         can_write = access != os.O_RDONLY
-        self._handles[handle] = OpenFile(node, can_write=can_write)
+        self._handles[handle] = OpenFile(
+            node, can_write=can_write, appends=bool(flags & os.O_APPEND), passes_pages=passes_pages
+        )
         node.open_count += 1
         node.writer_count += can_write
         return Opened(handle, keeps_pages, passes_pages)
@@ -381,3 +393,13 @@ class OpenFiles:
         if node.tree.is_sealed:  # a growing file has one a second, and none of them for long
             await self._sealed_cache.store_manifest(task_id, node_id, generation, manifest)
         return manifest
+
+
+def _place_of_write(file: OpenFile, offset_bytes: int) -> int:
+    """Where the bytes go that the kernel wants at an offset.
+
+    It appends at the end that it saw last, and learns of one that moved elsewhere when somebody looks at the file. What
+    others have appended meanwhile would be written over.
+    """
+    node = file.node
+    return node.size_bytes if file.appends and node.size_moved_elsewhere else offset_bytes

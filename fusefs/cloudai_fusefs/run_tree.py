@@ -177,6 +177,8 @@ class RunTree:
     def take_node_id(self, node: Node, node_id: int) -> None:
         """The master already had this directory, under another id; the inode number stays."""
         holder = self.nodes.get(node_id)
+        if self.nodes.get(node.node_id) is not node:
+            return  # news that it is gone came before the answer
         if node_id != node.node_id and (holder is None or not holder.is_attached):
             # A directory that this one replaced may still be open: it has no name to be asked for by.
             del self.nodes[node.node_id]
@@ -384,11 +386,14 @@ class RunTree:
             node.take_server_state(edge.node)
             return  # made or moved here: its place is what this mount will commit
         if holder is not None:
+            is_new_directory = edge.node.kind == DIRECTORY and (node is None or not node.is_attached)
+            if holder.is_directory and is_new_directory and _stays(holder):
+                # Both made the directory, or it was made anew for what is to be committed below it: ours takes the
+                # master's id, as its commit would find. What is below must not lose its path.
+                self.take_node_id(holder, edge.node.node_id)
+                return
             if holder.pending is not None and holder.pending.place:
-                if holder.is_directory and edge.node.kind == DIRECTORY:
-                    # Both made the directory: ours takes the master's id, as its commit would find.
-                    self.take_node_id(holder, edge.node.node_id)
-                else:
+                if not (holder.is_directory and edge.node.kind == DIRECTORY):
                     holder.pending.covered_ids = (edge.node.node_id,)
                 return
             self._drop_edge(parent, edge.name, told)
@@ -415,6 +420,10 @@ class RunTree:
     def _drop_edge(self, parent: Node, name: bytes, told: list[Invalidation]) -> None:
         node = self._detach(parent, name)
         node.kernel_attributes = parent.kernel_attributes = None
+        if node.children and not node.edges and not _stays(node):
+            # With a name in what has none, a file that is open would be committed in the run's root.
+            for child_name in list(node.children):
+                self._drop_edge(node, child_name, told)
         told.append(Invalidation(parent.ino, name, node.ino))
         told.append(Invalidation(parent.ino))
         self.forget_if_unused(node)

@@ -8,6 +8,7 @@ went there. With a journal a file that is renamed costs what one costs that is m
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -31,17 +32,24 @@ class SpareFiles:
             left.unlink()
 
     def put(self, path: Path, descriptor: int) -> bool:
-        """Takes the file at the path, open under the descriptor, out of its place. False: it stays, perhaps empty."""
+        """Takes the file at the path, open under the descriptor, out of its place. False: it stays as it was."""
         if len(self._numbers) >= SPARE_FILES_MAX:
             return False
+        number = self._next_number
         try:
-            # In this order: under its next name it must never have had another content.
-            os.ftruncate(descriptor, 0)
-            os.rename(path, self._path_of(self._next_number))  # noqa: PTH104 - a Path costs as much again
+            # In this order: a loss of power may keep its journal's row, and an empty file in its place would be
+            # uploaded over what the master acknowledged.
+            os.rename(path, self._path_of(number))  # noqa: PTH104 - a Path costs as much again
         except OSError:
             return False
-        self._numbers.append(self._next_number)
         self._next_number += 1
+        try:
+            os.ftruncate(descriptor, 0)
+        except OSError:
+            with suppress(OSError):  # not to be taken, and the next mount removes it
+                os.unlink(self._path_of(number))  # noqa: PTH108
+        else:
+            self._numbers.append(number)
         return True
 
     def take(self, path: Path) -> bool:

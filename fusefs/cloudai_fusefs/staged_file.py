@@ -73,6 +73,7 @@ class StagedFile:
         self._users = 0
         self._can_read_cached = True
         self._dropped = False
+        self._may_be_on_disk = False  # and its row may have said so
         self._base = base
         self.base_generation = base_generation
         self.view_generation = base_generation  # what reads show: the base, later what was committed of it
@@ -89,7 +90,9 @@ class StagedFile:
             if self._local is not None:
                 self._open_extents()
             else:
-                self.layout.note_truncate(os.fstat(self._fd).st_size)
+                left_bytes = os.fstat(self._fd).st_size
+                self.layout.note_truncate(left_bytes)
+                self._may_be_on_disk = left_bytes > 0
         except BaseException:
             self._close()
             raise
@@ -212,6 +215,7 @@ class StagedFile:
                 if descriptor >= 0:
                     os.fsync(descriptor)
 
+        self._may_be_on_disk = True
         with self._in_use():
             await trio.to_thread.run_sync(run)
 
@@ -242,12 +246,18 @@ class StagedFile:
             self._close()
 
     def recycle(self, spares: SpareFiles) -> None:
-        """As drop, but for a small file that nobody reads any more: it is kept, empty, for another node."""
+        """As drop, but for a small file that nobody reads any more: it is kept, empty, for another node.
+
+        One that was synced, or that another mount left, is not: after a loss of power a row that says it is on the
+        disk may be back.
+        """
         is_small = self.layout.size_bytes <= RECYCLED_BYTES_MAX
-        if not self._dropped and not self._users and is_small and self._local is None:
-            if self._fd < 0:
-                self._reopen()
-            self._dropped = spares.put(self._path, self._fd)
+        is_idle = not self._dropped and not self._users
+        if is_small and is_idle and self._local is None and not self._may_be_on_disk:
+            with suppress(OSError):  # no descriptor is left: to remove it takes none
+                if self._fd < 0:
+                    self._reopen()
+                self._dropped = spares.put(self._path, self._fd)
             if self._dropped:
                 self._close()
                 return

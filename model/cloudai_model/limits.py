@@ -54,6 +54,10 @@ SYMLINK_TARGET_BYTES_MAX: Final = 4095
 NODE_ID_MIN: Final = 1 << 32
 NODE_ID_MAX: Final = (1 << 63) - 1
 
+# Of a time in nanoseconds: the years 1677 to 2262, as the wire, the journal and the database keep it.
+TIME_NS_MIN: Final = -(1 << 63)
+TIME_NS_MAX: Final = (1 << 63) - 1
+
 REQUEST_ID_BYTES: Final = 16
 DIGEST_BYTES: Final = 32
 

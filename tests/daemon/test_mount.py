@@ -15,7 +15,13 @@ from cloudai_daemon.exit_codes import CommandFailed, ExitCode
 from cloudai_daemon.mount_config_codec import decode_config, encode_config
 from cloudai_daemon.mount_lookup import list_mounts
 from cloudai_daemon.mount_table import find_mounted, is_dead
-from cloudai_daemon.mounting import prepare_mount_point, resolve_config, resolve_mount_point, start_mount
+from cloudai_daemon.mounting import (
+    prepare_mount,
+    prepare_mount_point,
+    resolve_config,
+    resolve_mount_point,
+    start_mount,
+)
 from support.fake_mount import FAKE_MOUNT_PROCESS, FakeMount, RunCloudai, make_config
 from support.mount_process import PROGRAM, wait_until
 
@@ -90,6 +96,17 @@ def test_token_file_that_others_can_read_is_warned_of(cloudai: RunCloudai, tmp_p
     token_file.chmod(0o644)
     done = cloudai("mount", "localhost", tmp_path / "missing", "-o", f"insecure,token_file={token_file}")
     assert "can be read by others" in done.stderr
+
+
+def test_state_directory_that_others_can_write_into_is_refused(tmp_path: Path) -> None:
+    config = make_config(tmp_path)
+    config.state_dir.mkdir(parents=True, exist_ok=True)
+    config.state_dir.chmod(0o777)
+    with pytest.raises(CommandFailed) as raised:
+        prepare_mount(config)
+    assert raised.value.exit_code == ExitCode.MOUNT_FAILED
+    assert raised.value.line == f"{config.state_dir}: others can write into the state directory: chmod 700 it"
+    assert list(config.state_dir.iterdir()) == []
 
 
 def test_command_line_and_fstab_give_the_same_config(tmp_path: Path) -> None:

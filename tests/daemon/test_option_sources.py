@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -177,6 +178,16 @@ def test_file_that_is_not_valid_is_refused_with_the_place(home_config: Path, tex
 def test_file_that_is_no_text_is_refused(home_config: Path) -> None:
     home_config.write_bytes(b"\xff")
     assert refusal().startswith(f"{home_config}: ")
+
+
+def test_file_that_somebody_else_can_change_is_refused(home_config: Path) -> None:
+    home_config.write_text("[mount]\ntimeo = 1\n")
+    home_config.chmod(0o666)
+    assert "somebody else can change it" in refusal()
+    if os.geteuid() == 0:
+        home_config.chmod(0o644)
+        os.chown(home_config, 1234, -1)
+        assert "somebody else can change it" in refusal()
 
 
 def test_variable_that_is_not_valid_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -182,6 +182,47 @@ def test_directory_made_on_both_sides_takes_the_masters_id_and_keeps_its_inode()
     assert tree.nodes[OTHER_ID] is here
 
 
+def test_directory_that_is_made_anew_keeps_what_is_to_be_committed_below_it() -> None:
+    tree = make_tree()
+    tree.apply_tree([page(edge(b"d", DIRECTORY_ID, kind=DIRECTORY))])
+    directory = tree.nodes[DIRECTORY_ID]
+    mine = Node(tree, FILE_ID, FILE)
+    tree.add(directory, b"mine", mine)
+    tree.note_pending(mine).place = True
+
+    tree.apply_changes(remove_edge(b"d", DIRECTORY_ID, 2))
+    # By a commit of another file in it, which found no directory at the master.
+    tree.apply_changes(set_edge(edge(b"d", OTHER_ID, kind=DIRECTORY, revision=3), 3))
+
+    assert tree.path_of(mine) == b"d/mine"
+    assert tree.nodes[OTHER_ID] is directory
+
+
+def test_directory_that_is_replaced_takes_what_was_below_it_along() -> None:
+    tree = make_tree()
+    tree.apply_tree(
+        [page(edge(b"d", DIRECTORY_ID, kind=DIRECTORY), edge(b"f", FILE_ID, parent=DIRECTORY_ID))]
+    )
+    opened = tree.nodes[FILE_ID]
+    opened.open_count = 1
+
+    tree.apply_tree([page(edge(b"d", OTHER_ID, kind=DIRECTORY, revision=2), revision=2)])
+
+    assert not opened.is_attached
+    assert names_in(tree.nodes[OTHER_ID]) == []
+
+
+def test_answer_for_a_directory_that_is_gone_by_now_changes_nothing() -> None:
+    tree = make_tree()
+    tree.apply_tree([page(edge(b"d", DIRECTORY_ID, kind=DIRECTORY))])
+    directory = tree.nodes[DIRECTORY_ID]
+    tree.apply_changes(remove_edge(b"d", DIRECTORY_ID, 2))
+
+    tree.take_node_id(directory, OTHER_ID)
+
+    assert OTHER_ID not in tree.nodes
+
+
 def test_late_news_of_a_node_removed_here_does_not_bring_it_back() -> None:
     tree = make_tree()
     tree.apply_tree([page(edge(b"f", FILE_ID))])

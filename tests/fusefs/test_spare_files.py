@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -43,11 +44,25 @@ def test_what_an_earlier_mount_left_is_removed(tmp_path: Path) -> None:
     assert not spares.take(tmp_path / "file")
 
 
-def test_file_that_cannot_be_kept_stays_in_its_place(tmp_path: Path) -> None:
+def test_file_that_stays_in_its_place_keeps_its_content(tmp_path: Path) -> None:
     spares = SpareFiles(tmp_path / "spare")
     (tmp_path / "spare").rmdir()
-    assert not put_file(spares, tmp_path / "file", b"x")
-    assert (tmp_path / "file").exists()
+    assert not put_file(spares, tmp_path / "file", b"of its node")
+    assert (tmp_path / "file").read_bytes() == b"of its node"
+
+
+def test_file_that_cannot_be_emptied_is_not_used_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_descriptor: int, _size_bytes: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    spares = SpareFiles(tmp_path / "spare")
+    monkeypatch.setattr(os, "ftruncate", refuse)
+    assert put_file(spares, tmp_path / "file", b"of its node")
+    assert not (tmp_path / "file").exists()
+    assert list((tmp_path / "spare").iterdir()) == []
+    assert not spares.take(tmp_path / "another")
 
 
 def test_spare_that_is_gone_is_passed_over(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 from collections.abc import Iterator
@@ -404,3 +405,30 @@ async def test_file_under_a_read_is_not_recycled(path: Path) -> None:
         staged.recycle(spares)
         assert os.pread(staged._fd, 7, 0) == b"content"
     assert not spares.take(path)
+
+
+async def test_file_that_a_row_may_call_safe_is_never_emptied_in_its_place(path: Path) -> None:
+    spares = SpareFiles(path.parent / "spare")
+    synced = open_staged(path, b"")
+    await synced.write(0, b"synced")
+    await synced.sync()
+    synced.recycle(spares)
+    assert not path.exists()
+    path.write_bytes(b"left by another mount, and synced by it")
+    open_staged(path, b"").recycle(spares)
+    assert not path.exists()
+    assert not spares.take(path)
+
+
+async def test_file_without_a_descriptor_to_be_had_is_removed_all_the_same(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(self: StagedFile) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    staged = open_staged(path, b"")
+    await staged.write(0, b"content")
+    assert staged.rest()
+    monkeypatch.setattr(StagedFile, "_reopen", refuse)
+    staged.recycle(SpareFiles(path.parent / "spare"))
+    assert not path.exists()

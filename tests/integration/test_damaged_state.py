@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import sqlite3
 import subprocess
@@ -202,9 +203,7 @@ def test_what_was_staged_when_a_mount_ended_in_order_survives_a_loss_of_power(
     mount.wait_durable()
     master.kill()
     (run / "staged").write_bytes(b"just before the end")
-    subprocess.run(["umount", str(mount.mount_point)], check=True)
-    wait_until(lambda: not Path(f"/proc/{mount.pid}").exists(), "the daemon's end")
-    mount.pid = 0
+    end_in_order(mount)
     lose_power(mount)
     master.start()
 
@@ -213,6 +212,40 @@ def test_what_was_staged_when_a_mount_ended_in_order_survives_a_loss_of_power(
 
     other = make_mount("other")
     assert (run_in(other) / "staged").read_bytes() == b"just before the end"
+
+
+def test_loss_of_power_does_not_empty_a_file_that_was_acknowledged(
+    make_mount: MakeMount, master: MasterProcess
+) -> None:
+    mount = make_mount(options="insecure,timeo=20,drain=1")
+    run = mount.make_run(RUN)
+    (run / "file").write_bytes(b"the first")
+    mount.wait_durable()
+    master.kill()
+    (run / "file").write_bytes(b"the second")
+    end_in_order(mount)
+    shutil.copy(mount.state_dir / "journal.sqlite", mount.state_dir / "rows-on-the-disk")
+    master.start()
+    mount.start()
+    mount.wait_durable()
+    # What a file system has on the disk of what happened until a moment: all before it.
+    assert not list((mount.state_dir / "spare").iterdir())
+    mount.umount()
+    (mount.state_dir / "rows-on-the-disk").rename(mount.state_dir / "journal.sqlite")
+    lose_power(mount)
+
+    mount.start()
+    mount.wait_durable()
+
+    other = make_mount("other")
+    assert (run_in(other) / "file").read_bytes() == b"the second"
+
+
+def end_in_order(mount: MountProcess) -> None:
+    """With what is staged left for the next mount."""
+    subprocess.run(["umount", str(mount.mount_point)], check=True)
+    wait_until(lambda: not Path(f"/proc/{mount.pid}").exists(), "the daemon's end")
+    mount.pid = 0
 
 
 def lose_power(mount: MountProcess) -> None:

@@ -68,6 +68,23 @@ def test_time_before_1970_is_kept(run: Path, shared_mount: MountProcess, second_
     assert_same_elsewhere(run, shared_mount, second_mount)
 
 
+@pytest.mark.parametrize(
+    ("moment_seconds", "kept_ns"), [(2**34, 9223372036854775807), (-(2**34), -9223372036854775808)]
+)
+def test_time_beyond_what_can_be_kept_becomes_the_last_one(
+    run: Path, shared_mount: MountProcess, second_mount: MountProcess, moment_seconds: int, kept_ns: int
+) -> None:
+    """T1. Mode, owner, group and modification time in nanoseconds are kept as they were set, so that a second
+    `rsync -a` transfers nothing. A time before 1677 or after 2262 becomes the first or the last that is kept.
+    """
+    (run / "file").write_text("content")
+    os.utime(run / "file", (moment_seconds, moment_seconds))
+
+    assert (run / "file").stat().st_mtime_ns == kept_ns
+    # What is pending beside it is uploaded as ever.
+    assert_same_elsewhere(run, shared_mount, second_mount)
+
+
 def test_modification_times_move_as_on_a_local_disk(run: Path) -> None:
     (run / "directory").mkdir()
     path = run / "directory" / "file"

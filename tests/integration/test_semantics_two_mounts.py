@@ -171,6 +171,34 @@ def test_last_commit_wins(run: Path, shared_mount: MountProcess, in_second_mount
     wait_until(lambda: (elsewhere / "shared").read_bytes() == b"three", "the last content elsewhere")
 
 
+@pytest.mark.parametrize("access", [os.O_WRONLY, os.O_RDWR])
+def test_log_that_was_kept_open_is_continued_behind_what_others_have_appended(
+    run: Path, in_second_mount: InSecondMount, access: int
+) -> None:
+    """W9. What is appended (`O_APPEND`) to a file of which nothing is uncommitted here goes behind what has
+    been seen of it from other mounts.
+    """
+    log = in_second_mount(run / "log")
+    (run / "log").write_bytes(b"one\n" * 100)
+    wait_until(partial(has_size, log, 400), "the log elsewhere")
+    assert log.read_bytes() == b"one\n" * 100
+    kept_open = os.open(log, access | os.O_APPEND)
+    with (run / "log").open("ab") as file:
+        file.write(b"two\n" * 100)
+        os.fsync(file.fileno())
+    # News come in their order. A look at the file itself would tell the kernel of its new end.
+    (run / "later").touch()
+    wait_until((log.parent / "later").exists, "a later name elsewhere")
+
+    os.write(kept_open, b"three\n")
+    os.write(kept_open, b"four\n")
+    os.close(kept_open)
+
+    expected = b"one\n" * 100 + b"two\n" * 100 + b"three\nfour\n"
+    wait_until(lambda: log.read_bytes() == expected, "the log where it was continued")
+    wait_until(lambda: (run / "log").read_bytes() == expected, "the log elsewhere")
+
+
 def test_file_being_written_outlives_a_removal_elsewhere(run: Path, in_second_mount: InSecondMount) -> None:
     """W5. A file with changes that are not yet committed is not taken away by a removal elsewhere: the later commit
     brings it back.
