@@ -268,6 +268,8 @@ class Namespace:
         await self._uploader.make_durable([node, directory])
         tree = node.tree
         async with self._changing_names(tree):
+            if not directory.is_attached:
+                raise NotFound("the directory is removed")
             response = await self._client.link(
                 names.LinkRequest(
                     request_id=new_request_id(),
@@ -278,7 +280,8 @@ class Namespace:
                     mtime_ns=time.time_ns(),
                 )
             )
-            if new_name not in _children(directory):
+            # The watch may have told of the name before, or of the directory's end.
+            if directory.is_attached and new_name not in _children(directory):
                 tree.add(directory, new_name, node)
             directory.touch()
             self._staging.note_directory_times(directory)

@@ -347,7 +347,9 @@ class Operations(pyfuse3.Operations):
     async def write(self, fh: int, off: int, buf: bytes) -> int:
         if fh in self._unprivileged:
             # What the kernel does itself where its pages are written.
-            await self._namespace.clear_privileges(self._files.node_of(fh))
+            node = self._files.node_of(fh)
+            with self._bound_of(node):
+                await self._namespace.clear_privileges(node)
         if not self._files.write_at_once(fh, off, buf):
             with trio.fail_after(self.wait_seconds_max):
                 await self._files.write(fh, off, buf)
