@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from typing import Final
 
-from cloudai_fusefs.namespace import CrossRun
+from cloudai_fusefs.rearrangements import CrossRun
 from cloudai_model import errors
 
 _ERRNO_BY_ERROR: Final[dict[type[errors.CloudAIError], int]] = {

@@ -35,6 +35,7 @@ from cloudai_fusefs.open_files import OpenFiles
 from cloudai_fusefs.operations import Operations
 from cloudai_fusefs.part_control import PartControl
 from cloudai_fusefs.range_reader import RangeReader
+from cloudai_fusefs.rearrangements import Rearrangements
 from cloudai_fusefs.retrying_master_client import RetryingMasterClient
 from cloudai_fusefs.running_mount import RunningMount
 from cloudai_fusefs.sealed_cache import CACHE_SHARE, SealedCache
@@ -140,6 +141,7 @@ async def _serve(
     managed = ManagedTree()
     sync = TreeSync(client, managed, staging, sealed_cache, notifier.tell, nursery)
     namespace = Namespace(client, managed, sync, staging, uploader, read_only=config.read_only)
+    rearrangements = Rearrangements(client, namespace, staging, uploader)
     files = OpenFiles(
         client,
         reader,
@@ -157,6 +159,7 @@ async def _serve(
     operations = Operations(
         managed,
         namespace,
+        rearrangements,
         files,
         usage.get,
         patience,

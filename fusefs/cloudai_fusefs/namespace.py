@@ -1,8 +1,6 @@
-"""The operations on names: look up, list, make, rename, remove, link, set attributes.
+"""The operations on names: look up, list, make, set attributes. What takes names away is in `rearrangements`.
 
-Local first: what makes something is recorded here and committed later, and so is, as a rule, what takes a file
-away. What else takes away or renames something that the master knows asks the master first, so that its refusal
-reaches the program; what was removed here before goes before it.
+Local first: what makes something is recorded here and committed later.
 
 An await may let any other operation in: after each, what was looked up before is looked up again.
 """
@@ -13,7 +11,7 @@ import os
 import secrets
 import stat
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
@@ -41,7 +39,6 @@ from cloudai_model.errors import (
     DirectoryNotEmpty,
     InvalidName,
     InvalidRequest,
-    IsADirectory,
     NameTooLong,
     NotADirectory,
     NotFound,
@@ -129,7 +126,7 @@ class Namespace:
             raise NameTooLong(name=name)
         if isinstance(parent, Node):
             await self.load(parent)
-            child = _children(parent).get(name)
+            child = children_of(parent).get(name)
             if child is None:
                 raise NotFound(name=name)
             return child
@@ -163,7 +160,7 @@ class Namespace:
         """The names in the directory and what they stand for, in a fixed order, without `.` and `..`."""
         await self.load(directory)
         if isinstance(directory, Node):
-            return list(_children(directory).items())
+            return list(children_of(directory).items())
         entries: dict[str, Inode] = {}
         if isinstance(directory, RootDirectory):
             entries.update(directory.users)
@@ -215,14 +212,14 @@ class Namespace:
 
     async def make_file(self, parent: Inode, name: bytes, mode: int, owner: Owner) -> Node:
         """A new, empty file. Raises AlreadyExists, OutsideRun, RunSealed, OSError when the disk is full."""
-        directory = await self._directory_for_new_name(parent, name)
+        directory = await self.directory_for_new_name(parent, name)
         node = self._new_node(directory, FILE, mode, owner)
         self._place(directory, name, node)
         return node
 
     async def make_symlink(self, parent: Inode, name: bytes, target: bytes, owner: Owner) -> Node:
         """Raises as make_file, and InvalidRequest for what cannot be a target."""
-        directory = await self._directory_for_new_name(parent, name)
+        directory = await self.directory_for_new_name(parent, name)
         check_symlink_target(target)
         node = self._new_node(directory, SYMLINK, 0o777, owner)
         node.symlink_target = target
@@ -237,7 +234,7 @@ class Namespace:
         """
         if not isinstance(parent, Node):
             return await self._make_managed(parent, name, mode, owner)
-        directory = await self._directory_for_new_name(parent, name)
+        directory = await self.directory_for_new_name(parent, name)
         node = self._new_node(directory, DIRECTORY, mode, owner)
         self._place(directory, name, node)
         return node
@@ -253,136 +250,6 @@ class Namespace:
         tree, _ = self._managed.take_run(directory, run)
         return tree
 
-    async def link(self, node: Inode, new_parent: Inode, new_name: bytes) -> Node:
-        """A further name of a file or symlink, within its run. The master must answer: it is made there.
-
-        Raises PermissionRefused for a directory, NotSupported across runs.
-        """
-        directory = await self._directory_for_new_name(new_parent, new_name)
-        if not isinstance(node, Node):
-            raise PermissionRefused("only files and symlinks in a run can be linked")
-        if node.is_directory:
-            raise PermissionRefused("a directory has one name")
-        if node.tree is not directory.tree:
-            raise CrossRun
-        await self._uploader.make_durable([node, directory])
-        tree = node.tree
-        async with self._changing_names(tree):
-            if not directory.is_attached:
-                raise NotFound("the directory is removed")
-            response = await self._client.link(
-                names.LinkRequest(
-                    request_id=new_request_id(),
-                    task_id=tree.task_id,
-                    node_id=node.node_id,
-                    parent_node_id=directory.node_id,
-                    name=new_name,
-                    mtime_ns=time.time_ns(),
-                )
-            )
-            # The watch may have told of the name before, or of the directory's end.
-            if directory.is_attached and new_name not in _children(directory):
-                tree.add(directory, new_name, node)
-            directory.touch()
-            self._staging.note_directory_times(directory)
-            node.take_server_state(response.node)
-        return node
-
-    # --- taking away -------------------------------------------------------------------------------------
-
-    def unlink_at_once(self, parent: Inode, name: bytes) -> Node | None:
-        """Takes a file's or symlink's name away where nothing has to be waited for, as mostly; None: it is for
-        `unlink`. Raises NotFound and IsADirectory.
-        """
-        if not isinstance(parent, Node) or not parent.tree.is_kept or parent.tree.mutation_lock.locked():
-            return None
-        self._check_open(parent.tree)
-        return self._record_removal(parent, name)
-
-    async def unlink(self, parent: Inode, name: bytes) -> Node:
-        """Takes a file's or symlink's name away, here first where that may be.
-
-        Raises IsADirectory, and the master's refusal where it is asked first.
-        """
-        directory = await self._writable_directory(parent, name)
-        if self._staging.removals.may_be_recorded(directory, name, _find_file(directory, name)):
-            # What is under way may be a rename of this very name.
-            async with directory.tree.mutation_lock:
-                self._check_open(directory.tree)
-                removed = self._record_removal(directory, name)
-            if removed is not None:
-                return removed
-        return await self._remove(directory, name, _find_file)
-
-    async def rmdir(self, parent: Inode, name: bytes) -> None:
-        """Removes an empty directory; of the managed levels a task without runs or an open, empty run."""
-        if not isinstance(parent, Node):
-            await self._remove_managed(parent, name)
-            return
-        directory = await self._writable_directory(parent, name)
-        await self._remove(directory, name, _find_empty_directory)
-
-    async def rename(
-        self, old_parent: Inode, old_name: bytes, new_parent: Inode, new_name: bytes, *, no_replace: bool
-    ) -> None:
-        """rename(2) within one run, with its rules for what the new name stood for.
-
-        Raises CrossRun between runs (mv then copies), OutsideRun at the managed levels.
-        """
-        if not isinstance(old_parent, Node) or not isinstance(new_parent, Node):
-            raise OutsideRun("users, tasks and runs keep their names")
-        if old_parent.tree is not new_parent.tree:
-            raise CrossRun
-        source = await self._writable_directory(old_parent, old_name)
-        target = await self._writable_directory(new_parent, new_name)
-        tree = source.tree
-        while True:
-            node = _find(source, old_name)
-            replaced = _check_rename(node, target, new_name, no_replace=no_replace)
-            if replaced is node:
-                return
-            tree.check_place(target, new_name, node)
-            if node.pending is not None and node.pending.place:
-                if node.pending.covered_ids:
-                    await self._uncover(source, old_name, node)
-                    continue
-                self._rename_here(source, old_name, target, new_name, node)
-                return
-            # The master knows it under the old name. Its content goes first: a reader of the new name must
-            # not find half of what was written here.
-            await self._uploader.make_durable([node, target])
-            async with self._changing_names(tree):
-                if _children(source).get(old_name) is not node or (
-                    node.pending is not None and node.pending.place
-                ):
-                    continue
-                if _check_rename(node, target, new_name, no_replace=no_replace) is not replaced:
-                    continue
-                if replaced is not None:
-                    self._staging.note_replacing(replaced, node)
-                moment_ns = time.time_ns()
-                response = await self._client.rename(
-                    names.RenameRequest(
-                        request_id=new_request_id(),
-                        task_id=tree.task_id,
-                        node_id=node.node_id,
-                        old_parent_node_id=source.node_id,
-                        old_name=old_name,
-                        new_parent_node_id=target.node_id,
-                        new_name=new_name,
-                        no_replace=no_replace,
-                        mtime_ns=moment_ns,
-                    )
-                )
-                tree.note_answered(node.node_id, response.revision)
-                if replaced is not None:
-                    tree.note_answered(replaced.node_id, response.revision)
-                self._finish_rename(source, old_name, target, new_name, node, replaced)
-                for renamed in (node, replaced):
-                    if renamed is not None:
-                        renamed.note_change(moment_ns)
-                return
-
     # --- attributes --------------------------------------------------------------------------------------
 
     async def set_attributes(self, inode: Inode, change: AttributeChange) -> None:
@@ -391,7 +258,7 @@ class Namespace:
         if not isinstance(inode, Node):
             raise PermissionRefused("users, tasks and `latest` keep their attributes")
         await self.load(inode)
-        self._check_open(inode.tree)
+        self.check_open(inode.tree)
         before = inode.attributes
         if change.mode is not None:
             inode.mode = change.mode & MODE_BITS
@@ -428,23 +295,39 @@ class Namespace:
         if self._read_only:
             raise ReadOnlyMount
 
-    def _check_open(self, tree: RunTree) -> None:
+    @asynccontextmanager
+    async def changing_names(self, tree: RunTree) -> AsyncIterator[None]:
+        """Names of the run are changed at the master in here, by nobody else of this mount, and all that it was sent
+        before is done. Raises MasterUnavailable.
+        """
+        async with tree.mutation_lock:
+            await self._uploader.send_unanswered(tree)
+            await self._uploader.send_removals(tree)
+            yield
+
+    def check_open(self, tree: RunTree) -> None:
+        """Raises ReadOnlyMount, RunSealed, or NotFound for a run that is removed."""
         self._check_writable()
         tree.check_writable()
 
-    async def _writable_directory(self, parent: Inode, name: bytes) -> Node:
+    async def writable_directory(self, parent: Inode, name: bytes) -> Node:
+        """The directory in a run in which the name may be changed, once what is in it is known.
+
+        Raises OutsideRun at the managed levels, InvalidName, NotADirectory, as check_open, and the client's errors.
+        """
         self._check_writable()
         if not isinstance(parent, Node):
             raise OutsideRun(name=name)
         check_name(name)
         await self.load(parent)
-        self._check_open(parent.tree)
+        self.check_open(parent.tree)
         if not parent.is_directory:
             raise NotADirectory(name=name)
         return parent
 
-    async def _directory_for_new_name(self, parent: Inode, name: bytes) -> Node:
-        directory = await self._writable_directory(parent, name)
+    async def directory_for_new_name(self, parent: Inode, name: bytes) -> Node:
+        """The same for a name that comes to be. Raises NotFound for a removed directory, NameTooLong."""
+        directory = await self.writable_directory(parent, name)
         if not directory.is_attached:
             raise NotFound("the directory is removed")
         directory.tree.check_place(directory, name)
@@ -472,134 +355,6 @@ class Namespace:
             self._staging.discard(node)
             raise
         self._staging.note_directory_times(directory)
-
-    def _record_removal(self, directory: Node, name: bytes) -> Node | None:
-        """The node that had the name, which is removed here; None: the master is to be asked first."""
-        removals = self._staging.removals
-        node = _find_file(directory, name)
-        if removals.may_be_recorded(directory, name, node):
-            with suppress(OSError):  # a full disk, on which `rm` may be there to make room
-                removals.record(directory, name, node)
-                return node
-        return None
-
-    async def _remove(self, directory: Node, name: bytes, find: Callable[[Node, bytes], Node]) -> Node:
-        """`find` says what the name stands for, or raises what speaks against removing it."""
-        tree = directory.tree
-        node = find(directory, name)
-        moment_ns = time.time_ns()
-        if node.ids_at_master or node.stray_ids:
-            async with self._changing_names(tree):
-                node = find(directory, name)
-                moment_ns = time.time_ns()
-                for node_id in node.ids_at_master:
-                    await self._remove_at_master(directory, name, node_id, moment_ns)
-                for node_id in node.stray_ids:
-                    await self._remove_everywhere(tree, node_id, moment_ns)
-                    self._staging.forget_stray(node_id)
-                if _children(directory).get(name) is not node:
-                    # The watch was faster: it does not tell of the node, nor of what has a change pending.
-                    node.note_change(moment_ns)
-                    directory.touch()
-                    self._staging.note_directory_times(directory)
-                    return node
-        tree.detach(directory, name)
-        node.note_change(moment_ns)
-        if not node.edges:
-            self._staging.discard(node)
-        self._staging.note_directory_times(directory)
-        return node
-
-    @asynccontextmanager
-    async def _changing_names(self, tree: RunTree) -> AsyncIterator[None]:
-        """Names of the run are changed at the master in here, by nobody else of this mount, and all that it was sent
-        before is done. Raises MasterUnavailable.
-        """
-        async with tree.mutation_lock:
-            await self._uploader.send_unanswered(tree)
-            await self._uploader.send_removals(tree)
-            yield
-
-    async def _uncover(self, directory: Node, name: bytes, node: Node) -> None:
-        """Removes at the master what the node's commit would have replaced, before the node loses the name."""
-        async with self._changing_names(directory.tree):
-            pending = node.pending
-            if pending is None or _children(directory).get(name) is not node:
-                return
-            for node_id in pending.covered_ids:
-                await self._remove_at_master(directory, name, node_id, time.time_ns())
-            pending.covered_ids = ()
-
-    async def _remove_at_master(self, directory: Node, name: bytes, node_id: int, moment_ns: int) -> None:
-        request = names.RemoveRequest(
-            request_id=new_request_id(),
-            task_id=directory.tree.task_id,
-            node_id=node_id,
-            parent_node_id=directory.node_id,
-            name=name,
-            mtime_ns=moment_ns,
-        )
-        with suppress(NotFound):  # it had not arrived after all, or somebody else was faster
-            response = await self._client.remove(request)
-            directory.tree.note_answered(node_id, response.revision)
-
-    async def _remove_everywhere(self, tree: RunTree, node_id: int, moment_ns: int) -> None:
-        request = names.RemoveRequest(
-            request_id=new_request_id(), task_id=tree.task_id, node_id=node_id, mtime_ns=moment_ns
-        )
-        with suppress(NotFound):  # as above: either way it is gone
-            response = await self._client.remove(request)
-            tree.note_answered(node_id, response.revision)
-
-    def _rename_here(self, source: Node, old_name: bytes, target: Node, new_name: bytes, node: Node) -> None:
-        """Renames what the master has not placed yet; the commit will place it. Raises OSError: nothing changed."""
-        tree = source.tree
-        replaced = tree.move(source, old_name, target, new_name)
-        pending = tree.note_pending(node)
-        pending.covered_ids = replaced.ids_at_master if replaced is not None else ()
-        strays_before = pending.stray_ids
-        if replaced is not None:
-            pending.stray_ids += replaced.stray_ids
-        try:
-            self._staging.note_moved(node, replaced)
-        except OSError:
-            tree.move(target, new_name, source, old_name)
-            pending.covered_ids = ()
-            pending.stray_ids = strays_before
-            if replaced is not None:
-                tree.add(target, new_name, replaced)
-            raise
-        self._note_moved(source, target, replaced)
-
-    def _finish_rename(
-        self,
-        source: Node,
-        old_name: bytes,
-        target: Node,
-        new_name: bytes,
-        node: Node,
-        replaced: Node | None,
-    ) -> None:
-        """The master has renamed. The watch may have told of all of it before, or of a part."""
-        tree = source.tree
-        if _children(source).get(old_name) is node:
-            tree.detach(source, old_name)
-        if _children(target).get(new_name) is not node:
-            if new_name in _children(target):
-                tree.detach(target, new_name)
-            tree.add(target, new_name, node)
-        source.touch()
-        target.touch()
-        with suppress(OSError):  # a full disk: the master has it under the new name, whatever the row says
-            self._staging.note_path(node)
-        self._note_moved(source, target, replaced)
-
-    def _note_moved(self, source: Node, target: Node, replaced: Node | None) -> None:
-        if replaced is not None and not replaced.edges:
-            self._staging.discard(replaced)
-        self._staging.note_directory_times(source)
-        if target is not source:
-            self._staging.note_directory_times(target)
 
     async def _lookup_managed(self, parent: ManagedInode, name: bytes) -> Inode | None:
         try:
@@ -655,7 +410,11 @@ class Namespace:
             return tree.root
         raise PermissionRefused("users are made at the master, with their first token")
 
-    async def _remove_managed(self, parent: ManagedInode, name: bytes) -> None:
+    async def remove_managed(self, parent: ManagedInode, name: bytes) -> None:
+        """Removes a task without runs or an open, empty run, at the master.
+
+        Raises DirectoryNotEmpty, RunSealed, PermissionRefused for what has no end here, and the client's errors.
+        """
         self._check_writable()
         inode = await self._lookup_managed(parent, name)
         if inode is None:
@@ -670,10 +429,10 @@ class Namespace:
         elif isinstance(inode, Node) and isinstance(parent, TaskDirectory):
             tree = inode.tree
             await self._sync.load_run(tree)
-            self._check_open(tree)
+            self.check_open(tree)
             if inode.children:
                 raise DirectoryNotEmpty(name=name)
-            async with self._changing_names(tree):
+            async with self.changing_names(tree):
                 if inode.children:
                     raise DirectoryNotEmpty(name=name)  # the master kept what was removed here
                 await self._client.remove_run(
@@ -687,68 +446,12 @@ class Namespace:
             raise PermissionRefused("users are removed at the master")
 
 
-class CrossRun(InvalidRequest):
-    """The two names are in different runs; programs copy instead."""
-
-    reason = ""
-    sentence = "names cannot be shared between runs"
-
-
 def _kept_time_ns(moment_ns: int) -> int:
     """The moment, or the nearest that can be kept, as local file systems do."""
     return min(max(moment_ns, TIME_NS_MIN), TIME_NS_MAX)
 
 
-def _children(node: Node) -> dict[bytes, Node]:
+def children_of(node: Node) -> dict[bytes, Node]:
     if node.children is None:
         raise NotADirectory
     return node.children
-
-
-def _find_file(directory: Node, name: bytes) -> Node:
-    """The file or symlink of this name."""
-    node = _find(directory, name)
-    if node.is_directory:
-        raise IsADirectory(name=name)
-    return node
-
-
-def _find_empty_directory(directory: Node, name: bytes) -> Node:
-    node = _find(directory, name)
-    if not node.is_directory:
-        raise NotADirectory(name=name)
-    if node.children:
-        raise DirectoryNotEmpty(name=name)
-    return node
-
-
-def _find(directory: Node, name: bytes) -> Node:
-    node = _children(directory).get(name)
-    if node is None:
-        raise NotFound(name=name)
-    return node
-
-
-def _check_rename(node: Node, target: Node, new_name: bytes, *, no_replace: bool) -> Node | None:
-    """What the new name stands for now. Raises by the rules of rename(2)."""
-    ancestor = target
-    while True:
-        if ancestor is node:
-            raise InvalidRequest("a directory cannot be moved into itself")
-        if not ancestor.edges:
-            break
-        ancestor = ancestor.edges[0][0]
-    if not target.is_attached:
-        raise NotFound("the directory is removed")
-    replaced = _children(target).get(new_name)
-    if replaced is None or replaced is node:
-        return replaced
-    if no_replace:
-        raise AlreadyExists(name=new_name)
-    if replaced.is_directory and not node.is_directory:
-        raise IsADirectory(name=new_name)
-    if node.is_directory and not replaced.is_directory:
-        raise NotADirectory(name=new_name)
-    if replaced.children:
-        raise DirectoryNotEmpty(name=new_name)
-    return replaced

@@ -24,6 +24,7 @@ from cloudai_fusefs.managed_tree import LatestLink, ManagedInode, ManagedTree
 from cloudai_fusefs.namespace import AttributeChange, Inode, Namespace, Owner
 from cloudai_fusefs.node import DIRECTORY, FILE, SYMLINK, Node
 from cloudai_fusefs.open_files import Opened, OpenFiles
+from cloudai_fusefs.rearrangements import Rearrangements
 from cloudai_fusefs.request_counters import RequestCounters
 from cloudai_model.errors import CloudAIError, InvalidRequest, IsADirectory, NotFound, PermissionRefused
 from cloudai_model.limits import NAME_BYTES_MAX
@@ -121,6 +122,7 @@ class Operations(pyfuse3.Operations):
         self,
         managed: ManagedTree,
         namespace: Namespace,
+        rearrangements: Rearrangements,
         files: OpenFiles,
         usage: Callable[[], Awaitable[names.GetUsageResponse]],
         patience: HandlerPatience,
@@ -133,6 +135,7 @@ class Operations(pyfuse3.Operations):
         super().__init__()
         self._managed = managed
         self._namespace = namespace
+        self._rearrangements = rearrangements
         self._files = files
         self._usage = usage
         self.patience = patience
@@ -205,20 +208,22 @@ class Operations(pyfuse3.Operations):
         self, inode: int, new_parent_inode: int, new_name: bytes, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
         new_parent = self._namespace.inode(new_parent_inode)
-        return self._entry(await self._namespace.link(self._namespace.inode(inode), new_parent, new_name))
+        return self._entry(
+            await self._rearrangements.link(self._namespace.inode(inode), new_parent, new_name)
+        )
 
     @_prompt_handler
     async def unlink(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
         parent = self._namespace.inode(parent_inode)
-        node = self._namespace.unlink_at_once(parent, name)
+        node = self._rearrangements.unlink_at_once(parent, name)
         if node is None:
             with trio.fail_after(self.wait_seconds_max):
-                node = await self._namespace.unlink(parent, name)
+                node = await self._rearrangements.unlink(parent, name)
         self._forget_if_unused(node)
 
     @_handler
     async def rmdir(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
-        await self._namespace.rmdir(self._namespace.inode(parent_inode), name)
+        await self._rearrangements.rmdir(self._namespace.inode(parent_inode), name)
 
     @_handler
     async def rename(
@@ -232,7 +237,7 @@ class Operations(pyfuse3.Operations):
     ) -> None:
         if flags & ~pyfuse3.RENAME_NOREPLACE:
             raise InvalidRequest("of rename's flags only RENAME_NOREPLACE is offered", flags=flags)
-        await self._namespace.rename(
+        await self._rearrangements.rename(
             self._namespace.inode(parent_inode_old),
             name_old,
             self._namespace.inode(parent_inode_new),

@@ -66,7 +66,7 @@ async def test_news_of_a_lost_name_moves_the_change_time_once(
 ) -> None:
     await file_system.write_file(b"file", b"content")
     node = await file_system.find(b"file")
-    await file_system.namespace.link(node, file_system.tree.root, b"other")
+    await file_system.rearrangements.link(node, file_system.tree.root, b"other")
     await file_system.make_all_durable()
 
     await file_system.unlink(b"other")

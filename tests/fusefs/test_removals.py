@@ -463,7 +463,7 @@ async def _directory(file_system: FileSystemHarness) -> None:
 
 async def _hard_link(file_system: FileSystemHarness) -> None:
     directory = await file_system.find(b"")
-    await file_system.namespace.link(await file_system.find(b"g"), directory, b"f")
+    await file_system.rearrangements.link(await file_system.find(b"g"), directory, b"f")
 
 
 async def _renamed(file_system: FileSystemHarness) -> None:
@@ -577,7 +577,7 @@ async def test_emptied_run_is_removed_after_what_was_in_it(
     await file_system.unlink(b"f")
     task = file_system.namespace.parent(file_system.tree.root)
 
-    await file_system.namespace.rmdir(task, run.name.encode())
+    await file_system.rearrangements.rmdir(task, run.name.encode())
 
     with pytest.raises(NotFound):
         await client.list_tree(run.task_id)
@@ -670,7 +670,7 @@ async def test_hard_link_is_removed_at_the_master_first(
 
 async def _hard_link_of_f(file_system: FileSystemHarness) -> None:
     root = await file_system.find(b"")
-    await file_system.namespace.link(await file_system.find(b"f"), root, b"second")
+    await file_system.rearrangements.link(await file_system.find(b"f"), root, b"second")
 
 
 async def test_beyond_the_limit_a_removal_asks_the_master_first(

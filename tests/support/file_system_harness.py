@@ -26,6 +26,7 @@ from cloudai_fusefs.namespace import AttributeChange, Namespace, Owner
 from cloudai_fusefs.node import SYMLINK, Node
 from cloudai_fusefs.open_files import OpenFiles
 from cloudai_fusefs.range_reader import RangeReader
+from cloudai_fusefs.rearrangements import Rearrangements
 from cloudai_fusefs.request_counters import RequestCounters
 from cloudai_fusefs.retrying_master_client import RetryingMasterClient
 from cloudai_fusefs.run_tree import Invalidation, RunTree
@@ -95,6 +96,7 @@ class FileSystemHarness:
         self.namespace = Namespace(
             self.client, self.managed, self.sync, self.staging, self.uploader, read_only=False
         )
+        self.rearrangements = Rearrangements(self.client, self.namespace, self.staging, self.uploader)
         self.files = OpenFiles(
             self.client,
             self.reader,
@@ -249,22 +251,22 @@ class FileSystemHarness:
 
     async def unlink(self, path: bytes) -> None:
         parent, name = await self._parent_of(path)
-        node = self.namespace.unlink_at_once(parent, name)
+        node = self.rearrangements.unlink_at_once(parent, name)
         if node is None:
-            node = await self._bounded(self.namespace.unlink, parent, name)
+            node = await self._bounded(self.rearrangements.unlink, parent, name)
         self._forget(node)
 
     async def rmdir(self, path: bytes) -> None:
         parent, name = await self._parent_of(path)
         node = await self.find(path)
-        await self._bounded(self.namespace.rmdir, parent, name)
+        await self._bounded(self.rearrangements.rmdir, parent, name)
         self._forget(node)
 
     async def rename(self, old_path: bytes, new_path: bytes) -> None:
         old_parent, old_name = await self._parent_of(old_path)
         new_parent, new_name = await self._parent_of(new_path)
         replaced = (new_parent.children or {}).get(new_name)
-        rename = self.namespace.rename
+        rename = self.rearrangements.rename
 
         async def call() -> None:
             await rename(old_parent, old_name, new_parent, new_name, no_replace=False)
