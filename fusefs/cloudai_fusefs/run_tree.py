@@ -396,6 +396,9 @@ class RunTree:
                 if not (holder.is_directory and edge.node.kind == DIRECTORY):
                     holder.pending.covered_ids = (edge.node.node_id,)
                 return
+            if holder.is_directory and node is not None and node.is_directory:
+                # Moved over ours elsewhere, where that was empty.
+                self._move_staying(holder, node, told)
             self._drop_edge(parent, edge.name, told)
         if node is None:
             node = Node(self, edge.node.node_id, edge.node.kind)
@@ -408,6 +411,28 @@ class RunTree:
         parent.kernel_attributes = None
         told.append(Invalidation(parent.ino, edge.name))
         told.append(Invalidation(parent.ino))
+
+    def _move_staying(self, source: Node, target: Node, told: list[Invalidation]) -> None:
+        """What is yet to be committed in a directory that loses its name goes where that name now leads: below no
+        name it would come to be in the run's root. Of two files of one name the one here stays shown, and the commit
+        will replace the other.
+        """
+        assert target.children is not None
+        for name, child in list((source.children or {}).items()):
+            if not _stays(child):
+                continue
+            other = target.children.get(name)
+            if other is not None and other.is_directory and child.is_directory:
+                self._move_staying(child, other, told)
+                continue
+            if other is not None:
+                if child.pending is not None:
+                    child.pending.covered_ids = (other.node_id,)
+                self._drop_edge(target, name, told)
+            self._detach(source, name)
+            self._attach(target, name, child)
+            told.append(Invalidation(target.ino, name))
+            told.append(Invalidation(source.ino, name, child.ino))
 
     def _remove_edge(self, removed: names.EdgeRemoved, told: list[Invalidation]) -> None:
         parent = self.nodes.get(removed.parent_node_id)

@@ -212,6 +212,35 @@ def test_directory_that_is_replaced_takes_what_was_below_it_along() -> None:
     assert names_in(tree.nodes[OTHER_ID]) == []
 
 
+def test_directory_moved_over_another_elsewhere_takes_in_what_is_to_be_committed_there() -> None:
+    tree = make_tree()
+    tree.apply_tree(
+        [
+            page(
+                edge(b"d", DIRECTORY_ID, kind=DIRECTORY),
+                edge(b"moved", OTHER_ID, kind=DIRECTORY),
+                edge(b"theirs", FILE_ID, parent=OTHER_ID),
+                edge(b"both", FILE_ID + 10, parent=OTHER_ID),
+            )
+        ]
+    )
+    directory = tree.nodes[DIRECTORY_ID]
+    mine, both = Node(tree, FILE_ID + 20, FILE), Node(tree, FILE_ID + 21, FILE)
+    for name, node in ((b"mine", mine), (b"both", both)):
+        tree.add(directory, name, node)
+        tree.note_pending(node).place = True
+
+    tree.apply_changes(set_edge(edge(b"d", OTHER_ID, kind=DIRECTORY, revision=2), 2))
+    tree.apply_changes(remove_edge(b"moved", OTHER_ID, 2))
+
+    assert names_in(tree.root) == [b"d"]
+    assert tree.path_of(mine) == b"d/mine"
+    assert tree.path_of(both) == b"d/both"
+    assert tree.path_of(tree.nodes[FILE_ID]) == b"d/theirs"
+    assert both.pending is not None
+    assert both.pending.covered_ids == (FILE_ID + 10,)
+
+
 def test_answer_for_a_directory_that_is_gone_by_now_changes_nothing() -> None:
     tree = make_tree()
     tree.apply_tree([page(edge(b"d", DIRECTORY_ID, kind=DIRECTORY))])
