@@ -103,12 +103,13 @@ async def _content_of(node: Node, pending: Pending) -> tuple[Manifest | None, by
 def fits_inline(node: Node) -> bool:
     """Whether the whole content travels in the commit.
 
-    Of a growing file that has been published only what is new is sent, not its beginning each second.
+    Of a growing file only what is new is sent, not its beginning each second: a chunk of its own from the first one on,
+    unless somebody waits for it, who would wait for three calls instead of one.
     """
-    staged = node.staged
+    staged, pending = node.staged, node.pending
     if staged is None or staged.size_bytes > INLINE_BYTES_MAX:
         return False
-    return node.writer_count == 0 or node.generation == 0
+    return node.writer_count == 0 or (node.generation == 0 and pending is not None and pending.is_urgent)
 
 
 def unplaced_line(node: Node) -> list[Node]:
