@@ -228,6 +228,6 @@ async def test_everybody_gets_a_turn_and_nothing_is_left_over() -> None:
 def test_read_needs_room_for_what_it_asks_for() -> None:
     short = chunks.ReadChunkRequest(length_bytes=4096).SerializeToString()
     whole = chunks.ReadChunkRequest().SerializeToString()
-    assert answer_bytes_max("ReadChunk", short) == 4096 + 12
-    assert answer_bytes_max("ReadChunk", whole) == CHUNK_BYTES_MAX + 12
+    assert answer_bytes_max("ReadChunk", short) == 4096 + 10
+    assert answer_bytes_max("ReadChunk", whole) == CHUNK_BYTES_MAX + 10
     assert answer_bytes_max("PutChunk", b"") is None
