@@ -272,7 +272,8 @@ class OpenFiles:
         """Returns when what was written before is at the master, by name and content, on its disk.
 
         Raises the refusal (ENOSPC, EDQUOT...) or MasterUnavailable after timeo; the bytes stay staged, and
-        go on uploading. Cancelled: the same.
+        go on uploading. Of a directory also, once, that of a removal from it that was acknowledged before.
+        Cancelled: the same.
         """
         nodes = [node]
         if node.kind == DIRECTORY:
@@ -280,7 +281,12 @@ class OpenFiles:
         with trio.move_on_after(self._timeo_seconds) as scope:
             await self._uploader.make_durable(nodes)
             if node.kind == DIRECTORY:
-                await self._uploader.wait_removals([node.tree])
+                try:
+                    await self._uploader.wait_removals([node.tree])
+                finally:
+                    refusal = node.tree.removals.take_refusal(node.node_id)
+                if refusal is not None:
+                    raise refusal
         if scope.cancelled_caught:
             raise MasterUnavailable("fsync", timeo_seconds=self._timeo_seconds)
 

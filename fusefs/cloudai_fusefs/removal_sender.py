@@ -120,7 +120,7 @@ class RemovalSender:
         for removal, result in zip(removals, response.results, strict=True):
             match result.WhichOneof("result"):
                 case "error":
-                    removal.failure = error_from_detail(result.error)
+                    self._tree.removals.note_refused(removal, error_from_detail(result.error))
                     logger.warning("%s: shown again: %s", removal.label, removal.failure)
                     told += self._tree.take_back_removal(removal)
                 case "kept":
@@ -140,9 +140,12 @@ class RemovalSender:
             self._staging.removals.note_not_offered()
         told: list[Invalidation] = []
         for removal in removals:
-            removal.failure = error
-            # With the run, its names are gone.
-            told += tree.answer_removal(removal, 0, None) if is_gone else tree.take_back_removal(removal)
+            if is_gone:
+                removal.failure = error
+                told += tree.answer_removal(removal, 0, None)  # with the run, its names are gone
+            else:
+                tree.removals.note_refused(removal, error)
+                told += tree.take_back_removal(removal)
         self._end(removals, told)
 
     def _end(self, removals: Sequence[Removal], told: Iterable[Invalidation]) -> None:

@@ -7,7 +7,7 @@ tells. What the answer says of a name makes older news of it history.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from cloudai_fusefs.node import Node
 from cloudai_model.errors import CloudAIError
@@ -72,6 +72,10 @@ class Removal:
             self.news = news
 
 
+REFUSALS_MAX: Final = 1000
+"""Directories. Of more, those that were refused first are forgotten: the log has them."""
+
+
 class WaitingRemovals:
     """The removals of one run in their order. At most one of each node, and of each name."""
 
@@ -79,6 +83,7 @@ class WaitingRemovals:
         self.failure: CloudAIError | None = None
         """Why they wait, where patience alone may not do."""
         self._by_place: dict[tuple[int, bytes], Removal] = {}
+        self._refusals: dict[int, CloudAIError] = {}  # by directory, until somebody is told
         # The revision at which the name did not stand for the node.
         self._gone: dict[tuple[int, bytes, int], int] = {}
 
@@ -102,6 +107,17 @@ class WaitingRemovals:
         """It does not wait any more."""
         del self._by_place[removal.place]
         removal.node.removal = None
+
+    def note_refused(self, removal: Removal, failure: CloudAIError) -> None:
+        """The master refused it for good: its directory's next fsync tells so."""
+        removal.failure = failure
+        self._refusals[removal.edge.parent_node_id] = failure
+        if len(self._refusals) > REFUSALS_MAX:
+            del self._refusals[next(iter(self._refusals))]
+
+    def take_refusal(self, directory_id: int) -> CloudAIError | None:
+        """Why a removal from the directory was refused since this was last asked."""
+        return self._refusals.pop(directory_id, None)
 
     def note_gone(self, parent_node_id: int, name: bytes, node_id: int, revision: int) -> None:
         """The master said that at this revision the name does not stand for the node."""

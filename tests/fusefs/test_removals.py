@@ -25,6 +25,7 @@ from cloudai_model.errors import (
     NoSpace,
     NotFound,
     NotSupported,
+    PermissionRefused,
     RunSealed,
 )
 from cloudai_model.limits import COMMIT_NODES_MAX
@@ -306,6 +307,25 @@ async def test_fsync_of_the_directory_tells_that_a_removal_was_refused(
         await durable.files.fsync(directory)
 
     assert b"d/one" in durable.shown()
+
+
+async def test_fsync_of_the_directory_tells_once_of_a_removal_that_was_refused_before(
+    clock: MockClock, durable: FileSystemHarness
+) -> None:
+    async def refuse(_: FakeMasterClient, request: names.RemoveNodesRequest) -> names.RemoveNodesResponse:
+        raise PermissionRefused
+
+    with pytest.MonkeyPatch.context() as patches:
+        patches.setattr(FakeMasterClient, "remove_nodes", refuse)
+        await durable.unlink(b"f")
+        await trio.sleep(1)
+    assert b"f" in durable.shown()
+    root = durable.tree.root
+
+    with pytest.raises(PermissionRefused):
+        await durable.files.fsync(root)
+
+    await durable.files.fsync(root)
 
 
 async def test_fsync_of_the_directory_returns_when_the_removal_is_at_the_master(
