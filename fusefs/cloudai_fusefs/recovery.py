@@ -136,6 +136,10 @@ class Recovery:
         return bool(rest)
 
     def _recover_stray(self, tree: RunTree, stray: StrayRecord) -> None:
+        node = tree.nodes.get(stray.node_id)
+        if node is not None:
+            # Where the master still has it, it has had no name here since before the death.
+            tree.drop_names(node)
         after = tree.nodes.get(stray.after_node_id)
         if after is not None and after.pending is not None and after.pending.place:
             # A reader elsewhere must not see neither.

@@ -412,6 +412,12 @@ class RunTree:
         told.append(Invalidation(parent.ino, edge.name))
         told.append(Invalidation(parent.ino))
 
+    def drop_names(self, node: Node) -> None:
+        """Takes its names from a node that the kernel has not been told of. What is to be committed keeps them."""
+        for parent, name in list(node.edges):
+            if not _stays(node):
+                self._drop_edge(parent, name, [])
+
     def _move_staying(self, source: Node, target: Node, told: list[Invalidation]) -> None:
         """What is yet to be committed in a directory that loses its name goes where that name now leads: below no
         name it would come to be in the run's root. Of two files of one name the one here stays shown, and the commit

@@ -86,6 +86,33 @@ async def test_names_changed_before_a_lost_commit_is_repeated_stay_as_they_are(
         assert await shown_contents(mount) == expected
 
 
+async def test_name_that_a_lost_commit_gave_is_not_shown_by_the_next_mount(
+    clock: MockClock, master: FakeMaster, client: FakeMasterClient, run: types.Run, tmp_path: Path
+) -> None:
+    async with open_file_system(client, run, tmp_path / "first", timeo_seconds=TIMEO_SECONDS) as first:
+        await first.namespace.load(first.tree.root)
+        await first.write_file(b"name", b"old")
+        master.answer_latency_seconds = 1.0
+        while not master.call_count["commit_nodes"]:
+            await trio.sleep(0.01)
+        await trio.sleep(0.5)
+        master.go_away()
+        await first.rename(b"name", b"moved")
+        await first.write_file(b"other", b"new")
+        await first.rename(b"other", b"moved")
+        first.copy_state(tmp_path / "next")
+    master.answer_latency_seconds = 0.0
+    master.come_back()
+    assert await published(client, run) == {b"name": b"old"}
+
+    async with open_file_system(client, run, tmp_path / "next") as mount:
+        assert await shown_contents(mount) == {b"moved": b"new"}
+        await mount.make_all_durable()
+        await mount.uploader.wait_strays_removed()
+        assert await shown_contents(mount) == {b"moved": b"new"}
+        assert await published(client, run) == {b"moved": b"new"}
+
+
 async def lose_commit(
     file_system: FileSystemHarness, master: FakeMaster, path: bytes, *, is_carried_out: bool
 ) -> None:
