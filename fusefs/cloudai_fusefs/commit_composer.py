@@ -109,7 +109,10 @@ def fits_inline(node: Node) -> bool:
     staged, pending = node.staged, node.pending
     if staged is None or staged.size_bytes > INLINE_BYTES_MAX:
         return False
-    return node.writer_count == 0 or (node.generation == 0 and pending is not None and pending.is_urgent)
+    if node.writer_count == 0:
+        return True
+    is_log = staged.has_only_grown and not (pending is not None and pending.is_urgent)
+    return node.generation == 0 and not is_log
 
 
 def unplaced_line(node: Node) -> list[Node]:

@@ -525,6 +525,20 @@ async def test_growing_file_is_published_each_second_in_short_chunks_and_merged_
     assert await chunk_lengths(client, run, b"train.log") == [5 * KIB]
 
 
+async def test_new_file_that_was_emptied_and_stays_open_is_published(
+    clock: MockClock, file_system: FileSystemHarness, client: FakeMasterClient, run: types.Run
+) -> None:
+    """As a lock file: whoever looks for it elsewhere must find it."""
+    file_system.close_handle(await file_system.create(b"lock"))
+    handles = [await file_system.open(b"lock", os.O_WRONLY | os.O_TRUNC) for _ in range(2)]
+
+    await trio.sleep(2 * PUBLISH_INTERVAL_SECONDS)
+
+    assert await published(client, run) == {b"lock": b""}
+    for handle in handles:
+        file_system.close_handle(handle)
+
+
 async def test_lines_within_one_second_are_one_commit(
     clock: MockClock, file_system: FileSystemHarness, master: FakeMaster
 ) -> None:
