@@ -4,7 +4,7 @@
 #   STATE=                where `make up` keeps the master's data (default: /var/lib/cloudai as root,
 #                         ~/.local/state/cloudai otherwise)
 #   PYTHON=python3        Python 3.11 or later to make .venv with
-#   WORKERS=4             how many processes run the tests; most tests wait rather than compute
+#   WORKERS=2             how many processes run the tests; most tests wait rather than compute
 #   EXAMPLES=300 CALLS=20000 SEED=1
 #                         how much `make test-conformance` does, and which
 #   ARGS=                 options of `make bench` and `make test-crash`; ARGS=--help lists them
@@ -15,7 +15,7 @@ EXAMPLES ?= 300
 CALLS ?= 20000
 SEED ?= 1
 PYTHON ?= python3
-WORKERS ?= 4
+WORKERS ?= 2
 
 BIN := .venv/bin
 STATE_OPTION = $(if $(STATE),--state "$(STATE)")

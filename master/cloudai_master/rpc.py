@@ -347,9 +347,9 @@ class RpcServer:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """A client that goes away while it is being answered is none; gRPC logs a traceback."""
+    """A client that goes away while it is being answered, or a call given up, is none; gRPC logs a traceback."""
     error = record.exc_info[1] if record.exc_info else None
-    return type(error).__name__ != "ExecuteBatchError"
+    return type(error).__name__ not in ("ExecuteBatchError", "CancelledError")
 
 
 def answer_bytes_max(name: str, encoded: bytes) -> int | None:

@@ -155,7 +155,7 @@ def test_fsync_goes_through_a_connection_that_is_cut_in_the_middle_of_a_message(
 
     assert not proxy.is_armed
     assert proxy.connection_count == connection_count + 1
-    assert (elsewhere / "file").read_bytes() == content
+    wait_until(lambda: content_or_none(elsewhere / "file") == content, "the file elsewhere")
 
 
 @MESSAGES
