@@ -12,6 +12,7 @@ import secrets
 import time
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from cloudai_fusefs.answered_names import NewsOfName, Place
 from cloudai_fusefs.journal_rows import DiskState
 from cloudai_model.chunks import Chunk, Manifest
 from cloudai_model.limits import NODE_ID_MAX, NODE_ID_MIN
@@ -71,7 +72,10 @@ class Pending:
         "disk_state",
         "due_seconds",
         "failure",
+        "held_news",
+        "held_state",
         "is_recovered",
+        "left_places",
         "place",
         "publication",
         "sent",
@@ -94,6 +98,12 @@ class Pending:
         # Nodes that this one replaced here, and of which a commit without an answer may have left a name at the
         # master, whichever: removed once this one is there.
         self.stray_ids: tuple[int, ...] = ()
+        # News of its place and of its other names that came before the answer that places it: which of them are newer
+        # than that, the answer tells.
+        self.held_news: dict[Place, NewsOfName] = {}
+        self.held_state: types.Node | None = None  # likewise of the node itself, the latest
+        # Where commits have put it before it was renamed here: the next one takes it away there.
+        self.left_places: tuple[Place, ...] = ()
         self.sent = False  # a commit with it has left: the master may know of it
         self.is_recovered = False  # left by an earlier daemon, and not written since
         self.due_seconds = math.inf  # on trio's clock; infinite: not yet given one
@@ -300,7 +310,9 @@ class Node:
         before = (self.generation, self.size_bytes, self.attributes)
         # A change of attributes or content made here will be committed over what came: it stays shown. So does that of
         # what has no name any more and is still open, unless somebody else has changed it too.
-        if self.pending is None and (is_newer or self.is_attached):
+        if self.pending is not None:
+            self.pending.held_state = message
+        elif is_newer or self.is_attached:
             given = message.attributes
             self.attributes = NodeAttributes(
                 given.mode, given.uid, given.gid, given.mtime_ns, given.ctime_ns, given.atime_ns

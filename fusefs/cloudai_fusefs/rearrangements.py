@@ -76,9 +76,10 @@ class Rearrangements:
                     mtime_ns=time.time_ns(),
                 )
             )
-            # The watch may have told of the name before, or of the directory's end.
-            if directory.is_attached and new_name not in children_of(directory):
-                tree.add(directory, new_name, node)
+            # The watch may have told of the name before, of what became of it since, or of the directory's end.
+            if response.revision > tree.revision and directory.is_attached:
+                self._give_name(directory, new_name, node)
+            tree.answered.note_place((directory.node_id, new_name), response.revision)
             directory.touch()
             self._staging.note_directory_times(directory)
             node.take_server_state(response.node)
@@ -170,10 +171,7 @@ class Rearrangements:
                         mtime_ns=moment_ns,
                     )
                 )
-                tree.note_answered(node.node_id, response.revision)
-                if replaced is not None:
-                    tree.note_answered(replaced.node_id, response.revision)
-                self._finish_rename(source, old_name, target, new_name, node, replaced)
+                self._finish_rename(source, old_name, target, new_name, node, replaced, response.revision)
                 for renamed in (node, replaced):
                     if renamed is not None:
                         renamed.note_change(moment_ns)
@@ -239,7 +237,9 @@ class Rearrangements:
         )
         with suppress(NotFound):  # it had not arrived after all, or somebody else was faster
             response = await self._client.remove(request)
-            directory.tree.note_answered(node_id, response.revision)
+            answered = directory.tree.answered
+            answered.note_touched(node_id, response.revision)
+            answered.note_place((directory.node_id, name), response.revision)
 
     async def _remove_everywhere(self, tree: RunTree, node_id: int, moment_ns: int) -> None:
         request = names.RemoveRequest(
@@ -247,7 +247,7 @@ class Rearrangements:
         )
         with suppress(NotFound):  # as above: either way it is gone
             response = await self._client.remove(request)
-            tree.note_answered(node_id, response.revision)
+            tree.answered.note_removed(node_id, response.revision)
 
     def _rename_here(self, source: Node, old_name: bytes, target: Node, new_name: bytes, node: Node) -> None:
         """Renames what the master has not placed yet; the commit will place it. Raises OSError: nothing changed."""
@@ -277,20 +277,37 @@ class Rearrangements:
         new_name: bytes,
         node: Node,
         replaced: Node | None,
+        revision: int,
     ) -> None:
-        """The master has renamed. The watch may have told of all of it before, or of a part."""
+        """The master has renamed at this revision. The watch may have told of it before, and of what came after."""
         tree = source.tree
-        if children_of(source).get(old_name) is node:
-            tree.detach(source, old_name)
-        if children_of(target).get(new_name) is not node:
-            if new_name in children_of(target):
-                tree.detach(target, new_name)
-            tree.add(target, new_name, node)
+        if revision > tree.revision or (
+            replaced is not None and children_of(target).get(new_name) is replaced
+        ):
+            if children_of(source).get(old_name) is node:
+                tree.detach(source, old_name)
+            self._give_name(target, new_name, node)
+        for place in ((source.node_id, old_name), (target.node_id, new_name)):
+            tree.answered.note_place(place, revision)
+        for renamed in (node, replaced):
+            if renamed is not None:
+                tree.answered.note_touched(renamed.node_id, revision)
         source.touch()
         target.touch()
         with suppress(OSError):  # a full disk: the master has it under the new name, whatever the row says
             self._staging.note_path(node)
         self._note_moved(source, target, replaced)
+
+    @staticmethod
+    def _give_name(directory: Node, name: bytes, node: Node) -> None:
+        """What has the name by older news loses it."""
+        tree, holder = directory.tree, children_of(directory).get(name)
+        if holder is node:
+            return
+        if holder is not None:
+            tree.detach(directory, name)
+            tree.forget_if_unused(holder)
+        tree.add(directory, name, node)
 
     def _note_moved(self, source: Node, target: Node, replaced: Node | None) -> None:
         if replaced is not None and not replaced.edges:

@@ -15,8 +15,9 @@ from typing import NamedTuple
 
 import trio
 
+from cloudai_fusefs.answered_names import AnsweredNames, NewsOfName, Place
 from cloudai_fusefs.node import DIRECTORY, Node, Pending
-from cloudai_fusefs.waiting_removals import NewsOfName, Removal, WaitingRemovals
+from cloudai_fusefs.waiting_removals import Removal, WaitingRemovals
 from cloudai_model.errors import AlreadyExists, NameTooLong, NotFound, RunSealed
 from cloudai_model.limits import PATH_BYTES_MAX, PATH_DEPTH_MAX
 from cloudai_proto.storage.v1 import names_pb2 as names
@@ -65,8 +66,7 @@ class RunTree:
         # Without a name here, and left with one at the master by a commit: to be removed there.
         self.stray_ids: list[int] = []
         self.removals = WaitingRemovals()
-        # Removed or renamed here at a revision: older news of these nodes' names is history.
-        self._answered_revisions: dict[int, int] = {}
+        self.answered = AnsweredNames()
         self._register = register
         self._unregister = unregister
         self._next_sequence = 1
@@ -170,10 +170,6 @@ class RunTree:
         node.pending = None
         self.pending.pop(node, None)
 
-    def note_answered(self, node_id: int, revision: int) -> None:
-        """The master answered a removal or rename of the node at this revision."""
-        self._answered_revisions[node_id] = revision
-
     def take_node_id(self, node: Node, node_id: int) -> None:
         """The master already had this directory, under another id; the inode number stays."""
         holder = self.nodes.get(node_id)
@@ -223,16 +219,16 @@ class RunTree:
         self.revision = 0
         for node in self.nodes.values():
             node.revision = 0
-        self._answered_revisions.clear()
+        self.answered.clear()
         self.removals.forget_news()
 
     def apply_tree(self, pages: Iterable[names.ListTreeResponse]) -> list[Invalidation]:
         """The whole tree as listed. What is pending here stays; what the listing lacks otherwise goes."""
         is_new = not self.is_loaded and len(self.nodes) == 1
-        if is_new and not self.pending and not self._answered_revisions and self.removals.is_idle:
+        if is_new and not self.pending and not self.answered and not self.removals:
             return self._take_first_tree(pages)
         told: list[Invalidation] = []
-        seen: set[tuple[int, bytes]] = set()
+        seen: set[Place] = set()
         first = True
         revision = 0
         for page in pages:
@@ -245,7 +241,7 @@ class RunTree:
             for edge in page.edges:
                 seen.add((edge.parent_node_id, edge.name))
                 # What was answered at the listing's own revision is in it.
-                if not self._is_history_of(edge, edge.node.node_id, revision + 1):
+                if not self._is_history(edge, edge.node.node_id, revision + 1):
                     self._set_edge(edge, told)
         for removal in self.removals:
             if removal.place not in seen:
@@ -253,8 +249,9 @@ class RunTree:
         for node in list(self.nodes.values()):
             for name, child in list((node.children or {}).items()):
                 # What the master acknowledged while the listing was on its way is not in it.
-                known_revision = max(child.revision, self._answered_revisions.get(child.node_id, 0))
-                if (node.node_id, name) not in seen and known_revision <= revision and not _stays(child):
+                place = (node.node_id, name)
+                known_revision = max(child.revision, self.answered.revision_of(place, child.node_id))
+                if place not in seen and known_revision <= revision and not _stays(child):
                     self._drop_edge(node, name, told)
         self.revision = max(self.revision, revision)
         self.is_loaded = True
@@ -291,21 +288,21 @@ class RunTree:
             match change.WhichOneof("change"):
                 case "edge_set":
                     edge = change.edge_set
-                    if not self._is_history_of(edge, edge.node.node_id, change.revision):
+                    if not self._is_history(edge, edge.node.node_id, change.revision):
                         self._set_edge(edge, told)
                 case "edge_removed":
                     removed = change.edge_removed
-                    if not self._is_history_of(removed, removed.node_id, change.revision):
+                    if not self._is_history(removed, removed.node_id, change.revision):
                         removal = self.removals.at(removed.parent_node_id, removed.name)
                         if removal is not None and removal.node.node_id == removed.node_id:
                             removal.hold_back(NewsOfName(change.revision, None))
-                        self._remove_edge(removed, told)
+                        self._remove_edge(removed, change.revision, told)
                 case "node_changed":
                     node = self.nodes.get(change.node_changed.node_id)
                     if node is not None:
                         changed_ns = node.ctime_ns
                         _take_news(node, change.node_changed, told)
-                        if self._is_history(node.node_id, change.revision):
+                        if change.revision <= self.answered.touched_revision_of(node.node_id):
                             # From before it was renamed or lost a name here, which is not to be undone.
                             node.ctime_ns = max(node.ctime_ns, changed_ns)
                 case "run_changed":
@@ -315,10 +312,7 @@ class RunTree:
                 case _:
                     pass  # a kind of change that this version does not know
         self.revision = max(self.revision, response.revision)
-        for node_id, revision in list(self._answered_revisions.items()):
-            if revision <= self.revision:
-                del self._answered_revisions[node_id]
-        self.removals.forget_history(self.revision)
+        self.answered.forget_until(self.revision)
         return told
 
     def answer_removal(self, removal: Removal, revision: int, kept: types.Node | None) -> list[Invalidation]:
@@ -330,7 +324,7 @@ class RunTree:
         parent_id, name = removal.place
         self.removals.end(removal)
         if kept is None and revision > self.revision:
-            self.removals.note_gone(parent_id, name, removal.node.node_id, revision)
+            self.answered.note_absence(removal.place, removal.node.node_id, revision)
         edge = None
         if removal.news is not None and removal.news.revision > revision:
             edge = removal.news.edge
@@ -351,6 +345,25 @@ class RunTree:
         self.forget_if_unused(removal.node)
         return told
 
+    def take_held_news(self, node: Node, pending: Pending, revision: int) -> list[Invalidation]:
+        """The master has answered the node's commit at this revision. What news have told of it since, of its names
+        once it is placed and of the rest once nothing of it is pending, is true.
+        """
+        told: list[Invalidation] = []
+        if not pending.place:
+            held, pending.held_news = pending.held_news, {}
+            for (parent_id, name), news in sorted(held.items(), key=lambda item: item[1].revision):
+                if news.revision <= revision:
+                    continue
+                if news.edge is not None:
+                    self._set_edge(news.edge, told)
+                else:
+                    removed = names.EdgeRemoved(parent_node_id=parent_id, name=name, node_id=node.node_id)
+                    self._remove_edge(removed, news.revision, told)
+        if node.pending is None and pending.held_state is not None and pending.held_state.revision > revision:
+            _take_news(node, pending.held_state, told)
+        return told
+
     def note_sealed(self, run: types.Run) -> None:
         """What the master says of the run as a whole."""
         if run.sealed and not self.is_sealed:
@@ -359,23 +372,23 @@ class RunTree:
             for node in self.nodes.values():
                 node.kernel_attributes = None  # they carry the timeouts
 
-    def _is_history(self, node_id: int, revision: int) -> bool:
-        return revision <= self._answered_revisions.get(node_id, 0)
-
-    def _is_history_of(self, place: types.Edge | names.EdgeRemoved, node_id: int, revision: int) -> bool:
+    def _is_history(self, place: types.Edge | names.EdgeRemoved, node_id: int, revision: int) -> bool:
         """Whether an answer has said since whether the name stands for the node."""
-        gone_at_revision = self.removals.gone_at_revision(place.parent_node_id, place.name, node_id)
-        return revision <= gone_at_revision or self._is_history(node_id, revision)
+        return revision <= self.answered.revision_of((place.parent_node_id, place.name), node_id)
 
     def _set_edge(self, edge: types.Edge, told: list[Invalidation]) -> None:
         parent = self.nodes.get(edge.parent_node_id)
         if parent is None or parent.children is None:
             return  # removed here in the meantime, and what is below it with it
+        if edge.node.kind != DIRECTORY and edge.node.node_id in self.stray_ids:
+            return  # about to be removed there; of a directory somebody else may have made use
         node = self.nodes.get(edge.node.node_id)
-        removal = self.removals.at(edge.parent_node_id, edge.name)
+        place = (edge.parent_node_id, edge.name)
+        news = NewsOfName(edge.node.revision, edge)
+        removal = self.removals.at(*place)
         if removal is not None:
             is_of_node = removal.node is node
-            removal.hold_back(NewsOfName(edge.node.revision, edge if is_of_node else None))
+            removal.hold_back(news if is_of_node else NewsOfName(news.revision, None))
             if is_of_node:
                 return
         holder = parent.children.get(edge.name)
@@ -384,6 +397,7 @@ class RunTree:
             return
         if node is not None and (node.pending is not None and node.pending.place):
             node.take_server_state(edge.node)
+            node.pending.held_news[place] = news
             return  # made or moved here: its place is what this mount will commit
         if holder is not None:
             is_new_directory = edge.node.kind == DIRECTORY and (node is None or not node.is_attached)
@@ -395,6 +409,7 @@ class RunTree:
             if holder.pending is not None and holder.pending.place:
                 if not (holder.is_directory and edge.node.kind == DIRECTORY):
                     holder.pending.covered_ids = (edge.node.node_id,)
+                    holder.pending.held_news[place] = news
                 return
             if holder.is_directory and node is not None and node.is_directory:
                 # Moved over ours elsewhere, where that was empty.
@@ -440,12 +455,18 @@ class RunTree:
             told.append(Invalidation(target.ino, name))
             told.append(Invalidation(source.ino, name, child.ino))
 
-    def _remove_edge(self, removed: names.EdgeRemoved, told: list[Invalidation]) -> None:
+    def _remove_edge(self, removed: names.EdgeRemoved, revision: int, told: list[Invalidation]) -> None:
         parent = self.nodes.get(removed.parent_node_id)
         if parent is None or parent.children is None:
             return
         node = parent.children.get(removed.name)
-        if node is not None and node.node_id == removed.node_id and not _stays(node):
+        if node is None:
+            return
+        if node.pending is not None and node.pending.place:
+            if removed.node_id in node.pending.covered_ids:
+                node.pending.covered_ids = ()
+            node.pending.held_news[removed.parent_node_id, removed.name] = NewsOfName(revision, None)
+        elif node.node_id == removed.node_id and not _stays(node):
             self._drop_edge(parent, removed.name, told)
 
     def _drop_edge(self, parent: Node, name: bytes, told: list[Invalidation]) -> None:

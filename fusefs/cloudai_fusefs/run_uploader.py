@@ -413,7 +413,7 @@ class RunUploader:
                 self._note_placed_in_vain(item, result)
                 continue
             if result.WhichOneof("result") == "node":
-                self._take_acknowledgement(item, result.node)
+                self._take_acknowledgement(item, result.node, response.revision)
             else:
                 self._take_refusal(item, error_from_detail(result.error))
         self._uploader.note_progress()
@@ -445,7 +445,8 @@ class RunUploader:
             request_id=secrets.token_bytes(REQUEST_ID_BYTES), task_id=self._tree.task_id, node_id=node_id
         )
         try:
-            await self._uploader.client.remove(request)
+            response = await self._uploader.client.remove(request)
+            self._tree.answered.note_removed(node_id, response.revision)
         except (MasterUnavailable, Unauthenticated):
             raise
         except DirectoryNotEmpty:
@@ -456,7 +457,7 @@ class RunUploader:
             logger.warning("%s: what was removed may still be there: %s", self._tree.path, error)
         return True
 
-    def _take_acknowledgement(self, item: ComposedCommit, message: types.Node) -> None:
+    def _take_acknowledgement(self, item: ComposedCommit, message: types.Node, revision: int) -> None:
         node, pending, staging = item.node, item.pending, self._uploader.staging
         if item.message.data:
             self._uploader.sent_inline_bytes += len(item.message.data)
@@ -477,20 +478,39 @@ class RunUploader:
             for node_id in pending.stray_ids:
                 staging.note_stray(self._tree, node_id)
             pending.stray_ids = ()
-        if node.edges and node.edges[0] == item.edge:
-            pending.place = False
-            # Not of a name that it was given meanwhile: nothing has been replaced there yet.
-            pending.covered_ids = ()
+        if item.message.place and item.edge is not None:
+            self._note_placed(item, item.edge, message, revision)
         is_acknowledged = pending.change_count == item.change_count and not pending.place
         if is_acknowledged:
             staging.acknowledge(node)
         node.take_server_state(message)
+        self._uploader.tell_kernel(self._tree.take_held_news(node, pending, revision))
         if item.manifest is not None and node.generation == message.generation:
             self._note_content(node, item.manifest)
         if not is_acknowledged:
             self._arm_again(node, pending)
             with suppress(OSError):  # a full disk: the row as it was repeats a commit, and that is harmless
                 staging.record(node)
+
+    def _note_placed(
+        self, item: ComposedCommit, edge: tuple[Node, bytes], message: types.Node, revision: int
+    ) -> None:
+        """The master has the node under the name that the commit was sent for, whatever it is called by now."""
+        node, pending, answered = item.node, item.pending, self._tree.answered
+        parent, name = edge
+        place = (parent.node_id, name)
+        answered.note_place(place, revision)
+        if not node.edges or node.edges[0] != edge:
+            # Nothing has been replaced yet under the name that it was given meanwhile.
+            pending.left_places += (place,)
+            return
+        pending.place = False
+        pending.covered_ids = ()
+        if message.link_count == len(node.edges):
+            for left in pending.left_places:
+                if left != place:
+                    answered.note_absence(left, node.node_id, revision)
+        pending.left_places = ()
 
     def _arm_again(self, node: Node, pending: Pending) -> None:
         if pending.is_urgent:

@@ -1,24 +1,18 @@
 """Names of one run that were removed here and that the master still has, until it answers. Pure state.
 
 News of such a name are held back: they may be older than the removal or newer, which the revision of the answer
-tells. What the answer says of a name makes older news of it history.
+tells.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final, NamedTuple
+from typing import Final
 
+from cloudai_fusefs.answered_names import NewsOfName, Place
 from cloudai_fusefs.node import Node
 from cloudai_model.errors import CloudAIError
 from cloudai_proto.storage.v1 import types_pb2 as types
-
-
-class NewsOfName(NamedTuple):
-    """What the master had under the name at a revision: this edge, or not this node."""
-
-    revision: int
-    edge: types.Edge | None
 
 
 class Removal:
@@ -48,7 +42,7 @@ class Removal:
         """Why it was taken back."""
 
     @property
-    def place(self) -> tuple[int, bytes]:
+    def place(self) -> Place:
         """The directory's id and the name."""
         return self.edge.parent_node_id, self.edge.name
 
@@ -82,10 +76,8 @@ class WaitingRemovals:
     def __init__(self) -> None:
         self.failure: CloudAIError | None = None
         """Why they wait, where patience alone may not do."""
-        self._by_place: dict[tuple[int, bytes], Removal] = {}
+        self._by_place: dict[Place, Removal] = {}
         self._refusals: dict[int, CloudAIError] = {}  # by directory, until somebody is told
-        # The revision at which the name did not stand for the node.
-        self._gone: dict[tuple[int, bytes, int], int] = {}
 
     def __len__(self) -> int:
         return len(self._by_place)
@@ -119,26 +111,7 @@ class WaitingRemovals:
         """Why a removal from the directory was refused since this was last asked."""
         return self._refusals.pop(directory_id, None)
 
-    def note_gone(self, parent_node_id: int, name: bytes, node_id: int, revision: int) -> None:
-        """The master said that at this revision the name does not stand for the node."""
-        self._gone[parent_node_id, name, node_id] = revision
-
-    def gone_at_revision(self, parent_node_id: int, name: bytes, node_id: int) -> int:
-        """The revision of that answer; news up to it are history. 0: there was none."""
-        return self._gone.get((parent_node_id, name, node_id), 0)
-
-    def forget_history(self, revision: int) -> None:
-        """News up to this revision have all come."""
-        if self._gone:
-            self._gone = {key: at for key, at in self._gone.items() if at > revision}
-
     def forget_news(self) -> None:
         """What was known is of another history."""
-        self._gone.clear()
         for removal in self:
             removal.news = None
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether nothing here bears on what a listing says."""
-        return not self._by_place and not self._gone

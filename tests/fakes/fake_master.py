@@ -57,6 +57,8 @@ class FakeMaster:
         """Slept before each call."""
         self.answer_latency_seconds = 0.0
         """Slept after a call has been carried out: going away meanwhile loses its answer alone."""
+        self.news_latency_seconds = 0.0
+        """Slept before each message of a watch, whose content is of before."""
         self.call_count: Counter[str] = Counter()
         """Calls that arrived, by the name of the MasterClient's method."""
         engine = open_sqlite(None)
@@ -269,6 +271,8 @@ class FakeMasterClient:
             revision = response.revision
             is_news = bool(response.changes) or response.reload
             if is_news or is_due:
+                if self._master.news_latency_seconds:
+                    await trio.sleep(self._master.news_latency_seconds)
                 yield response
             if is_news:
                 is_due = False

@@ -256,7 +256,7 @@ def test_late_news_of_a_node_removed_here_does_not_bring_it_back() -> None:
     tree = make_tree()
     tree.apply_tree([page(edge(b"f", FILE_ID))])
     node = tree.detach(tree.root, b"f")
-    tree.note_answered(node.node_id, 5)
+    tree.answered.note_place((ROOT_ID, b"f"), 5)
     tree.forget_if_unused(node)
 
     tree.apply_changes(set_edge(edge(b"f", FILE_ID, revision=4), 4))
@@ -277,7 +277,7 @@ def test_late_news_of_a_node_renamed_here_does_not_turn_its_change_time_back() -
     tree = make_tree()
     tree.apply_tree([page(edge(b"file", FILE_ID))])
     node = tree.nodes[FILE_ID]
-    tree.note_answered(FILE_ID, 7)
+    tree.answered.note_touched(FILE_ID, 7)
     node.note_change(2000)
     changed = types.Node(node_id=FILE_ID, kind=FILE, generation=1, revision=5)
     changed.attributes.CopyFrom(types.Attributes(mode=0o600, ctime_ns=1000))
@@ -358,7 +358,7 @@ def test_listing_that_began_before_a_removal_does_not_bring_the_file_back() -> N
     tree = make_tree()
     tree.apply_tree([page(edge(b"f", FILE_ID))])
     node = tree.detach(tree.root, b"f")
-    tree.note_answered(FILE_ID, 9)
+    tree.answered.note_place((ROOT_ID, b"f"), 9)
     tree.forget_if_unused(node)
 
     tree.apply_tree([page(edge(b"f", FILE_ID), revision=8)])
@@ -499,7 +499,7 @@ def test_names_that_appear_in_a_run_that_was_listed_empty_are_told() -> None:
 
 def test_first_listing_keeps_what_was_removed_here_meanwhile_removed() -> None:
     tree = make_tree()
-    tree.note_answered(FILE_ID, 9)
+    tree.answered.note_place((ROOT_ID, b"f"), 9)
 
     tree.apply_tree([page(edge(b"f", FILE_ID), revision=8)])
 
@@ -610,7 +610,7 @@ def test_first_listing_gives_what_any_other_gives(pages: list[names.ListTreeResp
         RunTree(run, lambda node, ids=ids: ids.append(node.node_id), lambda node: None)  # type: ignore[misc]
         for ids in registered
     )
-    other.note_answered(NODE_ID_MIN + 1000, 0)  # something is known of it: no first listing
+    other.answered.note_removed(NODE_ID_MIN + 1000, 0)  # something is known of it: no first listing
 
     first.apply_tree(pages)
     other.apply_tree(pages)
@@ -706,7 +706,7 @@ def test_answer_and_news_of_a_removed_name_come_to_the_same_in_any_order(history
         for node in (tree.root.children or {}).values():
             assert node.node_id == (OTHER_ID if replaced else FILE_ID)
             assert node.generation == (2 if history.kept and not replaced else 1)
-        assert tree.removals.is_idle or history.news[-1].revision < history.revision
+        assert not tree.answered or history.news[-1].revision < history.revision
         assert (FILE_ID in tree.nodes) == (bool(history.shown) and not replaced)
 
 

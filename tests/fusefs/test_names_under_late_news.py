@@ -1,0 +1,153 @@
+"""Names that change here and elsewhere while the news of it are on their way: what was answered is not undone by older
+news, and in the end all mounts show what the master has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+from random import Random
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from cloudai_model.errors import CloudAIError
+from cloudai_proto.storage.v1 import types_pb2 as types
+from fakes.fake_master import FakeMaster, FakeMasterClient
+from support.file_system_harness import FileSystemHarness, open_file_system
+from support.storage_requests import tree_of
+
+NAMES = (b"a", b"b", b"c", b"d/a", b"d/b")
+STEPS = 40
+HISTORIES = 25
+SETTLED_SECONDS = 20
+
+Act = Callable[[FileSystemHarness, Random, set[bytes]], Awaitable[None]]
+"""Does one thing to names of the set and says in it what there is afterwards."""
+
+
+async def write(mount: FileSystemHarness, random: Random, present: set[bytes]) -> None:
+    name = random.choice([name for name in NAMES if name not in present] or [b""])
+    if name:
+        await mount.write_file(name, random.randbytes(8))
+        present.add(name)
+
+
+async def rename(mount: FileSystemHarness, random: Random, present: set[bytes]) -> None:
+    if present:
+        old, new = random.choice(sorted(present)), random.choice(NAMES)
+        is_same = new in present and await mount.find(old) is await mount.find(new)
+        await mount.rename(old, new)
+        if not is_same:  # by rename(2), two names of one file stay
+            present.discard(old)
+            present.add(new)
+
+
+async def link(mount: FileSystemHarness, random: Random, present: set[bytes]) -> None:
+    free = [name for name in NAMES if name not in present]
+    if present and free:
+        node = await mount.find(random.choice(sorted(present)))
+        new = random.choice(free)
+        parent, _, name = new.rpartition(b"/")
+        await mount.rearrangements.link(node, await mount.find(parent), name)
+        present.add(new)
+
+
+async def unlink(mount: FileSystemHarness, random: Random, present: set[bytes]) -> None:
+    if present:
+        name = random.choice(sorted(present))
+        await mount.unlink(name)
+        present.discard(name)
+
+
+async def fsync(mount: FileSystemHarness, random: Random, present: set[bytes]) -> None:
+    if present:
+        handle = await mount.open(random.choice(sorted(present)))
+        await mount.fsync(handle)
+        mount.close_handle(handle)
+
+
+async def pause(mount: FileSystemHarness, random: Random, present: set[bytes]) -> None:
+    await trio.sleep(random.choice((0.01, 0.3, 1.0)))
+
+
+ACTS: tuple[Act, ...] = (write, write, rename, rename, rename, link, unlink, fsync, pause, pause)
+
+
+def slow_down(master: FakeMaster, random: Random) -> None:
+    master.latency_seconds = random.choice((0.0, 0.05))
+    master.answer_latency_seconds = random.choice((0.0, 0.05, 0.4))
+    master.news_latency_seconds = random.choice((0.0, 0.1, 0.7, 1.5))
+
+
+@pytest.mark.parametrize("seed", range(HISTORIES))
+async def test_what_was_done_here_is_never_undone_by_late_news(
+    clock: MockClock, master: FakeMaster, file_system: FileSystemHarness, seed: int
+) -> None:
+    random = Random(seed)
+    await file_system.mkdir(b"d")
+    await file_system.make_all_durable()
+    slow_down(master, random)
+    present: set[bytes] = set()
+
+    def check(done: list[str]) -> None:
+        assert file_system.shown().keys() == present | {b"d"}, done
+
+    async def look_often() -> None:
+        while True:
+            check(done)
+            await trio.sleep(0.03)
+
+    done: list[str] = []
+    for _ in range(STEPS):
+        act = random.choice(ACTS)
+        done.append(act.__name__)
+        await act(file_system, random, present)
+        check(done)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(look_often)
+        await file_system.make_all_durable()
+        await trio.sleep(SETTLED_SECONDS)
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("seed", range(HISTORIES))
+async def test_mounts_that_change_the_same_names_agree_in_the_end(
+    clock: MockClock,
+    master: FakeMaster,
+    client: FakeMasterClient,
+    run: types.Run,
+    tmp_path: Path,
+    seed: int,
+) -> None:
+    random = Random(seed)
+
+    async def work(mount: FileSystemHarness, random: Random) -> None:
+        for _ in range(STEPS):
+            with suppress(CloudAIError):  # the other was faster
+                await random.choice(ACTS)(mount, random, set(mount.shown()) - {b"d"})
+
+    async with (
+        open_file_system(client, run, tmp_path / "one", timeo_seconds=10) as one,
+        open_file_system(client, run, tmp_path / "other", timeo_seconds=10) as other,
+    ):
+        for mount in (one, other):
+            await mount.namespace.load(mount.tree.root)
+        await one.mkdir(b"d")
+        await one.make_all_durable()
+        await trio.sleep(1)
+        slow_down(master, random)
+
+        async with trio.open_nursery() as nursery:
+            for mount in (one, other):
+                nursery.start_soon(work, mount, Random(random.random()))
+        for mount in (one, other):
+            await mount.make_all_durable()
+            await mount.uploader.wait_strays_removed()
+        await trio.sleep(SETTLED_SECONDS)
+
+        at_master = set(await tree_of(client, run)) - {b""}
+        assert (set(one.shown()) ^ at_master, set(other.shown()) ^ at_master) == (set(), set())
+        assert one.shown() == other.shown()
