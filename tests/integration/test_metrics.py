@@ -68,6 +68,7 @@ def test_reads_and_writes_show_in_the_metrics(
     assert metrics_socket.stat().st_mode & 0o777 == 0o600
 
     task = mount.mount_point / "user-123" / "training"
+    wait_until((task / RUN / "file").exists, "the file")
     assert (task / RUN / "file").read_bytes() == CONTENT
     with pytest.raises(OSError):
         (task / "no-time").mkdir()

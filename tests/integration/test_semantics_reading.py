@@ -127,7 +127,7 @@ def test_chunk_lost_at_the_master_is_healed_by_who_writes_it_again(
     (run_in(mount) / "again").write_bytes(content)
     mount.wait_durable()
 
-    assert (run_in(other) / "again").read_bytes() == content
+    wait_until(lambda: content_or_none(run_in(other) / "again") == content, "the second file elsewhere")
     assert (run_in(other) / "model").read_bytes() == content
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -29,6 +30,14 @@ def names_in(directory: Path) -> list[str]:
 
 def has_names(directory: Path, expected: list[str]) -> bool:
     return directory.is_dir() and names_in(directory) == expected
+
+
+def is_read_only(path: Path) -> bool:
+    try:
+        path.open("r+b").close()
+    except OSError as error:
+        return error.errno == errno.EROFS
+    return False
 
 
 def recorded_removals(mount: MountProcess) -> int:
@@ -247,6 +256,8 @@ def test_files_of_a_run_that_was_sealed_are_shown_again(line: _SlowLine) -> None
     wait_until(partial(has_names, line.run, ["first", "second"]), "the files")
     assert (line.run / "first").read_bytes() == b"content of first"
     assert "2 removed files are shown again: the run is sealed" in line.slow.log_text()
+    # The refusal may come before the news of the sealing.
+    wait_until(partial(is_read_only, line.run / "first"), "the sealing")
     with pytest.raises(OSError, match="Read-only file system"):
         (line.run / "first").unlink()
     assert line.slow.status()["pending_count"] == 0
