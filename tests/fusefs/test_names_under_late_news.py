@@ -21,7 +21,7 @@ from support.storage_requests import tree_of
 
 NAMES = (b"a", b"b", b"c", b"d/a", b"d/b")
 STEPS = 40
-HISTORIES = 25
+HISTORIES = 15
 SETTLED_SECONDS = 20
 
 Act = Callable[[FileSystemHarness, Random, set[bytes]], Awaitable[None]]

@@ -264,6 +264,92 @@ def test_late_news_of_a_node_removed_here_does_not_bring_it_back() -> None:
     assert names_in(tree.root) == []
 
 
+def test_late_news_of_another_file_of_that_name_does_not_outdo_an_answer() -> None:
+    tree = make_tree()
+    tree.apply_tree([page(edge(b"f", FILE_ID))])
+    tree.answered.note_place((ROOT_ID, b"f"), 5)
+
+    tree.apply_changes(set_edge(edge(b"f", OTHER_ID, revision=4), 4))
+    assert tree.root.children == {b"f": tree.nodes[FILE_ID]}
+
+    tree.apply_changes(set_edge(edge(b"f", OTHER_ID, revision=6), 6))
+    assert tree.root.children == {b"f": tree.nodes[OTHER_ID]}
+    assert not tree.answered
+
+
+def test_late_news_of_a_further_name_is_shown_although_an_answer_has_told_of_the_first() -> None:
+    tree = make_tree()
+    tree.apply_tree([page(edge(b"f", FILE_ID))])
+    tree.answered.note_place((ROOT_ID, b"f"), 5)
+    tree.answered.note_touched(FILE_ID, 5)
+
+    tree.apply_changes(set_edge(edge(b"link", FILE_ID, revision=4), 4))
+
+    assert names_in(tree.root) == [b"f", b"link"]
+
+
+def test_late_news_of_a_node_removed_everywhere_is_history_under_any_name() -> None:
+    tree = make_tree()
+    tree.apply_tree([page()])
+    tree.answered.note_removed(FILE_ID, 5)
+
+    tree.apply_changes(set_edge(edge(b"f", FILE_ID, revision=4), 4))
+
+    assert names_in(tree.root) == []
+
+
+NEWS_AFTER_A_COMMIT = {
+    "replaced": ([set_edge(edge(b"f", OTHER_ID, revision=6), 6)], {b"f": OTHER_ID}),
+    "renamed": (
+        [set_edge(edge(b"g", FILE_ID, revision=6), 6), remove_edge(b"f", FILE_ID, 7)],
+        {b"g": FILE_ID},
+    ),
+    "removed": ([remove_edge(b"f", FILE_ID, 6)], {}),
+    "replaced, and that removed": (
+        [set_edge(edge(b"f", OTHER_ID, revision=6), 6), remove_edge(b"f", OTHER_ID, 7)],
+        {},
+    ),
+    "replaced before": ([set_edge(edge(b"f", OTHER_ID, revision=4), 4)], {b"f": FILE_ID}),
+}
+
+
+@pytest.mark.parametrize(("news", "shown"), NEWS_AFTER_A_COMMIT.values(), ids=NEWS_AFTER_A_COMMIT.keys())
+def test_news_that_come_before_the_answer_to_a_commit_count_if_they_are_newer(
+    news: list[names.WatchResponse], shown: dict[bytes, int]
+) -> None:
+    tree = make_tree()
+    tree.apply_tree([page()])
+    node = make_here(tree, b"f", FILE_ID)
+    pending = node.pending
+    assert pending is not None
+    for response in news:
+        tree.apply_changes(response)
+    assert names_in(tree.root) == [b"f"]
+
+    pending.place = False
+    tree.forget_pending(node)
+    tree.take_held_news(node, pending, 5)
+
+    assert {name: child.node_id for name, child in (tree.root.children or {}).items()} == shown
+
+
+def test_attributes_given_elsewhere_after_a_commit_are_shown_once_it_is_answered() -> None:
+    tree = make_tree()
+    tree.apply_tree([page(edge(b"f", FILE_ID))])
+    node = tree.nodes[FILE_ID]
+    node.mode = 0o600
+    pending = tree.note_pending(node)
+    changed = edge(b"f", FILE_ID, revision=6).node
+    changed.attributes.mode = 0o640
+
+    tree.apply_changes(change_node(changed))
+    assert node.mode == 0o600
+    tree.forget_pending(node)
+    tree.take_held_news(node, pending, 5)
+
+    assert node.mode == 0o640
+
+
 def test_news_older_than_what_is_known_does_not_turn_a_file_back() -> None:
     tree = make_tree()
     tree.apply_tree([page(edge(b"f", FILE_ID, revision=9, generation=3, size=30))])
