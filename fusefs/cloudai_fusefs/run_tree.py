@@ -393,6 +393,8 @@ class RunTree:
                 return
         holder = parent.children.get(edge.name)
         if holder is not None and holder is node:
+            if node.pending is not None:
+                node.pending.held_news[place] = news
             _take_news(node, edge.node, told)
             return
         if node is not None and (node.pending is not None and node.pending.place):

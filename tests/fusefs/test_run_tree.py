@@ -309,6 +309,10 @@ NEWS_AFTER_A_COMMIT = {
         [set_edge(edge(b"f", OTHER_ID, revision=6), 6), remove_edge(b"f", OTHER_ID, 7)],
         {},
     ),
+    "replaced, and renamed back": (
+        [set_edge(edge(b"f", OTHER_ID, revision=6), 6), set_edge(edge(b"f", FILE_ID, revision=7), 7)],
+        {b"f": FILE_ID},
+    ),
     "replaced before": ([set_edge(edge(b"f", OTHER_ID, revision=4), 4)], {b"f": FILE_ID}),
 }
 
