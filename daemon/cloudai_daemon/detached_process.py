@@ -45,6 +45,7 @@ def _spawn(
             *((os.POSIX_SPAWN_CLOSE, descriptor) for descriptor in _find_inheritable()),
         ],
         setsid=setsid,
+        setsigmask=(),  # whatever this process keeps back
     )
     return ProcessIdentity.of_child(pid)
 

@@ -9,7 +9,6 @@ what is left stays staged and is named in the log. A second signal skips the res
 from __future__ import annotations
 
 import faulthandler
-import json
 import logging
 import logging.handlers
 import os
@@ -22,10 +21,10 @@ from typing import Final, TypeAlias, TypeVar
 import trio
 
 from cloudai_daemon.control_server import choose_socket_path, serve_control
-from cloudai_daemon.detached_process import detach
 from cloudai_daemon.exit_codes import ExitCode
 from cloudai_daemon.metrics_server import serve_metrics
 from cloudai_daemon.mount_config_codec import decode_config
+from cloudai_daemon.mount_report import Report, open_report
 from cloudai_daemon.places import make_private_dir, runtime_dir, short_name_of
 from cloudai_daemon.process_identity import ProcessIdentity
 from cloudai_daemon.registry import RegistryEntry, register, unregister
@@ -224,12 +223,8 @@ def describe_failure(config: MountConfig, error: Exception) -> str:
     return f"{config.mount_point}: {error}"
 
 
-def run_daemon(
-    config: MountConfig, serve: ServeMount, report: Callable[[str | None], None], *, to_stderr: bool
-) -> int:
-    """Runs one mount to its end; the exit status. `report` is called once: with None when the tree can be
-    used, or with the line that says why it cannot.
-    """
+def run_daemon(config: MountConfig, serve: ServeMount, report: Report, *, to_stderr: bool) -> int:
+    """Runs one mount to its end; the exit status. `report` is called once."""
     os.umask(0o077)
     _raise_descriptor_limit()
     try:
@@ -269,20 +264,9 @@ def _raise_descriptor_limit() -> None:
 def main(serve: ServeMount) -> int:
     """The program: configuration on standard input, one report on standard output."""
     os.chdir("/")
-    report_descriptor = os.dup(1)
-    null_descriptor = os.open(os.devnull, os.O_RDWR)
     config = decode_config(sys.stdin.buffer.read())
-    os.dup2(null_descriptor, 0)
-    os.dup2(null_descriptor, 1)
+    report = open_report()
     faulthandler.enable()
-
-    def report(failure: str | None) -> None:
-        detach()
-        answer = {"ready": True} if failure is None else {"error": failure}
-        # Closed at once: its end tells the parent that nothing more comes.
-        with os.fdopen(report_descriptor, "w") as pipe:
-            pipe.write(json.dumps(answer) + "\n")
-
     return run_daemon(config, serve, report, to_stderr=False)
 
 

@@ -39,9 +39,13 @@ from cloudai_model.service_manager import VARIABLES as SERVICE_VARIABLES
 # -P: whatever modules are in the directory that somebody mounts from, they are not ours.
 MOUNT_PROCESS_COMMAND: Final = (sys.executable, "-P", "-m", "cloudai_daemon.mount_process")
 
+SUPERVISOR_COMMAND: Final = (sys.executable, "-P", "-m", "cloudai_daemon.supervisor")
+
 # The filesystem gives a master that is not there up after a few seconds; this is for one that hangs, and
 # leaves a slow machine time to start Python.
 _READY_SECONDS_MAX: Final = 20.0
+# A supervisor waits for its daemon as long as that, and then says so.
+_SUPERVISED_SECONDS_MAX: Final = _READY_SECONDS_MAX + 10.0
 _STOP_SECONDS_MAX: Final = 5.0
 # Mounts on top of each other that a crash left; nobody has that many.
 _DEAD_MOUNTS_MAX: Final = 8
@@ -223,17 +227,20 @@ def _end_unmounted(state_dir: Path) -> None:
                 entry.process.wait_gone(_STOP_SECONDS_MAX)
 
 
-def start_mount(config: MountConfig, command: Sequence[str] = MOUNT_PROCESS_COMMAND) -> RegistryEntry:
-    """Mounts in a new process and returns once the tree answers `stat` and a listing.
+def start_mount(config: MountConfig, command: Sequence[str] = ()) -> RegistryEntry:
+    """Mounts in a new process, under a supervisor if the mount is to have one, and returns once the tree answers
+    `stat` and a listing.
 
-    Raises CommandFailed (32) within about 20 s; then no process and no mount is left.
+    `command` takes the place of that process. Raises CommandFailed (32) within about 20 s, 30 s under a supervisor;
+    then no process and no mount is left.
     """
+    command = command or (SUPERVISOR_COMMAND if config.supervise else MOUNT_PROCESS_COMMAND)
     process, report_descriptor = _start_process(config, command)
     try:
         with os.fdopen(report_descriptor, "rb", buffering=0) as pipe:
             _await_report(pipe.fileno(), config)
         _await_answer(config.mount_point)
-        return _find_entry(config.mount_point, process)
+        return _find_entry(config.mount_point, None if config.supervise else process)
     except BaseException:
         _stop_process(process, config.mount_point)
         raise
@@ -269,14 +276,15 @@ def _start_process(config: MountConfig, command: Sequence[str]) -> tuple[Process
 
 
 def _await_report(descriptor: int, config: MountConfig) -> None:
-    deadline = time.monotonic() + _READY_SECONDS_MAX
+    seconds_max = _SUPERVISED_SECONDS_MAX if config.supervise else _READY_SECONDS_MAX
+    deadline = time.monotonic() + seconds_max
     received = b""
     while b"\n" not in received:
         readable, _, _ = select.select([descriptor], [], [], max(0.0, deadline - time.monotonic()))
         if not readable:
             raise CommandFailed(
                 ExitCode.MOUNT_FAILED,
-                f"{config.mount_point}: not mounted after {_READY_SECONDS_MAX:.0f} s, given up",
+                f"{config.mount_point}: not mounted after {seconds_max:.0f} s, given up",
             )
         part = os.read(descriptor, 4096)
         if not part:
@@ -303,9 +311,10 @@ def _await_answer(mount_point: Path) -> None:
         ) from error
 
 
-def _find_entry(mount_point: Path, process: ProcessIdentity) -> RegistryEntry:
+def _find_entry(mount_point: Path, process: ProcessIdentity | None) -> RegistryEntry:
+    """`process`: the daemon, unless a supervisor has started it."""
     for entry in list_live([runtime_dir()]):
-        if entry.mount_point == mount_point and entry.process == process:
+        if entry.mount_point == mount_point and process in (None, entry.process):
             return entry
     raise CommandFailed(ExitCode.MOUNT_FAILED, f"{mount_point}: the mount daemon ended at once")
 

@@ -52,6 +52,7 @@ class MountOptions(TypedDict, total=False):
     insecure: bool
     ca_file: Path
     metrics_address: str
+    supervise: bool
     kernel_words: tuple[str, ...]
 
 
@@ -246,6 +247,12 @@ OPTION_SPECS: Final = (
         field="allow_other",
         default="",
         help="let other users in; needs user_allow_other in /etc/fuse.conf unless root mounts",
+    ),
+    OptionSpec(
+        name="supervise",
+        field="supervise",
+        default="",
+        help="a mount whose daemon dies is mounted again at once",
     ),
     OptionSpec(name="insecure", field="insecure", default="", help="no TLS; the master must be on loopback"),
     OptionSpec(

@@ -62,6 +62,8 @@ class MountConfig:
     token: str = ""
     metrics_address: str = ""
     """Where Prometheus metrics are served: `host:port` on the loopback or a Unix socket's path; "": nowhere."""
+    supervise: bool = False
+    """A process of its own starts the daemon again when that dies."""
     kernel_words: tuple[str, ...] = ()
     """Of mount(8), for the kernel alone: noexec, noatime, nodiratime."""
     shown_source: str = ""

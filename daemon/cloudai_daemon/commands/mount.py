@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from cloudai_daemon.commands.parameters import PATH, say
-from cloudai_daemon.exit_codes import CommandFailed
+from cloudai_daemon.exit_codes import CommandFailed, ExitCode
 from cloudai_daemon.mounting import is_readable_by_others, prepare_mount, resolve_config, start_mount
 from cloudai_daemon.option_sources import gather_options
 from cloudai_daemon.options import describe_options
@@ -18,9 +18,15 @@ from cloudai_daemon.options import describe_options
 @click.argument("directory", metavar="DIR", type=PATH)
 @click.option("-o", "option_words", metavar="OPTIONS", multiple=True, help="Mount options, see below.")
 @click.option("--token-file", type=PATH, help="The same as -o token_file=.")
+@click.option("--supervise", is_flag=True, help="The same as -o supervise.")
 @click.option("--foreground", is_flag=True, help="Serve in this process until the mount is gone.")
 def mount_command(
-    source: str, directory: Path, option_words: tuple[str, ...], token_file: Path | None, foreground: bool
+    source: str,
+    directory: Path,
+    option_words: tuple[str, ...],
+    token_file: Path | None,
+    supervise: bool,
+    foreground: bool,
 ) -> None:
     """Mount the master at SOURCE on DIR, an empty directory.
 
@@ -30,6 +36,13 @@ def mount_command(
     options = gather_options(",".join(option_words))
     if token_file is not None:
         options["token_file"] = token_file.expanduser().absolute()
+    if supervise:
+        options["supervise"] = True
+    if foreground and options.get("supervise"):
+        raise CommandFailed(
+            ExitCode.USAGE,
+            "supervise and --foreground exclude each other: whoever runs it in the foreground looks after it",
+        )
     config = resolve_config(source, directory, options)
     if config.token_file is not None and is_readable_by_others(config.token_file):
         say(f"warning: {config.token_file} can be read by others; `chmod 600` it")

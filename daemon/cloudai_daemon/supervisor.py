@@ -1,0 +1,129 @@
+"""What `cloudai mount --supervise` leaves running: the mount daemon is its child, and is started anew when it dies.
+
+Configuration on standard input and one report on standard output, as of mount_process. What ends a mount in order
+(umount, `cloudai umount`, a signal to either process) ends both. SIGKILL of this process leaves the mount as it is,
+with nobody to look after it.
+"""
+
+from __future__ import annotations
+
+import logging.handlers
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Final
+
+from cloudai_daemon.exit_codes import CommandFailed, ExitCode
+from cloudai_daemon.mount_config_codec import decode_config
+from cloudai_daemon.mount_report import open_report
+from cloudai_daemon.mount_table import find_mounted
+from cloudai_daemon.mounting import prepare_mount, start_mount
+from cloudai_daemon.process_identity import ProcessIdentity
+from cloudai_fusefs.mount_control import MountConfig
+
+log = logging.getLogger("cloudai_daemon.supervisor")
+
+STEADY_SECONDS: Final = 10.0
+"""Who served for as long is started anew at once, others after a pause that doubles."""
+
+PAUSE_SECONDS_MIN: Final = 0.5
+PAUSE_SECONDS_MAX: Final = 30.0
+
+_ENDING: Final = frozenset({signal.SIGTERM, signal.SIGINT})
+_TAKEN: Final = _ENDING | {signal.SIGCHLD}
+
+Start = Callable[[MountConfig], ProcessIdentity]
+"""Mounts and returns once the tree answers; the daemon, a child of this process. Raises CommandFailed."""
+
+
+def start_daemon(config: MountConfig) -> ProcessIdentity:
+    """See `Start`. What a dead daemon has left mounted is taken away first."""
+    prepare_mount(config)
+    return start_mount(replace(config, supervise=False)).process
+
+
+class Supervisor:
+    """Of one mount. SIGTERM, SIGINT and SIGCHLD are blocked in this process and taken one after another."""
+
+    def __init__(self, config: MountConfig, start: Start = start_daemon) -> None:
+        self._config = config
+        self._start = start
+        self._pause_seconds = 0.0
+
+    def run(self, on_ready: Callable[[], None]) -> int:
+        """Serves until the mount ends in order; the exit status. Raises CommandFailed: it cannot be mounted at all."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, _TAKEN)
+        daemon: ProcessIdentity | None = self._start(self._config)
+        on_ready()
+        while daemon is not None:
+            began_seconds = time.monotonic()
+            exit_status = _await_end(daemon)
+            if exit_status == ExitCode.OK:
+                return exit_status
+            if find_mounted(self._config.mount_point) is None:
+                log.error("the mount daemon ended with %d after the unmount", exit_status)
+                return exit_status
+            log.error("the mount daemon ended with %d: it is started again", exit_status)
+            if time.monotonic() - began_seconds >= STEADY_SECONDS:
+                self._pause_seconds = 0.0
+            daemon = self._start_again()
+        return ExitCode.OK
+
+    def _start_again(self) -> ProcessIdentity | None:
+        """None: this process was told to end meanwhile."""
+        while not _is_told_to_end(self._pause_seconds):
+            self._pause_seconds = min(max(PAUSE_SECONDS_MIN, self._pause_seconds * 2), PAUSE_SECONDS_MAX)
+            try:
+                return self._start(self._config)
+            except CommandFailed as error:
+                log.error("not mounted: %s", error.line)  # noqa: TRY400  # the line says it
+        return None
+
+
+def _await_end(daemon: ProcessIdentity) -> int:
+    """The exit status of a child, -N for a signal N. A signal to end is handed on to it."""
+    while True:
+        if os.waitid(os.P_PID, daemon.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
+            _, status = os.waitpid(daemon.pid, 0)
+            return os.waitstatus_to_exitcode(status)
+        taken = signal.sigwaitinfo(_TAKEN)
+        if taken.si_signo in _ENDING:
+            # Not waited for yet, so its pid cannot be another process's.
+            os.kill(daemon.pid, taken.si_signo)
+
+
+def _is_told_to_end(seconds: float) -> bool:
+    """Whether a signal to end comes within the time."""
+    return signal.sigtimedwait(_ENDING, seconds) is not None
+
+
+def _configure_logging(config: MountConfig) -> None:
+    # The daemon rotates the file: this one follows its name.
+    handler = logging.handlers.WatchedFileHandler(config.state_dir / "daemon.log")
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        handlers=[handler],
+        force=True,
+    )
+
+
+def main() -> int:
+    """The program: configuration on standard input, one report on standard output."""
+    os.chdir("/")
+    os.umask(0o077)
+    config = decode_config(sys.stdin.buffer.read())
+    report = open_report()
+    _configure_logging(config)
+    try:
+        return Supervisor(config).run(lambda: report(None))
+    except CommandFailed as error:
+        report(error.line)
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,113 @@
+"""`cloudai mount -o supervise`: a mount whose daemon dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+from cloudai_daemon.process_identity import ProcessIdentity
+from cloudai_daemon.exit_codes import ExitCode
+from cloudai_daemon.mount_lookup import find_at
+from support.master_process import MasterProcess
+from support.mount_process import RUN, MakeMount, MountProcess, run_in, wait_until
+
+SUPERVISED = "insecure,timeo=20,supervise"
+
+
+def daemon_of(mount: MountProcess) -> ProcessIdentity | None:
+    entry = find_at(mount.mount_point)
+    return entry.process if entry is not None and entry.process.is_alive else None
+
+
+def supervisor_of(mount: MountProcess) -> ProcessIdentity:
+    fields = Path(f"/proc/{mount.pid}/stat").read_text().rpartition(")")[2].split()
+    return ProcessIdentity.of(int(fields[1]))
+
+
+def kill_daemon(mount: MountProcess) -> None:
+    """Returns once another daemon serves the mount."""
+    killed = daemon_of(mount)
+    assert killed is not None
+    killed.send_signal(signal.SIGKILL)
+    wait_until(lambda: daemon_of(mount) not in (None, killed), "another daemon")
+    found = daemon_of(mount)
+    assert found is not None
+    mount.pid = found.pid
+
+
+def test_mount_whose_daemon_dies_is_there_again_and_its_uploads_go_on(
+    make_mount: MakeMount, master: MasterProcess
+) -> None:
+    """D12. With `-o supervise` a mount whose daemon dies is mounted again by itself, and its uploads go on."""
+    mount = make_mount(options=SUPERVISED)
+    run = mount.make_run(RUN)
+    (run / "first").write_bytes(b"looked into, so that the master is not needed")
+    mount.wait_durable()
+    content = os.urandom(300_000)
+    with master.silent():
+        (run / "staged").write_bytes(content)
+        daemon = daemon_of(mount)
+        assert daemon is not None
+        daemon.send_signal(signal.SIGKILL)
+        daemon.wait_gone(10)
+    wait_until(lambda: daemon_of(mount) not in (None, daemon), "another daemon")
+
+    mount.wait_durable()
+    assert (run / "staged").read_bytes() == content
+    assert (run_in(make_mount("other")) / "staged").read_bytes() == content
+
+    found = daemon_of(mount)
+    assert found is not None
+    mount.pid = found.pid
+    kill_daemon(mount)
+    (run / "after the second death").touch()
+    mount.umount()
+
+
+def test_umount_ends_the_supervisor_too(make_mount: MakeMount) -> None:
+    mount = make_mount(options=SUPERVISED)
+    supervisor = supervisor_of(mount)
+
+    mount.umount()
+
+    assert supervisor.wait_gone(10)
+    assert not os.path.ismount(mount.mount_point)
+
+
+def test_signal_to_the_supervisor_ends_the_mount_in_order(make_mount: MakeMount) -> None:
+    mount = make_mount(options=SUPERVISED)
+    run = mount.make_run(RUN)
+    (run / "file").write_bytes(b"content")
+    supervisor = supervisor_of(mount)
+
+    supervisor.send_signal(signal.SIGTERM)
+
+    assert supervisor.wait_gone(20)
+    assert not os.path.ismount(mount.mount_point)
+    assert (run_in(make_mount("other")) / "file").read_bytes() == b"content"
+
+
+def test_mount_that_cannot_be_made_is_refused_in_a_line_and_leaves_no_supervisor(
+    make_mount: MakeMount,
+) -> None:
+    mount = make_mount(options=SUPERVISED)
+    mount.umount()
+    mount.token_file.write_text("no-token-of-this-master")
+
+    done = mount.mount_command()
+
+    assert done.returncode == ExitCode.MOUNT_FAILED
+    assert len(done.stderr.splitlines()) == 1
+    assert "supervise" not in (done.stderr + mount.log_text()).lower()
+    assert not os.path.ismount(mount.mount_point)
+
+
+def test_supervised_in_the_foreground_is_refused(make_mount: MakeMount) -> None:
+    mount = make_mount()
+    mount.umount()
+
+    done = mount.cloudai(*mount.mount_arguments, "--foreground", "--supervise")
+
+    assert done.returncode == ExitCode.USAGE
+    assert "supervise and --foreground exclude each other" in done.stderr
