@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import click
 
+from cloudai_daemon.commands.completion import completion_command
 from cloudai_daemon.commands.config import config_command
 from cloudai_daemon.commands.doctor import doctor_command
 from cloudai_daemon.commands.install_helper import install_helper_command
@@ -45,6 +46,7 @@ for _command in (
     down_command,
     config_command,
     install_helper_command,
+    completion_command,
 ):
     cli.add_command(_command)
 

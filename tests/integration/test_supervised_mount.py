@@ -6,9 +6,9 @@ import os
 import signal
 from pathlib import Path
 
-from cloudai_daemon.process_identity import ProcessIdentity
 from cloudai_daemon.exit_codes import ExitCode
 from cloudai_daemon.mount_lookup import find_at
+from cloudai_daemon.process_identity import ProcessIdentity
 from support.master_process import MasterProcess
 from support.mount_process import RUN, MakeMount, MountProcess, run_in, wait_until
 

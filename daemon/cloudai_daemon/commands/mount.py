@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from cloudai_daemon.commands.parameters import PATH, say
+from cloudai_daemon.commands.parameters import MOUNT_OPTIONS, PATH, say
 from cloudai_daemon.exit_codes import CommandFailed, ExitCode
 from cloudai_daemon.mounting import is_readable_by_others, prepare_mount, resolve_config, start_mount
 from cloudai_daemon.option_sources import gather_options
@@ -16,7 +16,14 @@ from cloudai_daemon.options import describe_options
 @click.command("mount", epilog=describe_options())
 @click.argument("source")
 @click.argument("directory", metavar="DIR", type=PATH)
-@click.option("-o", "option_words", metavar="OPTIONS", multiple=True, help="Mount options, see below.")
+@click.option(
+    "-o",
+    "option_words",
+    type=MOUNT_OPTIONS,
+    metavar="OPTIONS",
+    multiple=True,
+    help="Mount options, see below.",
+)
 @click.option("--token-file", type=PATH, help="The same as -o token_file=.")
 @click.option("--supervise", is_flag=True, help="The same as -o supervise.")
 @click.option("--foreground", is_flag=True, help="Serve in this process until the mount is gone.")

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
-from cloudai_daemon.options import parse_duration
+from cloudai_daemon.options import OPTION_SPECS, parse_duration
 
 
 class Duration(click.ParamType[float]):
@@ -33,9 +34,31 @@ class AnyPath(click.ParamType[Path]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
         return Path(value)
 
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        return [CompletionItem(incomplete, type="file")]
+
+
+class MountOptionWords(click.ParamType[str]):
+    """Mount options as mount(8) takes them: `word,name=value`."""
+
+    name = "options"
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        before, comma, word = incomplete.rpartition(",")
+        return [
+            CompletionItem(f"{before}{comma}{spec.name}{'=' if spec.parse else ''}", help=spec.help)
+            for spec in OPTION_SPECS
+            if spec.name.startswith(word)
+        ]
+
 
 DURATION = Duration()
 PATH = AnyPath()
+MOUNT_OPTIONS = MountOptionWords()
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
