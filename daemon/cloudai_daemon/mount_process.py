@@ -21,6 +21,7 @@ from typing import Final, TypeAlias, TypeVar
 
 import trio
 
+from cloudai_daemon.bound_directories import mend_bound_directories
 from cloudai_daemon.control_server import choose_socket_path, serve_control
 from cloudai_daemon.detached_process import detach
 from cloudai_daemon.exit_codes import ExitCode
@@ -109,6 +110,8 @@ class MountDaemon:
                     await nursery.start(_serve_metrics, self._config, control)
                 register(entry, registry_dir)
                 log.info("serving %s at %s", self._config.source, self._config.mount_point)
+                # Asks the tree, which this loop answers meanwhile.
+                await trio.to_thread.run_sync(mend_bound_directories, self._config.mount_point)
                 on_ready()
                 self._notifier.tell_ready()
         except* OSError as group:

@@ -1,0 +1,56 @@
+"""Which of the directories that other mount namespaces have of a dead mount are given back by the next one."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from cloudai_daemon.mount_table import find_mounted
+from support.mount_process import WAIT_SECONDS_MAX, MakeMount
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may enter the namespaces of others")
+
+
+@contextmanager
+def namespace_with_copies(*options: str) -> Iterator[int]:
+    """A mount namespace with all that is mounted now, of which nothing is unmounted; a process in it."""
+    with subprocess.Popen(
+        ["unshare", "--mount", "--propagation", "private", *options, "--", "sh", "-c", "echo made; exec cat"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as keeper:
+        assert keeper.stdout is not None
+        assert keeper.stdout.readline() == "made\n"
+        yield keeper.pid
+        keeper.communicate(timeout=WAIT_SECONDS_MAX)
+
+
+def test_directories_are_given_back_to_namespaces_of_this_users_alone(make_mount: MakeMount) -> None:
+    mount, healthy = make_mount(), make_mount("healthy")
+    place = mount.mount_point
+    with (
+        namespace_with_copies() as ours,
+        namespace_with_copies("--user", "--map-root-user") as foreign,
+    ):
+        before, healthy_before = find_mounted(place), find_mounted(healthy.mount_point, ours)
+        assert before is not None
+        os.kill(mount.pid, signal.SIGKILL)
+        mount.wait_dead()
+        mount.start()
+
+        after, given, kept = (find_mounted(place, process) for process in ("self", ours, foreign))
+
+        assert after is not None
+        assert given is not None
+        assert kept is not None
+        assert given.device == after.device != before.device
+        assert kept.device == before.device
+        assert find_mounted(healthy.mount_point, ours) == healthy_before
+    mount.umount()
+    healthy.umount()
