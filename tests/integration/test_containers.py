@@ -1,0 +1,263 @@
+"""Real containers of podman whose /output is a run."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from support.mount_process import (
+    COMMAND_SECONDS_MAX,
+    PROGRAM,
+    RUN,
+    MakeMount,
+    MountProcess,
+    wait_until,
+)
+from support.podman import IMAGE, USER_ID, Podman, private_podman
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="containers of root's podman")
+
+# Every tenth of a second a line, in a file that is opened anew for each; what cannot be written is tried again.
+WRITER = """
+number=1
+while [ ! -e /output/stop ]; do
+    echo $number >> /output/lines 2>/dev/null && number=$((number + 1))
+    sleep 0.1
+done
+"""
+
+
+@pytest.fixture(scope="module")
+def podman() -> Iterator[Podman]:
+    with private_podman() as podman:
+        yield podman
+
+
+@pytest.fixture(scope="module")
+def mount(mount_shared: Callable[..., MountProcess], podman: Podman) -> MountProcess:
+    """One that lets everybody in; its `cloudai` finds the test's podman."""
+    mount = mount_shared(options="insecure,timeo=20,allow_other")
+    mount.environment = podman.environment
+    return mount
+
+
+def run_arguments(mount: MountProcess, task: str, *words: str) -> list[str]:
+    return ["run", "--mount", str(mount.mount_point), "--task", task, *words]
+
+
+def latest(mount: MountProcess, task: str) -> Path:
+    return mount.mount_point / "user-123" / task / "latest"
+
+
+def statuses(mount: MountProcess, task: str) -> list[int | None]:
+    """The exit statuses of a task's runs, None for one that is open."""
+    listing = json.loads(mount.cloudai("ls", "--json", str(mount.mount_point)).stdout)
+    return [run["exit_status"] for run in listing if f"/{task}/" in run["path"]]
+
+
+def line_count(path: Path) -> int:
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+def wait_for_more_lines(path: Path) -> None:
+    before = line_count(path)
+    wait_until(lambda: line_count(path) >= before + 2, "further lines of the container")
+
+
+def restart_daemon(mount: MountProcess) -> None:
+    """kill -9 and a new mount at the same place; the dead one stays where it is bound."""
+    os.kill(mount.pid, signal.SIGKILL)
+    mount.wait_dead()
+    mount.start()
+
+
+def test_container_writes_its_run_and_ends_with_its_own_status(mount: MountProcess, podman: Podman) -> None:
+    script = "env | grep ^CLOUDAI_ | sort; cat > /output/input; id -u > /output/uid; exit 7"
+
+    with subprocess.Popen(
+        [PROGRAM, *run_arguments(mount, "status", "--image", IMAGE, "--", "sh", "-c", script)],
+        env=os.environ | podman.environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        output, errors = process.communicate("what was typed\n", timeout=COMMAND_SECONDS_MAX)
+
+    assert process.returncode == 7, errors
+    run = latest(mount, "status").resolve()
+    variables = dict(line.split("=", 1) for line in output.splitlines())
+    assert variables.pop("CLOUDAI_TASK_ID")
+    assert variables == {
+        "CLOUDAI_OUTPUT": "/output",
+        "CLOUDAI_RUN": f"user-123/status/{run.name}",
+        "CLOUDAI_TASK": "status",
+    }
+    assert (run / "input").read_text() == "what was typed\n"
+    assert (run / "uid").read_text() == "0\n"
+    assert statuses(mount, "status") == [7]
+    assert podman.containers() == []
+
+
+def test_container_of_another_user_owns_its_run(mount: MountProcess) -> None:
+    script = "mkdir /output/folder && id -u > /output/folder/uid"
+
+    done = mount.cloudai(
+        *run_arguments(mount, "user", "--image", IMAGE, "--user", str(USER_ID), "--", "sh", "-c", script)
+    )
+
+    assert done.returncode == 0, done.stderr
+    file = latest(mount, "user") / "folder" / "uid"
+    assert file.read_text() == f"{USER_ID}\n"
+    assert [path.stat().st_uid for path in (file, file.parent, file.parent.parent)] == [USER_ID] * 3
+
+
+def test_image_that_is_nowhere_is_125_and_there_is_no_run(mount: MountProcess) -> None:
+    done = mount.cloudai(*run_arguments(mount, "missing", "--image", "localhost/missing:1", "--", "true"))
+
+    assert done.returncode == 125
+    assert done.stderr.startswith(
+        "cloudai: the image localhost/missing:1 is not here, and podman cannot pull it: "
+    )
+    assert len(done.stderr.splitlines()) == 1
+    assert statuses(mount, "missing") == []
+
+
+def test_command_that_the_image_lacks_is_127_and_seals_the_run(mount: MountProcess) -> None:
+    done = mount.cloudai(*run_arguments(mount, "lacking", "--image", IMAGE, "--", "no-such-command"))
+
+    assert done.returncode == 127
+    assert statuses(mount, "lacking") == [127]
+
+
+def test_user_who_may_not_look_into_the_mount_is_refused_before_there_is_a_run(
+    shared_mount: MountProcess, podman: Podman
+) -> None:
+    shared_mount.environment = podman.environment
+
+    done = shared_mount.cloudai(
+        *run_arguments(shared_mount, "refused", "--image", IMAGE, "--user", str(USER_ID), "--", "true")
+    )
+
+    assert done.returncode == 125
+    assert done.stderr == (
+        f"cloudai: user {USER_ID} may not look into {shared_mount.mount_point}: mount it with -o allow_other\n"
+    )
+    assert statuses(shared_mount, "refused") == []
+
+
+def test_image_whose_user_is_a_name_needs_a_number(mount: MountProcess, podman: Podman) -> None:
+    podman.import_image("localhost/named:1", "USER user-123")
+
+    done = mount.cloudai(*run_arguments(mount, "named", "--image", "localhost/named:1", "--", "true"))
+
+    assert done.returncode == 125
+    assert done.stderr == (
+        "cloudai: the image localhost/named:1 runs as 'user-123': say with --user which UID[:GID] that is\n"
+    )
+
+
+def test_signal_reaches_the_command_in_the_container(mount: MountProcess, podman: Podman) -> None:
+    script = "trap 'echo ended > /output/log; exit 9' TERM; echo ready; while :; do sleep 0.05; done"
+    with subprocess.Popen(
+        [PROGRAM, *run_arguments(mount, "signals", "--image", IMAGE, "--", "sh", "-c", script)],
+        env=os.environ | podman.environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
+
+        process.send_signal(signal.SIGTERM)
+
+        assert process.wait(COMMAND_SECONDS_MAX) == 9
+    assert (latest(mount, "signals") / "log").read_text() == "ended\n"
+    assert statuses(mount, "signals") == [9]
+
+
+def test_container_that_is_killed_leaves_what_it_wrote_in_a_sealed_run(
+    mount: MountProcess, podman: Podman
+) -> None:
+    with subprocess.Popen(
+        [PROGRAM, *run_arguments(mount, "killed", "--image", IMAGE, "--", "sh", "-c", WRITER)],
+        env=os.environ | podman.environment,
+        stdin=subprocess.DEVNULL,
+    ) as process:
+        wait_for_more_lines(latest(mount, "killed") / "lines")
+        (container,) = podman.containers()
+
+        podman("kill", container)
+
+        assert process.wait(COMMAND_SECONDS_MAX) == 137
+    assert line_count(latest(mount, "killed") / "lines") >= 2
+    assert statuses(mount, "killed") == [137]
+
+
+def test_container_whose_podman_was_killed_has_ended_before_its_run_is_sealed(
+    mount: MountProcess, podman: Podman
+) -> None:
+    with subprocess.Popen(
+        [PROGRAM, *run_arguments(mount, "orphaned", "--image", IMAGE, "--", "sh", "-c", WRITER)],
+        env=os.environ | podman.environment,
+        stdin=subprocess.DEVNULL,
+    ) as process:
+        wait_for_more_lines(latest(mount, "orphaned") / "lines")
+        (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+
+        os.kill(int(child), signal.SIGKILL)
+
+        assert process.wait(COMMAND_SECONDS_MAX) == 137
+    assert podman.containers() == []
+    assert statuses(mount, "orphaned") == [137]
+
+
+def test_several_containers_write_to_one_run(mount: MountProcess, podman: Podman) -> None:
+    run = mount.make_run(RUN, task="several")
+    joining = [str(PROGRAM), "run", "--join", str(run), "--image", IMAGE, "--", "sh", "-c"]
+    writers = [
+        subprocess.Popen(
+            [*joining, f"echo $CLOUDAI_TASK > /output/{number}"],
+            env=os.environ | podman.environment,
+            stdin=subprocess.DEVNULL,
+        )
+        for number in (1, 2)
+    ]
+
+    assert [writer.wait(COMMAND_SECONDS_MAX) for writer in writers] == [0, 0]
+
+    assert [(run / name).read_text() for name in ("1", "2")] == ["several\n"] * 2
+    assert statuses(mount, "several") == [None]
+    assert mount.status(run)["pending_count"] == 0
+
+
+def test_container_writes_on_after_its_mount_daemon_was_killed(make_mount: MakeMount, podman: Podman) -> None:
+    """
+    C1. A container has its `/output` again once a mount whose daemon died is mounted anew at the same place; what was
+      open in it fails with ENOTCONN.
+    """
+    mount = make_mount()
+    run = mount.make_run(RUN)
+    with (
+        podman.start("--volume", f"{run}:/output", IMAGE, "sh", "-c", WRITER) as writer,
+        podman.start("--volume", f"{run}:/output:ro", IMAGE, "sleep", "1000") as reader,
+    ):
+        wait_for_more_lines(run / "lines")
+
+        for _ in range(2):
+            restart_daemon(mount)
+            wait_for_more_lines(run / "lines")
+
+        refused = podman("exec", reader, "touch", "/output/file", check=False)
+        assert "Read-only file system" in refused.stderr
+        (run / "stop").touch()
+        assert podman("wait", writer).stdout == "0\n"
+        lines = (run / "lines").read_text().splitlines()
+        assert podman("exec", reader, "cat", "/output/lines").stdout.splitlines() == lines
+    assert lines == [str(number) for number in range(1, len(lines) + 1)]
+    mount.umount()
