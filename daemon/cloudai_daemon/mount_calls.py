@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from pathlib import Path
 from typing import Final
 
 _OPEN_TREE: Final = 428
@@ -23,6 +24,8 @@ _RESOLVE_NO_SYMLINKS: Final = 0x04
 _RESOLVE_BENEATH: Final = 0x08
 _CLONE_FS: Final = 0x200
 _CLONE_NEWNS: Final = 0x20000
+_CLONE_NEWUSER: Final = 0x10000000
+_MNT_DETACH: Final = 0x2
 
 ATTRIBUTE_BY_WORD: Final = {"ro": 0x1, "nosuid": 0x2, "nodev": 0x4, "noexec": 0x8}
 """What mountinfo calls the restrictions of one mount, and mount_setattr(2) too."""
@@ -72,6 +75,11 @@ def put_down(tree: int, directory: int) -> None:
     _call(_MOVE_MOUNT, tree, b"", directory, b"", _MOVE_MOUNT_F_EMPTY_PATH | _MOVE_MOUNT_T_EMPTY_PATH)
 
 
+def take_off(place: Path) -> None:
+    """Takes the topmost mount of a place away; what is open in it stays open. Raises OSError."""
+    _check(_libc.umount2(os.fsencode(place), _MNT_DETACH))
+
+
 def leave_shared_paths() -> None:
     """Gives the calling thread a root and working directory of its own: without, it may enter no mount namespace.
 
@@ -83,6 +91,11 @@ def leave_shared_paths() -> None:
 def enter_mount_namespace(namespace: int) -> None:
     """The calling thread sees the namespace's mounts from here on, and its root is the namespace's. Raises OSError."""
     _check(_libc.setns(namespace, _CLONE_NEWNS))
+
+
+def enter_new_user_namespace() -> None:
+    """The calling process, which has one thread, is in user and mount namespaces of its own. Raises OSError."""
+    _check(_libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNS))
 
 
 def _call(number: int, *arguments: object) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,9 +39,7 @@ def test_directories_are_given_back_to_namespaces_of_this_users_alone(make_mount
     ):
         before, healthy_before = find_mounted(place), find_mounted(healthy.mount_point, ours)
         assert before is not None
-        os.kill(mount.pid, signal.SIGKILL)
-        mount.wait_dead()
-        mount.start()
+        mount.restart()
 
         after, given, kept = (find_mounted(place, process) for process in ("self", ours, foreign))
 

@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,26 +17,10 @@ from support.mount_process import (
     RUN,
     MakeMount,
     MountProcess,
-    wait_until,
 )
-from support.podman import IMAGE, USER_ID, Podman, private_podman
+from support.podman import IMAGE, USER_ID, WRITER, Podman, line_count, wait_for_more_lines
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="containers of root's podman")
-
-# Every tenth of a second a line, in a file that is opened anew for each; what cannot be written is tried again.
-WRITER = """
-number=1
-while [ ! -e /output/stop ]; do
-    echo $number >> /output/lines 2>/dev/null && number=$((number + 1))
-    sleep 0.1
-done
-"""
-
-
-@pytest.fixture(scope="module")
-def podman() -> Iterator[Podman]:
-    with private_podman() as podman:
-        yield podman
 
 
 @pytest.fixture(scope="module")
@@ -59,22 +43,6 @@ def statuses(mount: MountProcess, task: str) -> list[int | None]:
     """The exit statuses of a task's runs, None for one that is open."""
     listing = json.loads(mount.cloudai("ls", "--json", str(mount.mount_point)).stdout)
     return [run["exit_status"] for run in listing if f"/{task}/" in run["path"]]
-
-
-def line_count(path: Path) -> int:
-    return len(path.read_text().splitlines()) if path.exists() else 0
-
-
-def wait_for_more_lines(path: Path) -> None:
-    before = line_count(path)
-    wait_until(lambda: line_count(path) >= before + 2, "further lines of the container")
-
-
-def restart_daemon(mount: MountProcess) -> None:
-    """kill -9 and a new mount at the same place; the dead one stays where it is bound."""
-    os.kill(mount.pid, signal.SIGKILL)
-    mount.wait_dead()
-    mount.start()
 
 
 def test_container_writes_its_run_and_ends_with_its_own_status(mount: MountProcess, podman: Podman) -> None:
@@ -250,7 +218,7 @@ def test_container_writes_on_after_its_mount_daemon_was_killed(make_mount: MakeM
         wait_for_more_lines(run / "lines")
 
         for _ in range(2):
-            restart_daemon(mount)
+            mount.restart()
             wait_for_more_lines(run / "lines")
 
         refused = podman("exec", reader, "touch", "/output/file", check=False)

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from support.mount_process import COMMAND_SECONDS_MAX
+from support.mount_process import COMMAND_SECONDS_MAX, wait_until
 from support.orphans import reaping_orphans
 
 IMAGE = "localhost/busybox:1"
@@ -44,6 +44,26 @@ driver = "vfs"
 graphroot = "{directory}/graph"
 runroot = "{directory}/run"
 """
+
+
+# Every tenth of a second a line, in a file that is opened anew for each; what cannot be written is tried again.
+WRITER = """
+number=1
+while [ ! -e /output/stop ]; do
+    echo $number >> /output/lines 2>/dev/null && number=$((number + 1))
+    sleep 0.1
+done
+"""
+
+
+def line_count(path: Path) -> int:
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+def wait_for_more_lines(path: Path) -> None:
+    """Returns when the WRITER has written on."""
+    before = line_count(path)
+    wait_until(lambda: line_count(path) >= before + 2, "further lines of the container")
 
 
 class Podman:
