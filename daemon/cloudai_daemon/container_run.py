@@ -18,6 +18,7 @@ from cloudai_daemon.container_users import ContainerUser, give_to, parse_contain
 from cloudai_daemon.exit_codes import CommandFailed, ExitCode
 from cloudai_daemon.foreground_command import CommandNotStarted, run_in_foreground
 from cloudai_daemon.output_namespace import OUTPUT_DIR
+from cloudai_daemon.run_token import TOKEN_FILE, run_token_file
 from cloudai_daemon.task_run import TaskRun
 
 
@@ -65,18 +66,13 @@ def run_in_container(
     A container that cannot be made is 125, a command that cannot be executed in it 126 or 127, as the engine says.
     `say` prints a line for a person.
     """
-    container = Container(
-        name=f"cloudai-{run.place.task_id}-{secrets.token_hex(4)}",
-        image=plan.image,
-        output=run.directory,
-        environment=run.variables(OUTPUT_DIR),
-        user=plan.user_words,
-        options=plan.options,
-    )
+    name = f"cloudai-{run.place.task_id}-{secrets.token_hex(4)}"
     try:
         if not run.is_joined:
             give_to(run.directory, plan.user)
-        return run_in_foreground(plan.engine.command_line(container, command), os.environ)
+        with run_token_file(run, plan.user, name, say) as token_file:
+            container = _describe(run, plan, name, token_file)
+            return run_in_foreground(plan.engine.command_line(container, command), os.environ)
     except CommandNotStarted as error:
         say(str(error))
         return error.exit_status
@@ -84,4 +80,21 @@ def run_in_container(
         say(error.line)
         return error.exit_code
     finally:
-        plan.engine.remove(container.name)
+        plan.engine.remove(name)
+
+
+def _describe(run: TaskRun, plan: ContainerPlan, name: str, token_file: Path | None) -> Container:
+    variables = run.variables(OUTPUT_DIR)
+    files = {}
+    if token_file is not None:
+        variables |= {"CLOUDAI_SOURCE": run.source, "CLOUDAI_TOKEN_FILE": str(TOKEN_FILE)}
+        files[TOKEN_FILE] = token_file
+    return Container(
+        name=name,
+        image=plan.image,
+        output=run.directory,
+        environment=variables,
+        files=files,
+        user=plan.user_words,
+        options=plan.options,
+    )

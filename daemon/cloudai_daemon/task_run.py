@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from types import FrameType
 from typing import Final
 
@@ -44,6 +44,8 @@ class TaskRun:
     task: str
     place: RunPlace
     mount_point: Path
+    source: str
+    """Of a mount of this run alone: host:port/user/task/run."""
     is_joined: bool = False
     """Whether somebody else made it, and seals it."""
 
@@ -71,7 +73,9 @@ def create_run(entry: RegistryEntry, task: str, *, name: str = "", task_id: str 
             place = client.create_run(task, name=name, task_id=task_id)
     except (DaemonUnreachable, RemoteError) as error:
         raise CommandFailed(ExitCode.NOT_STARTED, f"no run of {task!r} could be made: {error}") from error
-    return TaskRun(task=task, place=place, mount_point=entry.mount_point)
+    return TaskRun(
+        task=task, place=place, mount_point=entry.mount_point, source=_source_of(entry, place.path)
+    )
 
 
 def join_run(place: MountedPath) -> TaskRun:
@@ -87,14 +91,19 @@ def join_run(place: MountedPath) -> TaskRun:
         raise CommandFailed(ExitCode.NOT_STARTED, f"{directory}: not a run")
     if run.sealed:
         raise CommandFailed(ExitCode.NOT_STARTED, f"{directory}: the run is sealed")
-    # Whatever part of the tree is mounted, a run is the third level of it.
-    full_path = PurePosixPath(place.entry.source.partition("/")[2], place.path)
+    source = _source_of(place.entry, run.path)
     return TaskRun(
-        task=full_path.parts[1],
+        task=source.split("/")[2],
         place=RunPlace(path=run.path, task_id=run.task_id),
         mount_point=place.entry.mount_point,
+        source=source,
         is_joined=True,
     )
+
+
+def _source_of(entry: RegistryEntry, path: str) -> str:
+    """Whatever part of the tree is mounted, host:port/user/task/run."""
+    return "/".join(part for part in (entry.source, path) if part)
 
 
 def run_command(run: TaskRun, command: Sequence[str], say: Callable[[str], None]) -> int:

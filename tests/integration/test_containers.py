@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from support.master_process import MasterProcess
 from support.mount_process import (
     COMMAND_SECONDS_MAX,
     PROGRAM,
@@ -65,12 +66,40 @@ def test_container_writes_its_run_and_ends_with_its_own_status(mount: MountProce
     assert variables == {
         "CLOUDAI_OUTPUT": "/output",
         "CLOUDAI_RUN": f"user-123/status/{run.name}",
+        "CLOUDAI_SOURCE": f"{mount.source}/user-123/status/{run.name}",
         "CLOUDAI_TASK": "status",
+        "CLOUDAI_TOKEN_FILE": "/run/cloudai/token",
     }
     assert (run / "input").read_text() == "what was typed\n"
     assert (run / "uid").read_text() == "0\n"
     assert statuses(mount, "status") == [7]
     assert podman.containers() == []
+
+
+async def test_container_has_a_token_for_its_run_alone(
+    mount: MountProcess, podman: Podman, shared_master: MasterProcess
+) -> None:
+    script = 'cat "$CLOUDAI_TOKEN_FILE"; echo "$CLOUDAI_TASK_ID"; touch /output/ready; while :; do sleep 0.05; done'
+    user = ("--user", str(USER_ID))
+    with subprocess.Popen(
+        [PROGRAM, *run_arguments(mount, "token", "--image", IMAGE, *user, "--", "sh", "-c", script)],
+        env=os.environ | podman.environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        token, task_id = process.stdout.readline().strip(), process.stdout.readline().strip()
+        (container,) = podman.containers()
+
+        async with shared_master.connect(token) as client:
+            capabilities = await client.get_capabilities()
+
+        assert (capabilities.user, capabilities.task_id) == ("user-123", task_id)
+        assert token not in podman("inspect", container).stdout
+        podman("kill", container)
+        process.wait(COMMAND_SECONDS_MAX)
+    assert list(Path(os.environ["CLOUDAI_RUNTIME_DIR"], "tokens").iterdir()) == []
 
 
 def test_container_of_another_user_owns_its_run(mount: MountProcess) -> None:
