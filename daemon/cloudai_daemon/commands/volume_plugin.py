@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Final
 
 import click
 import trio
@@ -16,7 +17,7 @@ from cloudai_daemon.places import is_root, runtime_dir, state_home
 from cloudai_daemon.volume_driver import VolumeDriver
 from cloudai_daemon.volume_records import VolumeRecords
 
-SOCKET_DEFAULT = Path("/run/docker/plugins/cloudai.sock")
+SOCKET_DEFAULT: Final = Path("/run/docker/plugins/cloudai.sock")
 """Where docker looks for a driver called `cloudai`."""
 
 
@@ -25,6 +26,7 @@ SOCKET_DEFAULT = Path("/run/docker/plugins/cloudai.sock")
     "--mount",
     "directory",
     type=PATH,
+    envvar="CLOUDAI_MOUNT",
     help="The mount whose runs are volumes. [$CLOUDAI_MOUNT, or the only one]",
 )
 @click.option(
