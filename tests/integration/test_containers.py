@@ -20,6 +20,7 @@ from support.mount_process import (
     MountProcess,
 )
 from support.podman import IMAGE, USER_ID, WRITER, Podman, line_count, wait_for_more_lines
+from support.readme_blocks import run_block
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="containers of root's podman")
 
@@ -258,3 +259,14 @@ def test_container_writes_on_after_its_mount_daemon_was_killed(make_mount: MakeM
         assert podman("exec", reader, "cat", "/output/lines").stdout.splitlines() == lines
     assert lines == [str(number) for number in range(1, len(lines) + 1)]
     mount.umount()
+
+
+def test_command_of_the_readme_makes_a_sealed_run(mount: MountProcess) -> None:
+    run_block(
+        "container",
+        {"trainer:1": IMAGE, "python train.py": "touch /output/model"},
+        environment=mount.environment | {"CLOUDAI_MOUNT": str(mount.mount_point)},
+    )
+
+    assert [path.name for path in latest(mount, "training").iterdir()] == ["model"]
+    assert statuses(mount, "training") == [0]

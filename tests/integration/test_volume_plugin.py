@@ -10,11 +10,16 @@ from pathlib import Path
 import pytest
 
 from support.master_process import MasterProcess
-from support.mount_process import MakeMount, MountProcess
+from support.mount_process import PROGRAM, MakeMount, MountProcess
 from support.podman import IMAGE, USER_ID, WRITER, Podman, wait_for_more_lines
+from support.readme_blocks import run_block
+from support.tools import run_tool
 from support.volume_plugin_process import VolumePluginProcess
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="containers of root's podman")
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+PODMAN_COMPOSE = PROGRAM.with_name("podman-compose")
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +81,43 @@ def test_volume_is_a_run_that_is_sealed_with_its_removal(
     assert sorted(path.name for path in run.iterdir()) == ["1", "2"]
     assert exit_status(mount, run) is None
     podman("volume", "rm", volume)
+    assert exit_status(mount, run) == 0
+
+
+def test_commands_of_the_readme_make_a_sealed_run(
+    mount: MountProcess, podman: Podman, plugin: VolumePluginProcess
+) -> None:
+    run_block(
+        "volume",
+        {"trainer:1": IMAGE, "python train.py": "touch /output/model"},
+        environment=podman.environment,
+    )
+
+    run = run_dir(mount, "training-0")
+    assert [path.name for path in run.iterdir()] == ["model"]
+    assert exit_status(mount, run) == 0
+
+
+def test_compose_file_of_the_examples_makes_a_sealed_run(
+    mount: MountProcess, podman: Podman, plugin: VolumePluginProcess, tmp_path: Path
+) -> None:
+    text = (EXAMPLES / "compose.yaml").read_text()
+    for word, meaning in {
+        "trainer:1": IMAGE,
+        "python train.py": "touch /output/model",
+        "task: training": "task: composed",
+    }.items():
+        assert word in text
+        text = text.replace(word, meaning)
+    (tmp_path / "compose.yaml").write_text(text)
+    variables = [f"{name}={value}" for name, value in podman.environment.items()]
+    compose = ["env", *variables, str(PODMAN_COMPOSE), "--project-name", "test"]
+
+    run_tool(*compose, "up", "--abort-on-container-exit", cwd=tmp_path)
+    run = run_dir(mount, "composed-0")
+    assert [path.name for path in run.iterdir()] == ["model"]
+    run_tool(*compose, "down", "--volumes", cwd=tmp_path)
+
     assert exit_status(mount, run) == 0
 
 
