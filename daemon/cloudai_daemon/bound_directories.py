@@ -5,8 +5,9 @@ to the file system of the daemon that died, and no new mount outside is ever see
 through the machine's mount namespaces for such directories and mounts the same ones, of the new mount, over them.
 What was open in them fails (ENOTCONN); what is opened from then on is the run again.
 
-Relies on root and on Linux 5.12, and does nothing elsewhere. What is mounted by anybody else, in a namespace of anybody
-else or from another source, is left alone: a directory is only ever given back to who had it.
+Relies on root and on Linux 5.12, and does nothing elsewhere. A directory is only ever given back to who had it: the
+state directory remembers which file systems its mounts were, and whatever is of another, of somebody else's or in a
+namespace of somebody else's is left alone.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from cloudai_daemon.mount_calls import (
 )
 from cloudai_daemon.mount_table import MountedTree, find_mounted, list_mounted, within_bound
 from cloudai_daemon.places import is_root
+from cloudai_daemon.process_identity import boot_id
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +40,13 @@ _NS_GET_USERNS: Final = 0xB701
 _DEAD: Final = (errno.ENOTCONN, errno.ECONNABORTED)
 
 
-def mend_bound_directories(mount_point: Path) -> None:
+# In a state directory: a line for each of its mounts, the boot and the number that the kernel gave the file system.
+_DEVICES_FILE: Final = "devices"
+# A container that outlives more daemons than these keeps what it has.
+_DEVICES_MAX: Final = 256
+
+
+def mend_bound_directories(mount_point: Path, state_dir: Path) -> None:
     """Returns once all other mount namespaces have this mount's directories in place of those of a dead daemon.
 
     What cannot be given back is named in the log. Returns as well when the tree has not answered for some seconds.
@@ -48,18 +56,37 @@ def mend_bound_directories(mount_point: Path) -> None:
         return
     try:
         # A thread of its own, which ends with this: it leaves our mount namespace.
-        within_bound(lambda: _mend(mounted))
+        within_bound(lambda: _mend(mounted, _note_device(state_dir, mounted.device)))
     except OSError as error:
         log.warning("containers could not be given %s back: %s", mount_point, error.strerror)
 
 
-def _mend(mounted: MountedTree) -> None:
+def _note_device(state_dir: Path, device: int) -> set[int]:
+    """Adds a number to those that the state directory's mounts have had since the machine was started; the others.
+
+    The kernel gives a number again once nothing is left of a file system: not while a container still has a part of it.
+    """
+    path = state_dir / _DEVICES_FILE
+    boot = boot_id()
+    line = f"{boot} {device}"
+    try:
+        lines = path.read_text().splitlines()
+    except FileNotFoundError:
+        lines = []
+    lines = [known for known in lines if known.startswith(boot) and known != line][1 - _DEVICES_MAX :]
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(f"{known}\n" for known in [*lines, line]))
+    temporary.replace(path)
+    return {int(known.rpartition(" ")[2]) for known in lines}
+
+
+def _mend(mounted: MountedTree, earlier_devices: set[int]) -> None:
     with ExitStack() as opened:
         tree = _open_path(mounted.mount_point)
         opened.callback(os.close, tree)
         leave_shared_paths()
         for process in _one_process_of_each_namespace():
-            for bound in _find_like(mounted, process):
+            for bound in _find_like(mounted, earlier_devices, process):
                 _try_to_give_back(tree, bound, process)
 
 
@@ -94,8 +121,8 @@ def _is_of_our_user_namespace(process: int) -> bool:
         return os.fstat(owner).st_ino == _PROC.joinpath("self/ns/user").stat().st_ino
 
 
-def _find_like(mounted: MountedTree, process: int) -> list[MountedTree]:
-    """The topmost mounts in the process's namespace that look like directories of an earlier mount of ours."""
+def _find_like(mounted: MountedTree, earlier_devices: set[int], process: int) -> list[MountedTree]:
+    """The topmost mounts in the process's namespace that are directories of an earlier mount of ours."""
     try:
         topmost = {tree.mount_point: tree for tree in list_mounted(process)}
     except OSError:
@@ -104,7 +131,7 @@ def _find_like(mounted: MountedTree, process: int) -> list[MountedTree]:
     return [
         tree
         for tree in topmost.values()
-        if (tree.file_system_type, tree.source, tree.owner_uid) == same and tree.device != mounted.device
+        if (tree.file_system_type, tree.source, tree.owner_uid) == same and tree.device in earlier_devices
     ]
 
 

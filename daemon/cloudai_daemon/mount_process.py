@@ -111,7 +111,9 @@ class MountDaemon:
                 register(entry, registry_dir)
                 log.info("serving %s at %s", self._config.source, self._config.mount_point)
                 # Asks the tree, which this loop answers meanwhile.
-                await trio.to_thread.run_sync(mend_bound_directories, self._config.mount_point)
+                await trio.to_thread.run_sync(
+                    mend_bound_directories, self._config.mount_point, self._config.state_dir
+                )
                 on_ready()
                 self._notifier.tell_ready()
         except* OSError as group:

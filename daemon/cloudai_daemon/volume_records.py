@@ -7,6 +7,7 @@ off anywhere is completed by the next one of the same name. Files are replaced i
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 from collections.abc import Mapping
@@ -17,6 +18,8 @@ from typing import Final
 
 from cloudai_daemon.container_users import ContainerUser, parse_container_user
 from cloudai_daemon.places import make_private_dir
+
+log = logging.getLogger(__name__)
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}", re.ASCII)
 
@@ -100,7 +103,9 @@ def parse_volume_options(given: Mapping[str, str]) -> VolumeOptions:
 
 
 class VolumeRecords:
-    """Blocks on the disk. Several names may be used at once, one name by one caller at a time."""
+    """Blocks on the disk; raises VolumeRefused for a file that is damaged. Several names may be used at once, one
+    name by one caller at a time.
+    """
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -111,12 +116,25 @@ class VolumeRecords:
             text = self._path(name).read_text()
         except FileNotFoundError:
             return None
-        return _from_json(text)
+        try:
+            return _from_json(text)
+        except (ValueError, KeyError, TypeError) as error:
+            raise VolumeRefused(
+                f"{self._path(name)} is damaged: remove it, the run stays where it is"
+            ) from error
 
     def list_all(self) -> list[VolumeRecord]:
-        """By name."""
-        names = sorted(path.stem for path in self._directory.glob("*.json"))
-        return [record for record in map(self.find, names) if record is not None]
+        """By name. One that cannot be read hides none of the others."""
+        found = []
+        for name in sorted(path.stem for path in self._directory.glob("*.json")):
+            try:
+                record = self.find(name)
+            except VolumeRefused as error:
+                log.warning("%s", error)
+                continue
+            if record is not None:
+                found.append(record)
+        return found
 
     def save(self, record: VolumeRecord) -> None:
         """Returns when it is on the disk."""

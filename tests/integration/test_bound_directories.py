@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,15 +31,17 @@ def namespace_with_copies(*options: str) -> Iterator[int]:
         keeper.communicate(timeout=WAIT_SECONDS_MAX)
 
 
-def test_directories_are_given_back_to_namespaces_of_this_users_alone(make_mount: MakeMount) -> None:
-    mount, healthy = make_mount(), make_mount("healthy")
+def test_directories_are_given_back_to_who_had_them_from_this_mount_alone(make_mount: MakeMount) -> None:
+    mount, other = make_mount(), make_mount("other")
     place = mount.mount_point
     with (
         namespace_with_copies() as ours,
         namespace_with_copies("--user", "--map-root-user") as foreign,
     ):
-        before, healthy_before = find_mounted(place), find_mounted(healthy.mount_point, ours)
+        before, other_before = find_mounted(place), find_mounted(other.mount_point, ours)
         assert before is not None
+        os.kill(other.pid, signal.SIGKILL)
+        other.wait_dead()
         mount.restart()
 
         after, given, kept = (find_mounted(place, process) for process in ("self", ours, foreign))
@@ -48,6 +51,6 @@ def test_directories_are_given_back_to_namespaces_of_this_users_alone(make_mount
         assert kept is not None
         assert given.device == after.device != before.device
         assert kept.device == before.device
-        assert find_mounted(healthy.mount_point, ours) == healthy_before
+        # Of the same master and the same user, and yet another mount's.
+        assert find_mounted(other.mount_point, ours) == other_before
     mount.umount()
-    healthy.umount()
