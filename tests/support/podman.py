@@ -82,7 +82,9 @@ class Podman:
         self.plugin_socket = directory / "plugin.sock"
         """Where it looks for volumes of the driver `cloudai`."""
 
-    def __call__(self, *arguments: str | Path, check: bool = True) -> subprocess.CompletedProcess[str]:
+    def __call__(
+        self, *arguments: str | Path, check: bool = True, seconds_max: float = COMMAND_SECONDS_MAX
+    ) -> subprocess.CompletedProcess[str]:
         """Runs `podman ARGUMENTS` to its end."""
         done = subprocess.run(
             ["podman", *arguments],
@@ -90,7 +92,7 @@ class Podman:
             capture_output=True,
             text=True,
             stdin=subprocess.DEVNULL,
-            timeout=COMMAND_SECONDS_MAX,
+            timeout=seconds_max,
             check=False,
         )
         assert not check or done.returncode == 0, f"podman {arguments}: {done.returncode}\n{done.stderr}"
