@@ -21,6 +21,9 @@ from cloudai_daemon.output_namespace import OUTPUT_DIR
 
 _ENGINES: Final = ("podman", "docker")
 _ENGINE_VARIABLE: Final = "CLOUDAI_CONTAINER_ENGINE"
+# The words of docker and of podman.
+_RUNNING: Final = ("running", "paused", "restarting", "stopping")
+_NEVER_RAN: Final = ("", "configured", "created", "initialized")
 _ANSWER_SECONDS_MAX: Final = 60.0
 # Images of ML tasks have many GiB; who waits for one sees that, and can interrupt it.
 _PULL_SECONDS_MAX: Final = 6 * 3600.0
@@ -75,9 +78,10 @@ class ContainerEngine:
 
     def command_line(self, container: Container, command: Sequence[str]) -> list[str]:
         """What runs the command in the container to its end, in the foreground: the terminal, signals and the exit
-        status are the command's.
+        status are the command's. The container is there afterwards, until `remove`.
         """
-        words = [self.program, "run", "--rm", "--interactive", "--name", container.name]
+        # Without --rm: docker's program in front of podman's service then ends with 0, whatever the command did.
+        words = [self.program, "run", "--interactive", "--name", container.name]
         if sys.stdin.isatty() and sys.stdout.isatty():
             words.append("--tty")
         if container.user:
@@ -89,14 +93,27 @@ class ContainerEngine:
             words += ["--env", f"{name}={value}"]
         return [*words, *container.options, container.image, *command]
 
+    def exit_status_of(self, name: str, program_status: int) -> int:
+        """The exit status of the container's command, whatever became of the program that ran it and its own status.
+
+        A signal that comes while podman starts a container ends podman, with 0, and not the container; so does who
+        kills it. The container is then stopped, as politely as the engine does that. One that never ran has the
+        program's status, or 125.
+        """
+        asked = self._ask("container", "inspect", "--format", "{{.State.Status}}", name)
+        state = asked.stdout.strip() if asked.returncode == 0 else ""
+        if state in _NEVER_RAN:
+            return program_status or ExitCode.NOT_STARTED
+        if state not in _RUNNING:
+            return program_status
+        self._ask("stop", name)
+        # What inspect says may be from before the engine has read the status.
+        return int(self._ask("wait", name).stdout)
+
     def remove(self, name: str) -> None:
-        """Ends and removes the container, if the engine's own program has not: whoever killed that has left it."""
-        # One that cannot be looked for, or removed, is none that was made, as far as this machine can tell.
+        """The container is gone, as are its unnamed volumes. One that cannot be removed is left."""
         with suppress(CommandFailed):
-            if self._ask("ps", "--all", "--quiet", "--filter", f"name={name}").stdout.strip():
-                # First, since podman's rm asks politely for ten seconds.
-                self._ask("kill", name)
-                self._ask("rm", "--force", name)
+            self._ask("rm", "--force", "--volumes", name)
 
     def _ask(
         self, *arguments: str, seconds_max: float = _ANSWER_SECONDS_MAX

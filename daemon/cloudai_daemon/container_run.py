@@ -72,7 +72,8 @@ def run_in_container(
             give_to(run.directory, plan.user)
         with run_token_file(run, plan.user, name, say) as token_file:
             container = _describe(run, plan, name, token_file)
-            return run_in_foreground(plan.engine.command_line(container, command), os.environ)
+            program_status = run_in_foreground(plan.engine.command_line(container, command), os.environ)
+            return plan.engine.exit_status_of(name, program_status)
     except CommandNotStarted as error:
         say(str(error))
         return error.exit_status

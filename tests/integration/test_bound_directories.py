@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -17,10 +18,15 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root may enter t
 
 
 @contextmanager
-def namespace_with_copies(*options: str) -> Iterator[int]:
-    """A mount namespace with all that is mounted now, of which nothing is unmounted; a process in it."""
+def namespace_with(bound: Mapping[Path, Path], *options: str) -> Iterator[int]:
+    """A mount namespace in which directories are bound at other places, as in a container; a process in it.
+
+    What is unmounted outside is unmounted in it: else the daemons of other tests would wait for its end.
+    """
+    script = 'while [ $# -gt 0 ]; do mount --bind "$1" "$2" && shift 2; done && echo made && exec cat'
+    places = [str(path) for pair in bound.items() for path in pair]
     with subprocess.Popen(
-        ["unshare", "--mount", "--propagation", "private", *options, "--", "sh", "-c", "echo made; exec cat"],
+        ["unshare", "--mount", "--propagation", "slave", *options, "--", "sh", "-c", script, "sh", *places],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -31,20 +37,24 @@ def namespace_with_copies(*options: str) -> Iterator[int]:
         keeper.communicate(timeout=WAIT_SECONDS_MAX)
 
 
-def test_directories_are_given_back_to_who_had_them_from_this_mount_alone(make_mount: MakeMount) -> None:
+def test_directories_are_given_back_to_who_had_them_from_this_mount_alone(
+    make_mount: MakeMount, tmp_path: Path
+) -> None:
     mount, other = make_mount(), make_mount("other")
-    place = mount.mount_point
-    with (
-        namespace_with_copies() as ours,
-        namespace_with_copies("--user", "--map-root-user") as foreign,
-    ):
-        before, other_before = find_mounted(place), find_mounted(other.mount_point, ours)
+    place, other_place = tmp_path / "place", tmp_path / "other-place"
+    place.mkdir()
+    other_place.mkdir()
+    bound = {mount.mount_point: place, other.mount_point: other_place}
+    with namespace_with(bound) as ours, namespace_with(bound, "--user", "--map-root-user") as foreign:
+        before, other_before = find_mounted(place, ours), find_mounted(other_place, ours)
         assert before is not None
+        assert other_before is not None
         os.kill(other.pid, signal.SIGKILL)
         other.wait_dead()
         mount.restart()
 
-        after, given, kept = (find_mounted(place, process) for process in ("self", ours, foreign))
+        after = find_mounted(mount.mount_point)
+        given, kept = find_mounted(place, ours), find_mounted(place, foreign)
 
         assert after is not None
         assert given is not None
@@ -52,5 +62,5 @@ def test_directories_are_given_back_to_who_had_them_from_this_mount_alone(make_m
         assert given.device == after.device != before.device
         assert kept.device == before.device
         # Of the same master and the same user, and yet another mount's.
-        assert find_mounted(other.mount_point, ours) == other_before
+        assert find_mounted(other_place, ours) == other_before
     mount.umount()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from support.mount_process import (
 )
 from support.podman import IMAGE, USER_ID, WRITER, Podman, line_count, wait_for_more_lines
 from support.readme_blocks import run_block
+from support.terminal import TerminalProgram
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="containers of root's podman")
 
@@ -161,6 +163,43 @@ def test_image_whose_user_is_a_name_needs_a_number(mount: MountProcess, podman: 
     )
 
 
+@pytest.mark.skipif(shutil.which("docker") is None, reason="docker is not installed")
+def test_docker_runs_a_container_as_podman_does(mount: MountProcess, podman: Podman) -> None:
+    script = "cat $CLOUDAI_TOKEN_FILE > /dev/null && echo $CLOUDAI_TASK > /output/file; exit 7"
+    with podman.serve_docker() as environment:
+        mount.environment = podman.environment | environment
+
+        done = mount.cloudai(*run_arguments(mount, "docker", "--image", IMAGE, "--", "sh", "-c", script))
+        missing = mount.cloudai(*run_arguments(mount, "docker", "--image", "localhost/x:1", "--", "true"))
+
+    mount.environment = podman.environment
+    assert done.returncode == 7, done.stderr
+    assert (latest(mount, "docker") / "file").read_text() == "docker\n"
+    assert missing.returncode == 125
+    assert missing.stderr.startswith(
+        "cloudai: the image localhost/x:1 is not here, and docker cannot pull it: "
+    )
+    assert statuses(mount, "docker") == [7]
+    assert podman.containers() == []
+
+
+def test_terminal_is_the_containers(
+    mount: MountProcess, podman: Podman, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in podman.environment.items():
+        monkeypatch.setenv(name, value)
+    script = "trap 'exit 9' INT; tty; echo ready; while :; do sleep 0.05; done"
+    with TerminalProgram(
+        PROGRAM, *run_arguments(mount, "terminal", "--image", IMAGE, "--", "sh", "-c", script)
+    ) as program:
+        program.wait_for_text("ready")
+
+        program.press(b"\x03")
+
+        assert program.wait_end() == 9
+        assert "/dev/pts/" in program.received
+
+
 def test_signal_reaches_the_command_in_the_container(mount: MountProcess, podman: Podman) -> None:
     script = "trap 'echo ended > /output/log; exit 9' TERM; echo ready; while :; do sleep 0.05; done"
     with subprocess.Popen(
@@ -197,22 +236,26 @@ def test_container_that_is_killed_leaves_what_it_wrote_in_a_sealed_run(
     assert statuses(mount, "killed") == [137]
 
 
-def test_container_whose_podman_was_killed_has_ended_before_its_run_is_sealed(
+def test_container_whose_podman_was_killed_is_stopped_before_its_run_is_sealed(
     mount: MountProcess, podman: Podman
 ) -> None:
+    script = "trap 'echo ended > /output/log; exit 9' TERM; echo ready; while :; do sleep 0.05; done"
     with subprocess.Popen(
-        [PROGRAM, *run_arguments(mount, "orphaned", "--image", IMAGE, "--", "sh", "-c", WRITER)],
+        [PROGRAM, *run_arguments(mount, "orphaned", "--image", IMAGE, "--", "sh", "-c", script)],
         env=os.environ | podman.environment,
         stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
     ) as process:
-        wait_for_more_lines(latest(mount, "orphaned") / "lines")
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"ready\n"
         (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
 
         os.kill(int(child), signal.SIGKILL)
 
-        assert process.wait(COMMAND_SECONDS_MAX) == 137
+        assert process.wait(COMMAND_SECONDS_MAX) == 9
+    assert (latest(mount, "orphaned") / "log").read_text() == "ended\n"
     assert podman.containers() == []
-    assert statuses(mount, "orphaned") == [137]
+    assert statuses(mount, "orphaned") == [9]
 
 
 def test_several_containers_write_to_one_run(mount: MountProcess, podman: Podman) -> None:

@@ -34,17 +34,29 @@ def reaping_orphans() -> Iterator[None]:
 
 
 def _reap_until(is_over: threading.Event) -> None:
-    own_session = os.getsid(0)
+    left_behind: set[int] = set()
     while not is_over.wait(_LOOK_SECONDS):
-        for tasks in Path("/proc/self/task").glob("*/children"):
-            with suppress(OSError):  # a thread that has just ended
-                for process in map(int, tasks.read_text().split()):
-                    # What this process started itself is in its session, and is waited for by who started it.
-                    if _ended_in_another_session(process, own_session):
-                        os.waitpid(process, os.WNOHANG)
+        children = _children()
+        left_behind &= children
+        left_behind |= {process for process in children - left_behind if _is_left_behind(process)}
+        for process in left_behind:
+            # Of one that has not ended it does nothing.
+            with suppress(ChildProcessError):
+                os.waitpid(process, os.WNOHANG)
 
 
-def _ended_in_another_session(process: int, own_session: int) -> bool:
-    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    state, session = fields[0], int(fields[3])
-    return state == "Z" and session != own_session
+def _children() -> set[int]:
+    found: set[int] = set()
+    for tasks in Path("/proc/self/task").glob("*/children"):
+        with suppress(OSError):  # a thread that has just ended
+            found.update(map(int, tasks.read_text().split()))
+    return found
+
+
+def _is_left_behind(process: int) -> bool:
+    """Whether it is one of those that somebody else has started: a zombie does not say, so it is asked before."""
+    try:
+        command = Path(f"/proc/{process}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
+    return command[0].endswith(b"/conmon") or b"cloudai_daemon.mount_process" in command

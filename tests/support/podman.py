@@ -116,6 +116,20 @@ class Podman:
         finally:
             self("rm", "--force", "--time", "0", name)
 
+    @contextmanager
+    def serve_docker(self) -> Iterator[dict[str, str]]:
+        """Answers docker's own program, which has no engine otherwise; what that needs in its environment."""
+        socket_path = self._directory / "docker.sock"
+        command = ["podman", "system", "service", "--time", "0", f"unix://{socket_path}"]
+        with subprocess.Popen(
+            command, env=os.environ | self.environment, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ) as service:
+            try:
+                wait_until(socket_path.exists, "podman's service")
+                yield {"DOCKER_HOST": f"unix://{socket_path}", "CLOUDAI_CONTAINER_ENGINE": "docker"}
+            finally:
+                service.terminate()
+
     def containers(self) -> list[str]:
         """The names of all that are there, running or not."""
         return self("ps", "--all", "--format", "{{.Names}}").stdout.split()
