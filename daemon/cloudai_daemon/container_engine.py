@@ -108,7 +108,8 @@ class ContainerEngine:
             return program_status
         self._ask("stop", name)
         # What inspect says may be from before the engine has read the status.
-        return int(self._ask("wait", name).stdout)
+        said = self._ask("wait", name).stdout.strip()
+        return int(said) if said.isdecimal() else program_status or ExitCode.NOT_STARTED
 
     def remove(self, name: str) -> None:
         """The container is gone, as are its unnamed volumes. One that cannot be removed is left."""

@@ -168,9 +168,10 @@ def _make_run(entry: RegistryEntry, options: VolumeOptions, task_id: str) -> Run
 
 
 def _find_run(client: ControlClient, options: VolumeOptions, task_id: str) -> RunPlace:
-    named = f"/{options.task}/{options.run}"
+    named = f"{client.status().user}/{options.task}/{options.run}"
+    root = client.entry.source.partition("/")[2]
     for run in client.list_runs():
-        if run.task_id == task_id or (options.run and f"/{run.path}".endswith(named)):
+        if run.task_id == task_id or "/".join(part for part in (root, run.path) if part) == named:
             if run.sealed and not options.read_only:
                 raise VolumeRefused(f"the run {run.path} is sealed: with -o ro it can be read")
             return RunPlace(path=run.path, task_id=run.task_id)
