@@ -20,7 +20,9 @@ WORKERS ?= 2
 BIN := .venv/bin
 STATE_OPTION = $(if $(STATE),--state "$(STATE)")
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
-PACKAGES := fuse3 libfuse3-dev pkg-config gcc libc6-dev python3-dev python3-venv util-linux rsync
+PACKAGES := fuse3 libfuse3-dev pkg-config gcc libc6-dev python3-dev python3-venv util-linux rsync \
+	podman runc busybox-static
+IMAGE_PACKAGES := mmdebstrap
 BENCH_PACKAGES := sshfs rclone openssh-server fuse3 git
 SOURCES := model master fusefs daemon tests examples
 LOCK_COMMAND := pip-compile --all-build-deps --all-extras --allow-unsafe --generate-hashes \
@@ -28,7 +30,7 @@ LOCK_COMMAND := pip-compile --all-build-deps --all-extras --allow-unsafe --gener
 	--output-file=requirements.txt pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup packages fuse-device up down check test test-crash test-conformance bench format lock
+.PHONY: help setup packages fuse-device up down check test test-crash test-conformance test-image bench format lock
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -99,6 +101,13 @@ test-conformance: setup ## any calls here and on tmpfs, for long: make test-conf
 	CONFORMANCE_EXAMPLES=$(EXAMPLES) CONFORMANCE_CALLS=$(CALLS) CONFORMANCE_SEED=$(SEED) $(BIN)/pytest --timeout 0 \
 		--hypothesis-seed $(SEED) --basetemp "$$scratch/tests" \
 		tests/integration/test_any_calls.py tests/integration/test_one_file.py; status=$$?; \
+	rm -rf --one-file-system "$$scratch"; exit $$status
+
+test-image: setup ## build the image of the Containerfile on a small Debian, and run it
+	@$(MAKE) --no-print-directory packages PACKAGES="$(IMAGE_PACKAGES)"
+	@scratch=$$(mktemp -d) && \
+	$(SUDO) mmdebstrap --quiet --variant=minbase --include=ca-certificates bookworm "$$scratch/base.tar" && \
+	IMAGE_BASE="$$scratch/base.tar" $(BIN)/pytest --basetemp "$$scratch/tests" tests/integration/test_image.py; status=$$?; \
 	rm -rf --one-file-system "$$scratch"; exit $$status
 
 bench: setup ## compare with sshfs, rclone and local disk: make bench ARGS="--rounds 3 --workload sequential"

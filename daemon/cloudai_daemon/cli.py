@@ -20,6 +20,7 @@ from cloudai_daemon.commands.seal import seal_command
 from cloudai_daemon.commands.status import status_command
 from cloudai_daemon.commands.umount import umount_command
 from cloudai_daemon.commands.up import down_command, up_command
+from cloudai_daemon.commands.volume_plugin import volume_plugin_command
 from cloudai_daemon.commands.wait import wait_command
 from cloudai_daemon.commands.warmup import warmup_command
 from cloudai_daemon.exit_codes import EPILOG, CommandFailed, ExitCode
@@ -36,6 +37,7 @@ for _command in (
     mount_command,
     umount_command,
     run_task_command,
+    volume_plugin_command,
     status_command,
     wait_command,
     ls_command,

@@ -85,6 +85,9 @@ class ControlClient:
     def list_runs(self, path: str = "") -> list[RunStatus]:
         return [RunStatus(**fields) for fields in self.call("list_runs", {"path": path})]
 
+    def create_run_token(self, path: str, *, valid_seconds: int) -> str:
+        return str(self.call("create_run_token", {"path": path, "valid_seconds": valid_seconds}))
+
     def inspect(self, timeout_seconds: float) -> MountInspection:
         answer = self.call("inspect", {}, timeout_seconds)
         # A daemon of another version may say more.

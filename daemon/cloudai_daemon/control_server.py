@@ -285,6 +285,10 @@ async def _seal_run(control: MountControl, params: _Params) -> Json:
     await control.seal_run(params.text("path"), params.number("exit_status"))
 
 
+async def _create_run_token(control: MountControl, params: _Params) -> Json:
+    return await control.create_run_token(params.text("path"), params.number("valid_seconds"))
+
+
 async def _inspect(control: MountControl, params: _Params) -> Json:
     return asdict(await control.inspect())
 
@@ -303,6 +307,7 @@ _METHODS: Final[Mapping[str, Callable[[MountControl, _Params], Awaitable[Json]]]
     "create_run": _create_run,
     "list_runs": _list_runs,
     "seal_run": _seal_run,
+    "create_run_token": _create_run_token,
     "inspect": _inspect,
 }
 

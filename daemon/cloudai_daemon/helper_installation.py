@@ -27,7 +27,7 @@ UNIT_DIR: Final = Path("/etc/systemd/system")
 HELPER_NAMES: Final = ("mount.cloudai", "mount.fuse.cloudai")
 """For `mount -t cloudai`, and for the type that the kernel shows such a mount with."""
 
-UNIT_NAMES: Final = ("cloudai-mount@.service", "cloudai-master.service")
+UNIT_NAMES: Final = ("cloudai-mount@.service", "cloudai-master.service", "cloudai-volume-plugin.service")
 
 _MARK: Final = "# Written by `cloudai install-helper`"
 _SCRIPT: Final = """\

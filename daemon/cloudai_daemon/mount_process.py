@@ -20,6 +20,7 @@ from typing import Final, TypeAlias, TypeVar
 
 import trio
 
+from cloudai_daemon.bound_directories import mend_bound_directories
 from cloudai_daemon.control_server import choose_socket_path, serve_control
 from cloudai_daemon.exit_codes import ExitCode
 from cloudai_daemon.metrics_server import serve_metrics
@@ -108,6 +109,10 @@ class MountDaemon:
                     await nursery.start(_serve_metrics, self._config, control)
                 register(entry, registry_dir)
                 log.info("serving %s at %s", self._config.source, self._config.mount_point)
+                # Asks the tree, which this loop answers meanwhile.
+                await trio.to_thread.run_sync(
+                    mend_bound_directories, self._config.mount_point, self._config.state_dir
+                )
                 on_ready()
                 self._notifier.tell_ready()
         except* OSError as group:

@@ -24,6 +24,9 @@ PROBE_SECONDS_MAX: Final = 5.0
 
 _UNMOUNT_SECONDS_MAX: Final = 30.0
 _TRIGGER_TYPE: Final = "autofs"
+_FUSE_OWNER: Final = re.compile(rb"(?:^|,)user_id=(\d+)")
+# What the kernel adds to a bound directory that it has lost sight of, as it has of those of a daemon that is gone.
+_DELETED: Final = "//deleted"
 _OCTAL_ESCAPE: Final = re.compile(rb"\\([0-7]{3})")
 
 Answer = TypeVar("Answer")
@@ -36,6 +39,15 @@ class MountedTree:
     source: str
     device: int
     """Its number, as stat's st_dev, without asking the tree."""
+    mount_id: int = 0
+    root: str = "/"
+    """What of the file system is mounted: another directory than "/" where that was bound."""
+    words: frozenset[str] = frozenset()
+    """What this mount restricts, as mount(8) says it: ro, nosuid."""
+    owner_uid: int | None = None
+    """Of a FUSE file system: who mounted it."""
+    lets_others_in: bool = False
+    """Whether a FUSE file system answers others than who mounted it."""
 
 
 def list_mounted(process: int | str = "self") -> list[MountedTree]:
@@ -45,13 +57,19 @@ def list_mounted(process: int | str = "self") -> list[MountedTree]:
         before, _, after = line.partition(b" - ")
         fields = before.split(b" ")
         major, _, minor = fields[2].partition(b":")
-        file_system_type, source, *_ = after.split(b" ")
+        file_system_type, source, file_system_words, *_ = after.split(b" ")
+        owner = _FUSE_OWNER.search(file_system_words)
         found.append(
             MountedTree(
                 mount_point=Path(_decode(fields[4])),
                 file_system_type=file_system_type.decode(),
                 source=_decode(source),
                 device=os.makedev(int(major), int(minor)),
+                mount_id=int(fields[0]),
+                root=_decode(fields[3]).removesuffix(_DELETED),
+                words=frozenset(fields[5].decode().split(",")),
+                owner_uid=int(owner[1]) if owner else None,
+                lets_others_in=b"allow_other" in file_system_words.split(b","),
             )
         )
     return found

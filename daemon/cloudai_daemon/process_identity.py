@@ -24,18 +24,18 @@ class ProcessIdentity:
     @classmethod
     def of(cls, pid: int) -> ProcessIdentity:
         """The identity of a process that is there now. Raises ProcessLookupError."""
-        return cls(pid=pid, start_ticks=_start_ticks(pid), boot_id=_boot_id())
+        return cls(pid=pid, start_ticks=_start_ticks(pid), boot_id=boot_id())
 
     @classmethod
     def of_child(cls, pid: int) -> ProcessIdentity:
         """The identity of a child that nobody has waited for; it may have ended already."""
-        return cls(pid=pid, start_ticks=_read_stat(pid)[1], boot_id=_boot_id())
+        return cls(pid=pid, start_ticks=_read_stat(pid)[1], boot_id=boot_id())
 
     @property
     def is_alive(self) -> bool:
         """False for a zombie too."""
         try:
-            return _boot_id() == self.boot_id and _start_ticks(self.pid) == self.start_ticks
+            return boot_id() == self.boot_id and _start_ticks(self.pid) == self.start_ticks
         except ProcessLookupError:
             return False
 
@@ -77,7 +77,7 @@ class ProcessIdentity:
         return pidfd
 
 
-def _boot_id() -> str:
+def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 

@@ -21,7 +21,7 @@ from cloudai_daemon.control_client import ControlClient, DaemonUnreachable
 from cloudai_daemon.control_protocol import RemoteError
 from cloudai_daemon.exit_codes import CommandFailed, ExitCode
 from cloudai_daemon.foreground_command import CommandNotStarted, check_command, run_in_foreground
-from cloudai_daemon.mount_lookup import require_alive
+from cloudai_daemon.mount_lookup import MountedPath, require_alive
 from cloudai_daemon.output_namespace import (
     OUTPUT_DIR,
     NamespaceRefused,
@@ -44,14 +44,21 @@ class TaskRun:
     task: str
     place: RunPlace
     mount_point: Path
+    source: str
+    """Of a mount of this run alone: host:port/user/task/run."""
+    is_joined: bool = False
+    """Whether somebody else made it, and seals it."""
 
     @property
     def directory(self) -> Path:
         return self.mount_point / self.place.path
 
     def environment(self, output_dir: Path) -> dict[str, str]:
+        return {**os.environ, **self.variables(output_dir)}
+
+    def variables(self, output_dir: Path) -> dict[str, str]:
+        """What tells a command where it is."""
         return {
-            **os.environ,
             "CLOUDAI_OUTPUT": str(output_dir),
             "CLOUDAI_TASK": self.task,
             "CLOUDAI_TASK_ID": self.place.task_id,
@@ -66,7 +73,37 @@ def create_run(entry: RegistryEntry, task: str, *, name: str = "", task_id: str 
             place = client.create_run(task, name=name, task_id=task_id)
     except (DaemonUnreachable, RemoteError) as error:
         raise CommandFailed(ExitCode.NOT_STARTED, f"no run of {task!r} could be made: {error}") from error
-    return TaskRun(task=task, place=place, mount_point=entry.mount_point)
+    return TaskRun(
+        task=task, place=place, mount_point=entry.mount_point, source=_source_of(entry, place.path)
+    )
+
+
+def join_run(place: MountedPath) -> TaskRun:
+    """An open run that is there. Raises CommandFailed (125): nothing was started."""
+    try:
+        with ControlClient(place.entry) as client:
+            found = client.list_runs(place.path)
+    except (DaemonUnreachable, RemoteError) as error:
+        raise CommandFailed(ExitCode.NOT_STARTED, str(error)) from error
+    directory = place.entry.mount_point / place.path
+    run = next((run for run in found if run.path == place.path), None)
+    if run is None:
+        raise CommandFailed(ExitCode.NOT_STARTED, f"{directory}: not a run")
+    if run.sealed:
+        raise CommandFailed(ExitCode.NOT_STARTED, f"{directory}: the run is sealed")
+    source = _source_of(place.entry, run.path)
+    return TaskRun(
+        task=source.split("/")[2],
+        place=RunPlace(path=run.path, task_id=run.task_id),
+        mount_point=place.entry.mount_point,
+        source=source,
+        is_joined=True,
+    )
+
+
+def _source_of(entry: RegistryEntry, path: str) -> str:
+    """Whatever part of the tree is mounted, host:port/user/task/run."""
+    return "/".join(part for part in (entry.source, path) if part)
 
 
 def run_command(run: TaskRun, command: Sequence[str], say: Callable[[str], None]) -> int:
@@ -88,7 +125,7 @@ def run_command(run: TaskRun, command: Sequence[str], say: Callable[[str], None]
 
 
 def finish_run(run: TaskRun, exit_status: int, *, upload_seconds_max: float) -> None:
-    """Returns when all that was written is durable and the run is sealed with the status.
+    """Returns when all that was written is durable and the run, unless it was joined, is sealed with the status.
 
     Raises NotDurable (75) that says how to go on: the time is over, a file needs a person, the mount
     daemon is gone, or a signal interrupted the wait.
@@ -97,7 +134,8 @@ def finish_run(run: TaskRun, exit_status: int, *, upload_seconds_max: float) -> 
     try:
         with _raising_interrupted():
             wait_durable(run.mount_point, run.place.path, timeout_seconds=upload_seconds_max)
-            _seal(run, exit_status, deadline)
+            if not run.is_joined:
+                _seal(run, exit_status, deadline)
     except _Interrupted as error:
         raise NotDurable(_how_to_go_on(run, exit_status, "interrupted")) from error
     except NotDurable as error:
@@ -122,10 +160,9 @@ def _seal(run: TaskRun, exit_status: int, deadline: float) -> None:
 
 def _how_to_go_on(run: TaskRun, exit_status: int, why: str) -> str:
     directory = shlex.quote(str(run.directory))
-    return (
-        f"{why}. Nothing is lost: what is not durable is staged on this machine. "
-        f"Go on with `cloudai seal {directory} --exit-status {exit_status}`"
-    )
+    seal = f"cloudai seal {directory} --exit-status {exit_status}"
+    command = f"cloudai wait {directory}" if run.is_joined else seal
+    return f"{why}. Nothing is lost: what is not durable is staged on this machine. Go on with `{command}`"
 
 
 class _Interrupted(Exception):

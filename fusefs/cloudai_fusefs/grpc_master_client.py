@@ -196,6 +196,10 @@ class GrpcMasterClient:
         response: names.SealRunResponse = await self._call(self._names.SealRun, request)
         return response.run
 
+    async def create_run_token(self, request: names.CreateRunTokenRequest) -> names.CreateRunTokenResponse:
+        response: names.CreateRunTokenResponse = await self._call(self._names.CreateRunToken, request)
+        return response
+
     # Inside a run.
 
     async def list_tree(self, task_id: str, page_token: str = "") -> names.ListTreeResponse:

@@ -44,6 +44,10 @@ class MasterClient(Protocol):
 
     async def seal_run(self, request: names.SealRunRequest) -> types.Run: ...
 
+    async def create_run_token(
+        self, request: names.CreateRunTokenRequest
+    ) -> names.CreateRunTokenResponse: ...
+
     async def list_tree(self, task_id: str, page_token: str = "") -> names.ListTreeResponse:
         """One page."""
         ...

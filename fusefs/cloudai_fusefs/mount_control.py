@@ -324,6 +324,10 @@ class MountControl(Protocol):
         """Seals the run at the path once everything in it is durable."""
         ...
 
+    async def create_run_token(self, path: str, valid_seconds: int) -> str:
+        """A token that is good for the run at the path alone, valid at most as long as the mount's own."""
+        ...
+
     async def counters(self) -> MountCounters:
         """Lets others run in between: with a long backlog there is much to count."""
         ...

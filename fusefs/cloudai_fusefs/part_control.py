@@ -70,6 +70,9 @@ class PartControl:
     async def seal_run(self, path: str, exit_status: int) -> None:
         await self._whole.seal_run(self._full(path), exit_status)
 
+    async def create_run_token(self, path: str, valid_seconds: int) -> str:
+        return await self._whole.create_run_token(self._full(path), valid_seconds)
+
     async def counters(self) -> MountCounters:
         return await self._whole.counters()
 

@@ -93,6 +93,9 @@ class RetryingMasterClient:
     async def seal_run(self, request: names.SealRunRequest) -> types.Run:
         return await self._repeat(self._client.seal_run, request)
 
+    async def create_run_token(self, request: names.CreateRunTokenRequest) -> names.CreateRunTokenResponse:
+        return await self._repeat(self._client.create_run_token, request)
+
     async def list_tree(self, task_id: str, page_token: str = "") -> names.ListTreeResponse:
         return await self._repeat(self._client.list_tree, task_id, page_token)
 

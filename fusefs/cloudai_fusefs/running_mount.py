@@ -165,6 +165,11 @@ class RunningMount:
         )
         tree.note_sealed(await self._client.seal_run(request))
 
+    async def create_run_token(self, path: str, valid_seconds: int) -> str:
+        """See MountControl."""
+        request = names.CreateRunTokenRequest(task_id=self._run_at(path).task_id, valid_seconds=valid_seconds)
+        return (await self._client.create_run_token(request)).token
+
     async def counters(self) -> MountCounters:
         """See MountControl."""
         return await self._measures.take()

@@ -58,8 +58,9 @@ async def serve(config: ServeConfig, on_ready: Callable[[int], None]) -> None:
         database = data_dir.open_database(wakeups.announce)
         try:
             store = DiskChunkStore(data_dir.path)
-            service = StorageService(database, store)
-            server = RpcServer(service, Tokens(database, load_key(data_dir.key_path)), wakeups)
+            tokens = Tokens(database, load_key(data_dir.key_path))
+            service = StorageService(database, store, tokens)
+            server = RpcServer(service, tokens, wakeups)
             host = f"[{config.host}]" if ":" in config.host else config.host
             on_ready(await server.start(f"{host}:{config.port}", config.certificate))
             notifier = ServiceNotifier()

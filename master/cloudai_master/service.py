@@ -28,6 +28,7 @@ from cloudai_master.commits import append_file, check_batch, commit_nodes, has_e
 from cloudai_master.database import Database, Transaction
 from cloudai_master.file_reader import FileReader
 from cloudai_master.repeats import MutatingRequest, answer_once, forget_old_requests
+from cloudai_master.tokens import Tokens
 from cloudai_model.chunks import block_digests_of, digest_of
 from cloudai_model.errors import DigestMismatch, InvalidRequest, SizeMismatch
 from cloudai_model.limits import (
@@ -60,9 +61,10 @@ class Watched:
 class StorageService:
     """Both services of the .proto. The .proto's comments say what each call does; here only what is ours."""
 
-    def __init__(self, database: Database, store: ChunkStore) -> None:
+    def __init__(self, database: Database, store: ChunkStore, tokens: Tokens) -> None:
         self._database = database
         self._store = store
+        self._tokens = tokens
         self._reader = FileReader(database, store)
 
     def _once(
@@ -137,6 +139,15 @@ class StorageService:
 
     def seal_run(self, caller: Caller, request: names.SealRunRequest) -> names.SealRunResponse:
         return self._once(managed_levels.seal_run, caller, request, names.SealRunResponse)
+
+    def create_run_token(
+        self, caller: Caller, request: names.CreateRunTokenRequest
+    ) -> names.CreateRunTokenResponse:
+        """Raises NotFound, PermissionRefused for a token of a run, InvalidRequest for one that is valid for no time."""
+        token, expires_at_ns = self._tokens.create_for_run(
+            caller, request.task_id, valid_seconds=request.valid_seconds
+        )
+        return names.CreateRunTokenResponse(token=token, expires_at_ns=expires_at_ns)
 
     # Inside a run.
 

@@ -1,4 +1,4 @@
-"""Tokens: signed JWTs (HS256) with expiry and scope, made and revoked by the operator.
+"""Tokens: signed JWTs (HS256) with expiry and scope, made and revoked by the operator; for their runs, by users.
 
 The signing key is a file of the data directory, 0600; the database knows each token's id, never the token.
 A token that is expired, forged, unknown or revoked raises Unauthenticated with a text that says which.
@@ -23,7 +23,7 @@ from cloudai_master.authorization import Caller, find_run
 from cloudai_master.database import Database
 from cloudai_master.schema import tokens, users
 from cloudai_model.chunks import digest_of
-from cloudai_model.errors import NotFound, Unauthenticated
+from cloudai_model.errors import InvalidRequest, NotFound, Unauthenticated
 from cloudai_model.names import check_managed_name
 
 KEY_BYTES: Final = 32
@@ -121,6 +121,24 @@ class Tokens:
             "run": task_id,
         }
         return jwt.encode(claims, self._key, algorithm="HS256")
+
+    def create_for_run(self, caller: Caller, task_id: str, *, valid_seconds: float) -> tuple[str, int]:
+        """A new token of the run's user that is good for this run alone, and until when, at most as the caller's.
+
+        Raises NotFound, InvalidRequest for no time at all; PermissionRefused for a caller that has such a token.
+        """
+        with self._database.read() as connection:
+            user = find_run(connection, caller, task_id).user
+        caller.require_whole_user()
+        now_ns = self._clock_ns()
+        left_seconds = (
+            (caller.expires_at_ns - now_ns) / NS_PER_SECOND if caller.expires_at_ns else valid_seconds
+        )
+        valid_seconds = min(valid_seconds, left_seconds)
+        if valid_seconds <= 0:
+            raise InvalidRequest("a token has to be valid for some time", task_id=task_id)
+        token = self.create(user, valid_seconds=valid_seconds, task_id=task_id)
+        return token, self.check(token).expires_at_ns
 
     def list_all(self) -> list[TokenRecord]:
         """Every token ever made, oldest first."""

@@ -67,6 +67,22 @@ async def test_run_token_changes_nothing_above_its_run(master: Master, run: type
                 await attempt()
 
 
+async def test_run_token_is_made_by_its_user_and_makes_no_others(
+    master: Master, client: MasterClient, other: MasterClient, run: types.Run
+) -> None:
+    request = names.CreateRunTokenRequest(task_id=run.task_id, valid_seconds=60)
+    first, second = [await client.create_run_token(request) for _ in range(2)]
+    assert first.token != second.token
+    assert 0 < first.expires_at_ns <= (await client.get_capabilities()).expires_at_ns
+    with pytest.raises(errors.NotFound):
+        await other.create_run_token(request)
+    with pytest.raises(errors.InvalidRequest):
+        await client.create_run_token(names.CreateRunTokenRequest(task_id=run.task_id))
+    async with master.open(USER, task_id=run.task_id) as narrow:
+        with pytest.raises(errors.PermissionRefused):
+            await narrow.create_run_token(request)
+
+
 async def test_administrator_sees_and_changes_what_is_any_users(master: Master, run: types.Run) -> None:
     async with master.open(OTHER_USER, admin=True) as admin:
         assert {USER, OTHER_USER} <= set(await admin.list_users())

@@ -154,9 +154,45 @@ def test_run_that_cannot_be_made_is_125_and_starts_nothing(
     assert not (tmp_path / "started").exists()
 
 
-def test_run_without_a_command_is_a_usage_error(cloudai: RunCloudai) -> None:
-    assert cloudai("run", "--task", "digits", "--").returncode == 1
-    assert cloudai("run", "--", "true").returncode == 1
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--task", "digits", "--"],
+        ["--", "true"],
+        ["--task", "digits", "--join", "/run", "--", "true"],
+        ["--join", "/run", "--name", "2026-11-20_15-04-05", "--", "true"],
+        ["--task", "digits", "--user", "1000", "--", "true"],
+    ],
+)
+def test_words_that_do_not_go_together_are_a_usage_error(cloudai: RunCloudai, words: list[str]) -> None:
+    assert cloudai("run", *words).returncode == 1
+
+
+@pytest.mark.parametrize(
+    ("chosen", "wanted"),
+    [("", "podman or docker"), ("podman-of-mine", "podman-of-mine ($CLOUDAI_CONTAINER_ENGINE)")],
+)
+def test_image_without_an_engine_is_125_and_makes_no_run(
+    cloudai: RunCloudai, fake_mount: FakeMount, tmp_path: Path, chosen: str, wanted: str
+) -> None:
+    done = cloudai(
+        *["run", "--task", "digits", "--image", "busybox", "--", "true"],
+        environment={"PATH": str(tmp_path), "CLOUDAI_CONTAINER_ENGINE": chosen},
+    )
+
+    assert done.returncode == 125
+    assert done.stderr == f"cloudai: --image needs {wanted}, which is not installed\n"
+    assert cloudai("ls").stdout == ""
+
+
+def test_sealed_run_is_not_joined(cloudai: RunCloudai, fake_mount: FakeMount) -> None:
+    cloudai(*run_arguments("true"))
+    assert fake_mount.sealed_status(RUN) == "0"
+
+    done = cloudai("run", "--join", fake_mount.mount_point / RUN, "--", "true")
+
+    assert done.returncode == 125
+    assert done.stderr == f"cloudai: {fake_mount.mount_point / RUN}: the run is sealed\n"
 
 
 def test_several_mounts_need_a_choice(cloudai: RunCloudai, mount_fake: Callable[[str], FakeMount]) -> None:

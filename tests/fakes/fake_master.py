@@ -32,6 +32,7 @@ from cloudai_master.schema import chunks as chunk_rows
 from cloudai_master.schema import metadata, users
 from cloudai_master.service import StorageService
 from cloudai_master.statuses import to_detail
+from cloudai_master.tokens import Tokens
 from cloudai_model.errors import CloudAIError, InvalidRequest, MasterUnavailable, Unauthenticated
 from cloudai_model.limits import FIND_MISSING_DIGESTS_MAX, MESSAGE_BYTES_MAX
 from cloudai_proto.storage.v1 import chunks_pb2 as chunks
@@ -66,7 +67,7 @@ class FakeMaster:
         with self._database.write() as transaction:
             # What the migrations make (tests/master/test_migrations.py), in a hundredth of their time.
             metadata.create_all(transaction.connection)
-        self.service = StorageService(self._database, self.store)
+        self.service = StorageService(self._database, self.store, Tokens(self._database, b"k" * 32))
         self._changed = trio.Event()
 
     def client(self, user: str = "user-123", *, admin: bool = False, task_id: str = "") -> FakeMasterClient:
@@ -166,6 +167,9 @@ class FakeMasterClient:
 
     async def seal_run(self, request: names.SealRunRequest) -> types.Run:
         return (await self._call("seal_run", self._service.seal_run, request)).run
+
+    async def create_run_token(self, request: names.CreateRunTokenRequest) -> names.CreateRunTokenResponse:
+        return await self._call("create_run_token", self._service.create_run_token, request)
 
     async def list_tree(self, task_id: str, page_token: str = "") -> names.ListTreeResponse:
         request = names.ListTreeRequest(task_id=task_id, page_token=page_token)

@@ -12,6 +12,7 @@ import pytest
 
 from support.master_process import MasterProcess
 from support.mount_process import MakeMount, MountProcess
+from support.podman import Podman, private_podman
 from support.tree_snapshot import CheckElsewhere, assert_same_elsewhere
 
 USER = "user-123"
@@ -63,6 +64,13 @@ def _serve(master: MasterProcess, directory: Path) -> Iterator[MountProcess]:
 def next_run_name() -> str:
     number = next(_run_numbers)
     return f"2026-11-20_{number // 3600:02}-{number // 60 % 60:02}-{number % 60:02}"
+
+
+@pytest.fixture(scope="module")
+def podman() -> Iterator[Podman]:
+    """Root's podman with a store of its own, and an image in it."""
+    with private_podman() as podman:
+        yield podman
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from support.master_process import MasterProcess
 from support.mount_process import PROGRAM, WAIT_SECONDS_MAX, MountProcess
 
 USER = "user-123"
-UNITS = ("cloudai-mount@.service", "cloudai-master.service")
+UNITS = ("cloudai-mount@.service", "cloudai-master.service", "cloudai-volume-plugin.service")
 
 
 class Listener:
@@ -173,7 +173,7 @@ def test_units_are_what_systemd_expects(tmp_path: Path) -> None:
         assert str(tmp_path) not in done.stderr
 
     done = subprocess.run([*install, "--remove"], capture_output=True, text=True, check=True)
-    assert len(done.stdout.splitlines()) == 4
+    assert len(done.stdout.splitlines()) == 5
     assert os.listdir(tmp_path) == []
 
 
@@ -188,5 +188,6 @@ def test_units_run_the_installed_programs(tmp_path: Path) -> None:
     assert [line for line in lines if line.startswith("ExecStart=")] == [
         f'ExecStart="{PROGRAM}" mount --foreground -- ${{CLOUDAI_SOURCE}} %f',
         f'ExecStart="{MASTER_PROGRAM}" serve --data-dir /var/lib/cloudai-master $CLOUDAI_MASTER_OPTIONS',
+        f'ExecStart="{PROGRAM}" volume-plugin',
     ]
     assert all((tmp_path / name).stat().st_mode & 0o777 == 0o644 for name in UNITS)

@@ -31,7 +31,7 @@ def database(tmp_path: Path) -> Iterator[Database]:
 
 
 def test_watcher_that_knows_less_than_is_kept_lists_again(database: Database) -> None:
-    service = StorageService(database, MemoryChunkStore())
+    service = StorageService(database, MemoryChunkStore(), Tokens(database, b"k" * 32))
     request = names.CreateRunRequest(request_id=request_id(), user=CALLER.user, task="task")
     run = service.create_run(CALLER, request).run
 

@@ -15,6 +15,7 @@ from cloudai_master.data_dir import DataDir
 from cloudai_master.database import Database, open_sqlite
 from cloudai_master.schema import SCHEMA_REVISION, metadata
 from cloudai_master.service import StorageService
+from cloudai_master.tokens import Tokens
 from cloudai_model.chunks import block_digests_of
 from cloudai_model.limits import BLOCK_BYTES
 from support.local_storage import CALLER, LocalStorage, decode
@@ -96,7 +97,8 @@ def test_data_of_the_first_schema_is_upgraded_and_its_chunks_get_their_blocks(tm
     assert schema_of(storage.database) == first_schema(tmp_path / "first")
     storage.close()
 
-    upgraded = StorageService((database := DataDir(tmp_path / "data").open_database()), storage.store)
+    database = DataDir(tmp_path / "data").open_database()
+    upgraded = StorageService(database, storage.store, Tokens(database, b"k" * 32))
     request = storage.read_request(node, with_block_digests=True)
     for _ in range(2):
         assert decode(upgraded.read_chunk(CALLER, request)) == (data, block_digests_of(data))

@@ -48,7 +48,8 @@ async def commit_beside_chunks(storage: LocalStorage) -> None:
     tokens = Tokens(storage.database, b"k" * 32)
     token = tokens.create(USER, valid_seconds=3600)
     metadata = (("authorization", f"Bearer {token}"),)
-    server = RpcServer(StorageService(storage.database, store), tokens, Wakeups(asyncio.get_running_loop()))
+    service = StorageService(storage.database, store, tokens)
+    server = RpcServer(service, tokens, Wakeups(asyncio.get_running_loop()))
     port = await server.start("127.0.0.1:0", None)
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         put: Any = channel.unary_unary("/cloudai.storage.v1.Chunks/PutChunk")

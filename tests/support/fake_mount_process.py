@@ -113,6 +113,9 @@ class TmpfsControl:
         note.parent.mkdir(parents=True, exist_ok=True)
         note.write_text(str(exit_status))
 
+    async def create_run_token(self, path: str, valid_seconds: int) -> str:
+        return f"token-of-{path}"
+
     async def counters(self) -> MountCounters:
         return MountCounters(connected=not self._is_held, memory_hits=7, memory_bytes_max=1024)
 

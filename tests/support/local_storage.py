@@ -48,7 +48,7 @@ class LocalStorage:
         self.data_dir = DataDir(path)
         self.database: Database = self.data_dir.open_database()
         self.store = DiskChunkStore(path)
-        self.service = StorageService(self.database, self.store)
+        self.service = StorageService(self.database, self.store, Tokens(self.database, b"k" * 32))
 
     @classmethod
     def with_run(cls, path: Path) -> LocalStorage:

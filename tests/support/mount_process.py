@@ -122,6 +122,12 @@ class MountProcess:
             self.pid = 0
         subprocess.run(["umount", "-l", str(self.mount_point)], capture_output=True, check=False)
 
+    def restart(self) -> None:
+        """kill -9 and a new mount at the same place; where the dead one is bound, it stays."""
+        os.kill(self.pid, signal.SIGKILL)
+        self.wait_dead()
+        self.start()
+
     def wait_dead(self, *, seconds_max: float = WAIT_SECONDS_MAX) -> None:
         """Returns when the daemon has died of whatever; fails when it did not in time."""
         wait_until(self.has_ended, "the daemon's end", seconds_max=seconds_max)

@@ -39,7 +39,8 @@ def install_helper_command(systemd: bool, remove: bool, helper_dir: Path, unit_d
     """Make `mount -t cloudai SOURCE DIR` and lines in /etc/fstab work, as root.
 
     Writes the small scripts /sbin/mount.cloudai and /sbin/mount.fuse.cloudai, which run this installation; with
-    --systemd also cloudai-mount@.service and cloudai-master.service, which say in their first lines what they want.
+    --systemd also cloudai-mount@.service, cloudai-master.service and cloudai-volume-plugin.service, which say in their
+    first lines what they want.
     A file of that name which is not ours is left alone.
     """
     if remove:

@@ -175,6 +175,22 @@ class SealRunResponse(_message.Message):
     run: _types_pb2.Run
     def __init__(self, run: _Optional[_Union[_types_pb2.Run, _Mapping]] = ...) -> None: ...
 
+class CreateRunTokenRequest(_message.Message):
+    __slots__ = ("task_id", "valid_seconds")
+    TASK_ID_FIELD_NUMBER: _ClassVar[int]
+    VALID_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    task_id: str
+    valid_seconds: int
+    def __init__(self, task_id: _Optional[str] = ..., valid_seconds: _Optional[int] = ...) -> None: ...
+
+class CreateRunTokenResponse(_message.Message):
+    __slots__ = ("token", "expires_at_ns")
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_AT_NS_FIELD_NUMBER: _ClassVar[int]
+    token: str
+    expires_at_ns: int
+    def __init__(self, token: _Optional[str] = ..., expires_at_ns: _Optional[int] = ...) -> None: ...
+
 class ListTreeRequest(_message.Message):
     __slots__ = ("task_id", "page_token")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]

@@ -84,6 +84,11 @@ class NamesStub:
                 request_serializer=cloudai__proto_dot_storage_dot_v1_dot_names__pb2.SealRunRequest.SerializeToString,
                 response_deserializer=cloudai__proto_dot_storage_dot_v1_dot_names__pb2.SealRunResponse.FromString,
                 _registered_method=True)
+        self.CreateRunToken = channel.unary_unary(
+                '/cloudai.storage.v1.Names/CreateRunToken',
+                request_serializer=cloudai__proto_dot_storage_dot_v1_dot_names__pb2.CreateRunTokenRequest.SerializeToString,
+                response_deserializer=cloudai__proto_dot_storage_dot_v1_dot_names__pb2.CreateRunTokenResponse.FromString,
+                _registered_method=True)
         self.ListTree = channel.unary_unary(
                 '/cloudai.storage.v1.Names/ListTree',
                 request_serializer=cloudai__proto_dot_storage_dot_v1_dot_names__pb2.ListTreeRequest.SerializeToString,
@@ -190,6 +195,12 @@ class NamesServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SealRun(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CreateRunToken(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -303,6 +314,11 @@ def add_NamesServicer_to_server(servicer, server):
                     servicer.SealRun,
                     request_deserializer=cloudai__proto_dot_storage_dot_v1_dot_names__pb2.SealRunRequest.FromString,
                     response_serializer=cloudai__proto_dot_storage_dot_v1_dot_names__pb2.SealRunResponse.SerializeToString,
+            ),
+            'CreateRunToken': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateRunToken,
+                    request_deserializer=cloudai__proto_dot_storage_dot_v1_dot_names__pb2.CreateRunTokenRequest.FromString,
+                    response_serializer=cloudai__proto_dot_storage_dot_v1_dot_names__pb2.CreateRunTokenResponse.SerializeToString,
             ),
             'ListTree': grpc.unary_unary_rpc_method_handler(
                     servicer.ListTree,
@@ -620,6 +636,33 @@ class Names:
             '/cloudai.storage.v1.Names/SealRun',
             cloudai__proto_dot_storage_dot_v1_dot_names__pb2.SealRunRequest.SerializeToString,
             cloudai__proto_dot_storage_dot_v1_dot_names__pb2.SealRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CreateRunToken(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/cloudai.storage.v1.Names/CreateRunToken',
+            cloudai__proto_dot_storage_dot_v1_dot_names__pb2.CreateRunTokenRequest.SerializeToString,
+            cloudai__proto_dot_storage_dot_v1_dot_names__pb2.CreateRunTokenResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -1,0 +1,187 @@
+"""Docker's volume plugin protocol, version 1, which podman speaks too: JSON posts on a Unix socket.
+
+The engine finds the socket by its file's name (docker) or in containers.conf (podman). An error counts only as HTTP 500
+with {"Err": SENTENCE}. See https://docs.docker.com/engine/extend/plugins_volume/.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+from weakref import WeakValueDictionary
+
+import trio
+
+from cloudai_daemon.json_server import JsonAnswer, serve_json
+from cloudai_daemon.service_notifier import ServiceNotifier
+from cloudai_daemon.unix_sockets import listen_at, remove_socket
+from cloudai_daemon.volume_driver import VolumeDriver
+from cloudai_daemon.volume_records import VolumeRecord, VolumeRefused
+
+log = logging.getLogger(__name__)
+
+CONTENT_TYPE: Final = "application/vnd.docker.plugins.v1.2+json"
+
+_STOP_SECONDS_MAX: Final = 10.0
+
+Request: TypeAlias = Mapping[str, Any]
+Handler: TypeAlias = Callable[[VolumeDriver, Request], dict[str, Any]]
+
+
+async def serve_volume_plugin(driver: VolumeDriver, socket_path: Path, on_ready: Callable[[], None]) -> None:
+    """Serves until SIGTERM or SIGINT; what is being answered then is answered.
+
+    Raises OSError when the socket cannot be had.
+    """
+    notifier = ServiceNotifier()
+    listener = trio.SocketListener(trio.socket.from_stdlib_socket(listen_at(socket_path)))
+    plugin = VolumePlugin(driver)
+    try:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(serve_json, listener, CONTENT_TYPE, plugin.answer)
+                nursery.start_soon(notifier.tell_alive)
+                on_ready()
+                notifier.tell_ready()
+                await anext(signals)
+                notifier.tell_stopping(_STOP_SECONDS_MAX)
+                with trio.move_on_after(_STOP_SECONDS_MAX):
+                    await plugin.wait_idle()
+                nursery.cancel_scope.cancel()
+    finally:
+        remove_socket(socket_path)
+
+
+class VolumePlugin:
+    """Requests of the protocol become calls of the driver, in worker threads, for one volume one after another."""
+
+    def __init__(self, driver: VolumeDriver) -> None:
+        self._driver = driver
+        self._turns: WeakValueDictionary[str, trio.Lock] = WeakValueDictionary()
+        self._in_flight_count = 0
+        self._idle = trio.Event()
+        self._idle.set()
+
+    async def wait_idle(self) -> None:
+        """Returns when nothing is being answered."""
+        await self._idle.wait()
+
+    async def answer(self, method: str, path: str, body: bytes) -> JsonAnswer:
+        """See AnswerJson. Cancelled: the call goes on in its thread."""
+        if method != "POST" or path not in _HANDLERS:
+            return JsonAnswer(404, {"Err": f"there is no {path[:80]}"})
+        try:
+            request = _decode(body)
+            name = _text(request, "Name")
+        except VolumeRefused as error:
+            return JsonAnswer(500, {"Err": str(error)})
+        self._in_flight_count += 1
+        self._idle = trio.Event() if self._idle.is_set() else self._idle
+        try:
+            # Kept in a name: the dictionary holds a turn only while somebody has or awaits it.
+            turn = self._turns.setdefault(name, trio.Lock())
+            async with turn:
+                return await trio.to_thread.run_sync(self._carry_out, _HANDLERS[path], request)
+        finally:
+            self._in_flight_count -= 1
+            if self._in_flight_count == 0:
+                self._idle.set()
+
+    def _carry_out(self, handler: Handler, request: Request) -> JsonAnswer:
+        try:
+            return JsonAnswer(200, {**handler(self._driver, request), "Err": ""})
+        except VolumeRefused as error:
+            return JsonAnswer(500, {"Err": str(error)})
+        # The plugin must outlive a fault in one request.
+        except Exception:
+            log.exception("a request failed")
+            return JsonAnswer(500, {"Err": "a fault of the plugin: see its log"})
+
+
+def _decode(body: bytes) -> Request:
+    try:
+        request = json.loads(body or b"{}")
+    except ValueError as error:
+        raise VolumeRefused("the request is no JSON") from error
+    if not isinstance(request, dict):
+        raise VolumeRefused("the request is no JSON object")
+    return request
+
+
+def _text(request: Request, field: str) -> str:
+    value = request.get(field) or ""
+    if not isinstance(value, str):
+        raise VolumeRefused(f"{field} is no text")
+    return value
+
+
+def _options(request: Request) -> dict[str, str]:
+    value = request.get("Opts") or {}
+    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+        raise VolumeRefused("Opts is no object of texts")
+    return value
+
+
+def _describe(driver: VolumeDriver, record: VolumeRecord) -> dict[str, Any]:
+    return {
+        "Name": record.name,
+        "Mountpoint": str(driver.path(record.name)),
+        "Status": {"run": record.path, "task_id": record.task_id, "seal": str(record.options.seal)},
+    }
+
+
+def _activate(driver: VolumeDriver, request: Request) -> dict[str, Any]:
+    return {"Implements": ["VolumeDriver"]}
+
+
+def _create(driver: VolumeDriver, request: Request) -> dict[str, Any]:
+    driver.create(_text(request, "Name"), _options(request))
+    return {}
+
+
+def _remove(driver: VolumeDriver, request: Request) -> dict[str, Any]:
+    driver.remove(_text(request, "Name"))
+    return {}
+
+
+def _mount(driver: VolumeDriver, request: Request) -> dict[str, Any]:
+    return {"Mountpoint": str(driver.mount(_text(request, "Name")))}
+
+
+def _path(driver: VolumeDriver, request: Request) -> dict[str, Any]:
+    return {"Mountpoint": str(driver.path(_text(request, "Name")))}
+
+
+def _unmount(driver: VolumeDriver, request: Request) -> dict[str, Any]:
+    """Nothing to undo: the run is where it was."""
+    return {}
+
+
+def _get(driver: VolumeDriver, request: Request) -> dict[str, Any]:
+    return {"Volume": _describe(driver, driver.find(_text(request, "Name")))}
+
+
+def _list(driver: VolumeDriver, request: Request) -> dict[str, Any]:
+    return {"Volumes": [_describe(driver, record) for record in driver.list_all()]}
+
+
+def _capabilities(driver: VolumeDriver, request: Request) -> dict[str, Any]:
+    """A volume is on this machine: the same name elsewhere is another one."""
+    return {"Capabilities": {"Scope": "local"}}
+
+
+_HANDLERS: Final[Mapping[str, Handler]] = {
+    "/Plugin.Activate": _activate,
+    "/VolumeDriver.Create": _create,
+    "/VolumeDriver.Remove": _remove,
+    "/VolumeDriver.Mount": _mount,
+    "/VolumeDriver.Path": _path,
+    "/VolumeDriver.Unmount": _unmount,
+    "/VolumeDriver.Get": _get,
+    "/VolumeDriver.List": _list,
+    "/VolumeDriver.Capabilities": _capabilities,
+}
