@@ -20,7 +20,8 @@ WORKERS ?= 2
 BIN := .venv/bin
 STATE_OPTION = $(if $(STATE),--state "$(STATE)")
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
-PACKAGES := fuse3 libfuse3-dev pkg-config gcc libc6-dev python3-dev python3-venv util-linux rsync
+PACKAGES := fuse3 libfuse3-dev pkg-config gcc libc6-dev python3-dev python3-venv util-linux rsync \
+	less nano sqlite3 vim-tiny zip
 BENCH_PACKAGES := sshfs rclone openssh-server fuse3 git
 SOURCES := model master fusefs daemon tests examples
 LOCK_COMMAND := pip-compile --all-build-deps --all-extras --allow-unsafe --generate-hashes \
