@@ -108,7 +108,9 @@ def test_database_is_whole_without_the_workstation_and_after_its_mount_was_kille
     tmp_path: Path,
     journal_mode: str,
 ) -> None:
-    """What SQLite has called committed was synced, and is at the master whatever becomes of this machine."""
+    """P11. A SQLite database, with a rollback journal or in WAL mode, is whole at the master whoever dies: its program,
+    the mount daemon or the workstation; with `synchronous=EXTRA` it has every transaction that was committed.
+    """
     doomed = mount_of(shared_master, "doomed")
     database = doomed.make_run(RUN, task=f"database-{journal_mode}") / "results.sqlite"
     with open_database(database) as program:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from support.mount_process import MountProcess
-from support.tools import run_shell
-from support.tree_snapshot import AtMaster, contents
+from support.master_process import MasterProcess
+from support.mount_process import RUN, MakeMount, MountProcess, wait_until
+from support.tools import TOOL_SECONDS_MAX, run_shell, run_tool
+from support.tree_snapshot import AtMaster, contents, place_in
 
 # With these a commit's id depends on nothing but what is in it.
 IDENTITY = """
@@ -101,3 +103,63 @@ def test_git_goes_on_in_a_repository_that_is_published(
 
     sight = "git fsck --full --strict --no-progress; git log --format='%H %s'; cat file; ls"
     assert run_shell(sight, cwd=at_master() / "repository") == run_shell(sight, cwd=tmp_path / "repository")
+
+
+def test_git_has_every_commit_that_it_made_before_the_mount_was_killed(
+    shared_master: MasterProcess, mount_of: MakeMount, second_mount: MountProcess, tmp_path: Path
+) -> None:
+    """D2. After `close()` the file, with its name, size and times, survives the death of the mount daemon."""
+    doomed = mount_of(shared_master, "doomed")
+    repository = doomed.make_run(RUN, task="repository-of-a-killed-mount") / "repository"
+    repository.mkdir()
+    run_shell(f"{IDENTITY} git init -q -b main; git config gc.auto 0", cwd=repository)
+    # What git says of a commit is written on a local disk; it ends with the first call that fails.
+    commits = """
+    for number in $(seq 1000); do
+        echo $number > file-$((number % 5)); git add .; git commit -qm $number; git rev-parse HEAD
+    done
+    """
+    said = tmp_path / "commits"
+    with (
+        said.open("wb") as output,
+        subprocess.Popen(
+            ["bash", "-euc", IDENTITY + commits], cwd=repository, stdout=output, stderr=subprocess.DEVNULL
+        ) as process,
+    ):
+        wait_until(lambda: len(said.read_text().splitlines()) >= 5, "five commits")
+        doomed.kill()
+        assert process.wait(TOOL_SECONDS_MAX) != 0
+
+    doomed.start()
+
+    made = said.read_text().splitlines()
+    run_tool("git", "fsck", "--full", "--no-progress", cwd=repository)
+    found = run_tool("git", "log", "--reverse", "--format=%H", cwd=repository)
+    assert found.splitlines()[: len(made)] == made
+    doomed.wait_durable()
+    elsewhere = place_in(doomed, repository, second_mount)
+    wait_until(lambda: (elsewhere / ".git" / "HEAD").exists(), "the repository in the other mount")
+    run_tool("git", "fsck", "--full", "--no-progress", cwd=elsewhere)
+    assert run_tool("git", "log", "--reverse", "--format=%H", cwd=elsewhere) == found
+    doomed.umount()
+
+
+def test_git_does_not_notice_that_the_master_is_restarted(
+    master: MasterProcess, make_mount: MakeMount, small_source: Path, local_history: Path
+) -> None:
+    """What needs the master waits for it, for at most `timeo`: each object is linked to its name there."""
+    mount = make_mount()
+    run = mount.make_run(RUN)
+    shutil.copytree(small_source, run / "repository")
+    with subprocess.Popen(
+        ["bash", "-euo", "pipefail", "-c", HISTORY], cwd=run, stdout=subprocess.DEVNULL
+    ) as process:
+        for sign in ("repository/.git/index", "clone/.git"):
+            wait_until((run / sign).exists, sign)
+            master.restart()
+        assert process.wait(TOOL_SECONDS_MAX) == 0
+
+    assert run_shell(SIGHT, cwd=run) == run_shell(SIGHT, cwd=local_history)
+    mount.wait_durable()
+    elsewhere = place_in(mount, run, make_mount("elsewhere"))
+    assert run_shell(SIGHT, cwd=elsewhere) == run_shell(SIGHT, cwd=local_history)
