@@ -15,7 +15,7 @@ from support.mount_process import RUN, MakeMount, MountProcess, wait_until
 from support.tools import TOOL_SECONDS_MAX, run_tool
 from support.tree_snapshot import AtMaster, place_in
 
-JOURNAL_MODES = ("delete", "truncate", "persist", "wal")
+JOURNAL_MODES = ("delete", "persist", "wal")
 ROWS_COMMITTED = 600
 SIGHT = "PRAGMA integrity_check; SELECT count(*), sum(epoch), sum(length(weights)) FROM metrics"
 COMMITTED = f"ok\n{ROWS_COMMITTED}|{sum(range(ROWS_COMMITTED))}|{ROWS_COMMITTED * 500}\n"

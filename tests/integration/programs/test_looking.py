@@ -45,17 +45,17 @@ def test_df_shows_the_mount(run: Path, shared_mount: MountProcess) -> None:
 
 
 def test_find_and_du_say_the_same_of_a_tree_here_and_elsewhere(
-    run: Path, large_source: Path, at_master: AtMaster
+    run: Path, small_source: Path, at_master: AtMaster
 ) -> None:
-    run_tool("cp", "-a", large_source / "numpy" / "lib", run / "lib")
+    run_tool("cp", "-a", small_source, run / "copy")
 
-    elsewhere = at_master() / "lib"
+    elsewhere = at_master() / "copy"
 
     for condition in ("-name *.py", "-type d", "-empty", "-size +20k", "-perm -u+w -newermt 2000-01-01"):
         # A directory's size is the filesystem's own business.
         shown = ("-printf", "%y %m %T@ %P\\n", "-type", "f", "-printf", "%s %P\\n")
         command = ("find", ".", *condition.split(), *shown)
-        expected = sorted(run_tool(*command, cwd=large_source / "numpy" / "lib").splitlines())
+        expected = sorted(run_tool(*command, cwd=small_source).splitlines())
         assert sorted(run_tool(*command, cwd=elsewhere).splitlines()) == expected
     files = [path.stat() for path in elsewhere.rglob("*") if path.is_file()]
     apparent = run_tool("du", "-s", "--apparent-size", "--block-size=1", elsewhere)
