@@ -85,7 +85,7 @@ def test_rm_rf_removes_a_published_tree_of_many_files(
     assert list(at_master().iterdir()) == []
 
 
-def test_rmdir_refuses_what_is_not_an_empty_directory(run: Path) -> None:
+def test_rmdir_refuses_what_is_not_an_empty_directory(run: Path, at_master: AtMaster) -> None:
     run_shell("mkdir full empty; touch full/file file", cwd=run)
 
     run_shell("rmdir full 2> full/said || grep -q 'not empty' full/said", cwd=run)
@@ -93,7 +93,7 @@ def test_rmdir_refuses_what_is_not_an_empty_directory(run: Path) -> None:
     run_tool("rmdir", run / "missing", status=1)
     run_tool("rmdir", run / "empty")
 
-    assert sorted(path.name for path in run.iterdir()) == ["file", "full"]
+    assert sorted(path.name for path in at_master().iterdir()) == ["file", "full"]
 
 
 def test_ln_makes_symlinks_and_hard_links(run: Path, at_master: AtMaster) -> None:
