@@ -52,8 +52,10 @@ def open_database(path: Path) -> Iterator[SqliteProgram]:
         text=True,
     ) as process:
         program = SqliteProgram(process)
-        yield program
-        program.kill()
+        try:
+            yield program
+        finally:
+            program.kill()
 
 
 def commit_rows(program: SqliteProgram, journal_mode: str) -> None:
@@ -95,6 +97,8 @@ def test_database_is_whole_at_the_master_after_its_program_was_killed(
 
     elsewhere = at_master()
 
+    journal = "results.sqlite-wal" if journal_mode == "wal" else "results.sqlite-journal"
+    assert (elsewhere / journal).stat().st_size > 0
     assert look_into_copy(elsewhere / "results.sqlite", tmp_path / "copy") == COMMITTED
     assert run_tool("sqlite3", run / "results.sqlite", SIGHT) == COMMITTED
     assert run_tool("sqlite3", run / "results.sqlite", f"DELETE FROM metrics; VACUUM; {SIGHT}") == "ok\n0||\n"

@@ -71,9 +71,11 @@ def lines_of_tail(*arguments: str | Path) -> Iterator[Queue[str]]:
         assert process.stdout is not None
         reader = threading.Thread(target=_put_lines, args=(process.stdout, lines))
         reader.start()
-        yield lines
-        process.kill()
-        reader.join(LINE_SECONDS_MAX)
+        try:
+            yield lines
+        finally:
+            process.kill()
+            reader.join(LINE_SECONDS_MAX)
 
 
 @pytest.mark.parametrize("where", ["here", "elsewhere"])

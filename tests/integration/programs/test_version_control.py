@@ -126,10 +126,14 @@ def test_git_has_every_commit_that_it_made_before_the_mount_was_killed(
             start_new_session=True,
         ) as process,
     ):
-        wait_until(lambda: len(said.read_text().splitlines()) >= 5, "five commits")
-        doomed.kill()
-        # It would not always end by itself: git 2.39 reads a directory that it cannot read again and again.
-        os.killpg(process.pid, signal.SIGKILL)
+        try:
+            wait_until(
+                lambda: len(said.read_text().splitlines()) >= 5, "five commits", seconds_max=TOOL_SECONDS_MAX
+            )
+            doomed.kill()
+        finally:
+            # It would not always end by itself: git 2.39 reads a directory that it cannot read again and again.
+            os.killpg(process.pid, signal.SIGKILL)
 
     doomed.start()
 
