@@ -21,7 +21,7 @@ BIN := .venv/bin
 STATE_OPTION = $(if $(STATE),--state "$(STATE)")
 SUDO := $(if $(filter 0,$(shell id -u)),,sudo)
 PACKAGES := fuse3 libfuse3-dev pkg-config gcc libc6-dev python3-dev python3-venv util-linux rsync \
-	podman runc busybox-static
+	podman runc busybox-static less nano sqlite3 vim-tiny zip
 IMAGE_PACKAGES := mmdebstrap
 BENCH_PACKAGES := sshfs rclone openssh-server fuse3 git
 SOURCES := model master fusefs daemon tests examples

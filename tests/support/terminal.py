@@ -47,9 +47,7 @@ class TerminalProgram:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._process.poll() is None:
-            self._process.kill()
-            self._process.wait()
+        self.kill()
         self._reader.join(WAIT_SECONDS_MAX)
         os.close(self._descriptor)
 
@@ -76,6 +74,12 @@ class TerminalProgram:
 
     def press(self, key: bytes) -> None:
         os.write(self._descriptor, key)
+
+    def kill(self) -> None:
+        """kill -9, if it still runs."""
+        if self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
 
     def wait_end(self) -> int:
         """The exit status; fails after a bounded time."""

@@ -92,3 +92,15 @@ def assert_same_elsewhere(run: Path, mount: MountProcess, other: MountProcess) -
 
 CheckElsewhere = Callable[[], None]
 """The fixture `check_elsewhere`: the same of the test's own run in the two shared mounts."""
+
+AtMaster = Callable[[], Path]
+"""The fixture `at_master`: where the second mount has the test's own run, once it is compared in both."""
+
+
+def contents(root: Path, *, but: str = "") -> dict[bytes, tuple[int, bytes]]:
+    """Kinds and contents of all below the root: what a copy keeps whoever made it. `but`: a name left out there."""
+    return {
+        path: (stat.S_IFMT(entry.mode), entry.content)
+        for path, entry in snapshot_tree(root).items()
+        if path != b"." and path.split(b"/")[0] != os.fsencode(but)
+    }
