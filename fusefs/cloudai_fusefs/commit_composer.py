@@ -39,7 +39,7 @@ class ComposedCommit:
         """Fills in the name as it is now. With no await before the sending."""
         self.message.path = self.node.tree.path_of(self.node)
         self.message.place = self.pending.place
-        self.edge = self.node.edges[0] if self.node.edges else None
+        self.edge = self.pending.sent_edge = self.node.edges[0] if self.node.edges else None
         self.pending.sent = True
 
 

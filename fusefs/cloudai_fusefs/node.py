@@ -75,6 +75,7 @@ class Pending:
         "place",
         "publication",
         "sent",
+        "sent_edge",
         "sequence",
         "stray_ids",
         "told_failure",
@@ -95,6 +96,7 @@ class Pending:
         # master, whichever: removed once this one is there.
         self.stray_ids: tuple[int, ...] = ()
         self.sent = False  # a commit with it has left: the master may know of it
+        self.sent_edge: tuple[Node, bytes] | None = None  # the name that one was for
         self.is_recovered = False  # left by an earlier daemon, and not written since
         self.due_seconds = math.inf  # on trio's clock; infinite: not yet given one
         self.agenda_seconds = math.nan  # the moment by which it is on its run's agenda; NaN: it is not

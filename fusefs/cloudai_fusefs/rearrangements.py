@@ -76,8 +76,9 @@ class Rearrangements:
                     mtime_ns=time.time_ns(),
                 )
             )
-            # The watch may have told of the name before, or of the directory's end.
-            if directory.is_attached and new_name not in children_of(directory):
+            # The watch may have told of the name before, and of its end, or of the directory's.
+            is_told = response.revision <= tree.revision
+            if directory.is_attached and new_name not in children_of(directory) and not is_told:
                 tree.add(directory, new_name, node)
             directory.touch()
             self._staging.note_directory_times(directory)
@@ -173,7 +174,11 @@ class Rearrangements:
                 tree.note_answered(node.node_id, response.revision)
                 if replaced is not None:
                     tree.note_answered(replaced.node_id, response.revision)
-                self._finish_rename(source, old_name, target, new_name, node, replaced)
+                is_told = response.revision <= tree.revision
+                if not is_told or (replaced is not None and children_of(target).get(new_name) is replaced):
+                    self._move(source, old_name, target, new_name, node)
+                # Else the watch has told of it already, and maybe of what others have done since.
+                self._finish_rename(source, target, node, replaced)
                 for renamed in (node, replaced):
                     if renamed is not None:
                         renamed.note_change(moment_ns)
@@ -269,23 +274,21 @@ class Rearrangements:
             raise
         self._note_moved(source, target, replaced)
 
-    def _finish_rename(
-        self,
-        source: Node,
-        old_name: bytes,
-        target: Node,
-        new_name: bytes,
-        node: Node,
-        replaced: Node | None,
-    ) -> None:
-        """The master has renamed. The watch may have told of all of it before, or of a part."""
+    @staticmethod
+    def _move(source: Node, old_name: bytes, target: Node, new_name: bytes, node: Node) -> None:
+        """What the master has renamed. The watch may have told of a part of it."""
         tree = source.tree
         if children_of(source).get(old_name) is node:
             tree.detach(source, old_name)
-        if children_of(target).get(new_name) is not node:
-            if new_name in children_of(target):
+        holder = children_of(target).get(new_name)
+        # Of a directory that was made here just now the watch has made the renamed one.
+        if holder is None or holder.node_id != node.node_id:
+            if holder is not None:
                 tree.detach(target, new_name)
+                tree.forget_if_unused(holder)
             tree.add(target, new_name, node)
+
+    def _finish_rename(self, source: Node, target: Node, node: Node, replaced: Node | None) -> None:
         source.touch()
         target.touch()
         with suppress(OSError):  # a full disk: the master has it under the new name, whatever the row says

@@ -54,6 +54,8 @@ class RunTree:
         self.is_removed = False
         self.is_sealing = False  # here, and soon at the master: nothing may be added to what it waits for
         self.is_kept = False  # exact by itself: sealed, or followed by a watch
+        # News could not be applied for what is pending here, or is of what is not known: only a listing tells.
+        self.is_in_doubt = False
         self.watch_is_healthy = False
         self.watch_was_tried = trio.Event()
         self.loading_lock = trio.Lock()
@@ -179,11 +181,17 @@ class RunTree:
         holder = self.nodes.get(node_id)
         if self.nodes.get(node.node_id) is not node:
             return  # news that it is gone came before the answer
-        if node_id != node.node_id and (holder is None or not holder.is_attached):
-            # A directory that this one replaced may still be open: it has no name to be asked for by.
-            del self.nodes[node.node_id]
-            node.node_id = node_id
-            self.nodes[node_id] = node
+        if node_id == node.node_id:
+            return
+        if holder is not None and holder.is_attached:
+            self.is_in_doubt = True  # it was moved there elsewhere
+            return
+        # The master has ours as well, under a name that it had here before.
+        self.is_in_doubt |= node.revision > 0
+        # A directory that this one replaced may still be open: it has no name to be asked for by.
+        del self.nodes[node.node_id]
+        node.node_id = node_id
+        self.nodes[node_id] = node
 
     def forget_if_unused(self, node: Node) -> bool:
         """Lets go of a node that nothing refers to any more. True: it is gone."""
@@ -231,6 +239,7 @@ class RunTree:
         is_new = not self.is_loaded and len(self.nodes) == 1
         if is_new and not self.pending and not self._answered_revisions and self.removals.is_idle:
             return self._take_first_tree(pages)
+        self.is_in_doubt = False
         told: list[Invalidation] = []
         seen: set[tuple[int, bytes]] = set()
         first = True
@@ -254,8 +263,13 @@ class RunTree:
             for name, child in list((node.children or {}).items()):
                 # What the master acknowledged while the listing was on its way is not in it.
                 known_revision = max(child.revision, self._answered_revisions.get(child.node_id, 0))
-                if (node.node_id, name) not in seen and known_revision <= revision and not _stays(child):
-                    self._drop_edge(node, name, told)
+                if (node.node_id, name) not in seen and known_revision <= revision:
+                    if _stays(child):
+                        self.is_in_doubt |= not child.is_unknown_to_master
+                    else:
+                        self._drop_edge(node, name, told)
+        for node in list(self.nodes.values()):
+            self.forget_if_unused(node)
         self.revision = max(self.revision, revision)
         self.is_loaded = True
         return told
@@ -293,6 +307,11 @@ class RunTree:
                     edge = change.edge_set
                     if not self._is_history_of(edge, edge.node.node_id, change.revision):
                         self._set_edge(edge, told)
+                    else:
+                        # What was answered is of one name. This may be another one, which somebody linked, or had
+                        # moved the node to before the rename here that took it for replaced.
+                        node = self.nodes.get(edge.node.node_id)
+                        self.is_in_doubt |= edge.node.link_count > 1 or node is None or not node.is_attached
                 case "edge_removed":
                     removed = change.edge_removed
                     if not self._is_history_of(removed, removed.node_id, change.revision):
@@ -300,6 +319,8 @@ class RunTree:
                         if removal is not None and removal.node.node_id == removed.node_id:
                             removal.hold_back(NewsOfName(change.revision, None))
                         self._remove_edge(removed, told)
+                    else:
+                        self.is_in_doubt |= self._shows(removed)
                 case "node_changed":
                     node = self.nodes.get(change.node_changed.node_id)
                     if node is not None:
@@ -370,7 +391,10 @@ class RunTree:
     def _set_edge(self, edge: types.Edge, told: list[Invalidation]) -> None:
         parent = self.nodes.get(edge.parent_node_id)
         if parent is None or parent.children is None:
-            return  # removed here in the meantime, and what is below it with it
+            # Removed here in the meantime, and what is below it with it: unless what the master has there came to be
+            # after that.
+            self.is_in_doubt |= not self._is_history(edge.parent_node_id, edge.node.revision)
+            return
         node = self.nodes.get(edge.node.node_id)
         removal = self.removals.at(edge.parent_node_id, edge.name)
         if removal is not None:
@@ -383,8 +407,11 @@ class RunTree:
             _take_news(node, edge.node, told)
             return
         if node is not None and (node.pending is not None and node.pending.place):
+            # Made or moved here: its place is what this mount will commit, unless that has been sent already, and
+            # somebody has moved it since.
+            self.is_in_doubt |= node.pending.sent_edge != (parent, edge.name)
             node.take_server_state(edge.node)
-            return  # made or moved here: its place is what this mount will commit
+            return
         if holder is not None:
             is_new_directory = edge.node.kind == DIRECTORY and (node is None or not node.is_attached)
             if holder.is_directory and is_new_directory and _stays(holder):
@@ -395,6 +422,12 @@ class RunTree:
             if holder.pending is not None and holder.pending.place:
                 if not (holder.is_directory and edge.node.kind == DIRECTORY):
                     holder.pending.covered_ids = (edge.node.node_id,)
+                    # A commit of it that is under way may have been carried out before this.
+                    self.is_in_doubt |= holder.pending.sent
+                elif node is not None and not self._is_inside(holder, node):
+                    self._merge_directory(holder, node, told)
+                else:
+                    self.is_in_doubt = True
                 return
             if holder.is_directory and node is not None and node.is_directory:
                 # Moved over ours elsewhere, where that was empty.
@@ -440,12 +473,52 @@ class RunTree:
             told.append(Invalidation(target.ino, name))
             told.append(Invalidation(source.ino, name, child.ino))
 
+    def _merge_directory(self, target: Node, source: Node, told: list[Invalidation]) -> None:
+        """A directory was moved elsewhere to where one was made here, which stays and is that one from now on."""
+        assert target.children is not None
+        for name, child in list((source.children or {}).items()):
+            if name in target.children:
+                self.is_in_doubt = True  # which of the two it is to be
+                self._drop_edge(source, name, told)
+            else:
+                self._detach(source, name)
+                self._attach(target, name, child)
+                told.append(Invalidation(target.ino, name))
+                told.append(Invalidation(source.ino, name, child.ino))
+        for parent, name in list(source.edges):
+            self._drop_edge(parent, name, told)
+        self.take_node_id(target, source.node_id)
+
+    @staticmethod
+    def _is_inside(node: Node, directory: Node) -> bool:
+        """Whether the node is the directory or anywhere below it."""
+        while node is not directory:
+            if not node.edges:
+                return False
+            node = node.edges[0][0]
+        return True
+
+    def _shows(self, removed: names.EdgeRemoved) -> bool:
+        """Whether the name stands for the node here."""
+        parent = self.nodes.get(removed.parent_node_id)
+        node = (parent.children or {}).get(removed.name) if parent is not None else None
+        return node is not None and node.node_id == removed.node_id
+
     def _remove_edge(self, removed: names.EdgeRemoved, told: list[Invalidation]) -> None:
         parent = self.nodes.get(removed.parent_node_id)
         if parent is None or parent.children is None:
             return
         node = parent.children.get(removed.name)
-        if node is not None and node.node_id == removed.node_id and not _stays(node):
+        if node is None:
+            return
+        if node.node_id != removed.node_id:
+            # Of a directory whose commit is under way the answer may say that it is the removed one.
+            self.is_in_doubt |= node.is_directory and node.pending is not None and node.pending.sent
+            return
+        if _stays(node):
+            # The commit brings it back, unless that was carried out before the removal, or is not needed any more.
+            self.is_in_doubt = True
+        else:
             self._drop_edge(parent, removed.name, told)
 
     def _drop_edge(self, parent: Node, name: bytes, told: list[Invalidation]) -> None:

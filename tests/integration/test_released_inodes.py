@@ -6,26 +6,9 @@ import os
 import shutil
 from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
 
-from support.mount_process import RUN, MakeMount, MountProcess, wait_until
-
-
-class Held(NamedTuple):
-    files: int
-    directories: int
-    referenced_inodes: int
-    known_inodes: int
-
-
-def held_by(mount: MountProcess) -> Held:
-    counters = mount.status()["counters"]
-    return Held(
-        counters["open_count"],
-        counters["open_directory_count"],
-        counters["referenced_inode_count"],
-        counters["known_inode_count"],
-    )
+from support.held import Held, held_by
+from support.mount_process import RUN, MakeMount, wait_until
 
 
 def fill(directory: Path) -> None:
