@@ -7,6 +7,8 @@
 #   WORKERS=2             how many processes run the tests; most tests wait rather than compute
 #   EXAMPLES=300 CALLS=20000 SEED=1
 #                         how much `make test-conformance` does, and which
+#   SECONDS=600           how long `make test-crowd` and `make soak` go on
+#   MEMBERS=8             how many processes `make test-crowd` has
 #   ARGS=                 options of `make bench` and `make test-crash`; ARGS=--help lists them
 
 MOUNT ?= /mnt/cloudai
@@ -14,6 +16,8 @@ STATE ?=
 EXAMPLES ?= 300
 CALLS ?= 20000
 SEED ?= 1
+SECONDS ?= 600
+MEMBERS ?= 8
 PYTHON ?= python3
 WORKERS ?= 2
 
@@ -30,7 +34,7 @@ LOCK_COMMAND := pip-compile --all-build-deps --all-extras --allow-unsafe --gener
 	--output-file=requirements.txt pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup packages fuse-device up down check test test-crash test-conformance test-image bench format lock
+.PHONY: help setup packages fuse-device up down check test test-crash test-conformance test-crowd soak test-image bench format lock
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -109,6 +113,15 @@ test-image: setup ## build the image of the Containerfile on a small Debian, and
 	$(SUDO) mmdebstrap --quiet --variant=minbase --include=ca-certificates bookworm "$$scratch/base.tar" && \
 	IMAGE_BASE="$$scratch/base.tar" $(BIN)/pytest --basetemp "$$scratch/tests" tests/integration/test_image.py; status=$$?; \
 	rm -rf --one-file-system "$$scratch"; exit $$status
+
+test-crowd: setup ## many processes in the same directories, for long: make test-crowd SECONDS=300 MEMBERS=16 SEED=7
+	@scratch=$$(mktemp -d) && \
+	CROWD_SECONDS=$(SECONDS) CROWD_MEMBERS=$(MEMBERS) CROWD_SEED=$(SEED) $(BIN)/pytest --timeout 0 \
+		--basetemp "$$scratch/tests" tests/integration/test_many_processes.py; status=$$?; \
+	rm -rf --one-file-system "$$scratch"; exit $$status
+
+soak: setup ## what master and mounts hold while a crowd is at work; fails when it grows: make soak SECONDS=3600
+	@PYTHONPATH=tests $(BIN)/python -m soak --seconds $(SECONDS)
 
 bench: setup ## compare with sshfs, rclone and local disk: make bench ARGS="--rounds 3 --workload sequential"
 	@$(MAKE) --no-print-directory packages PACKAGES="$(BENCH_PACKAGES)"

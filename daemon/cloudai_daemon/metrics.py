@@ -55,6 +55,11 @@ def _state(counters: MountCounters) -> Iterator[Metric]:
     yield _gauge("connected", "Whether the last call to the master was answered.", counters.connected)
     yield _gauge("watches", "Users and open runs that the master tells the news of.", counters.watch_count)
     yield _gauge("open_files", "Open file handles.", counters.open_count)
+    yield _gauge("open_directories", "Open directory handles.", counters.open_directory_count)
+    yield _gauge(
+        "referenced_inodes", "Inodes that the kernel has not forgotten.", counters.referenced_inode_count
+    )
+    yield _gauge("known_inodes", "Inodes in memory.", counters.known_inode_count)
     yield _gauge("memory_bytes", "What chunks in memory take of its budget.", counters.memory_bytes)
     yield _gauge("memory_limit_bytes", "The budget of chunks in memory.", counters.memory_bytes_max)
     yield _gauge("cache_bytes", "What the disk cache takes, all mounts that share it.", counters.cache_bytes)
@@ -116,6 +121,12 @@ def _requests(counters: MountCounters) -> Iterator[Metric]:
         "Requests of the kernel that were answered with an error.",
         ["handler", "errno"],
         [(words.split(), count) for words, count in sorted(counters.failure_counts.items())],
+    )
+    yield _counter(
+        "unexpected_errors",
+        "Those of them that nobody foresaw: EIO to the program, a traceback in the log.",
+        ["handler"],
+        [([handler], count) for handler, count in sorted(counters.unexpected_counts.items())],
     )
 
 

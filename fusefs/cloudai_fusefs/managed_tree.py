@@ -179,8 +179,8 @@ class ManagedTree:
             return []
         del user.tasks[name]
         user.touch()
-        self.forget_inode(task)
-        self.forget_inode(task.latest)
+        self.forget_if_unused(task)
+        self.forget_if_unused(task.latest)
         return [Invalidation(user.ino, name.encode(), task.ino), Invalidation(user.ino)]
 
     def apply_changes(self, user: UserDirectory, response: names.WatchResponse) -> list[Invalidation]:
@@ -231,6 +231,12 @@ class ManagedTree:
         """Takes an inode that nothing refers to out of the table."""
         if self.inodes.get(inode.ino) is inode and inode.lookup_count == 0:
             del self.inodes[inode.ino]
+
+    def forget_if_unused(self, inode: ManagedInode) -> None:
+        """Lets go of a task's directory or `latest` that nothing refers to any more."""
+        task = inode.task if isinstance(inode, LatestLink) else inode
+        if isinstance(task, TaskDirectory) and task.parent.tasks.get(task.name) is not task:
+            self.forget_inode(inode)
 
     def _take_ino(self) -> int:
         # Two at a time: a task's directory and its `latest`.

@@ -178,7 +178,7 @@ async def _serve(
         uploader,
         Warmup(reader.fetcher, disk_cache, managed, namespace, sync, files),
         MountMeasures(
-            client, reader.counters, memory, disk_cache, files, sync, uploader, operations.counters
+            client, reader.counters, memory, disk_cache, files, managed, sync, uploader, operations.counters
         ),
     )
     managed.take_users(await client.list_users())

@@ -157,7 +157,13 @@ class MountCounters:
     watch_count: int = 0
     """Users and open runs that the master tells this mount the news of."""
     open_count: int = 0
-    """Open handles."""
+    """Open handles of files."""
+    open_directory_count: int = 0
+    """Open handles of directories."""
+    referenced_inode_count: int = 0
+    """Inodes that the kernel may ask for by number, until it forgets them; without the mount's root."""
+    known_inode_count: int = 0
+    """All that are in memory: of each run that has been looked into its whole tree."""
 
     memory_hits: int = 0
     memory_misses: int = 0
@@ -193,6 +199,8 @@ class MountCounters:
     """The kernel's requests by handler."""
     failure_counts: Mapping[str, int] = field(default_factory=dict)
     """Those that were answered with an error, by handler and errno: `lookup ENOENT`."""
+    unexpected_counts: Mapping[str, int] = field(default_factory=dict)
+    """Those of them that nobody foresaw, by handler: a traceback in the log for each."""
 
 
 @dataclass(frozen=True, kw_only=True)

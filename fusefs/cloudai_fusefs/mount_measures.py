@@ -8,6 +8,7 @@ import trio
 
 from cloudai_fusefs.chunk_memory import ChunkMemory
 from cloudai_fusefs.disk_cache import DiskChunkCache
+from cloudai_fusefs.managed_tree import ManagedTree
 from cloudai_fusefs.mount_control import MountCounters
 from cloudai_fusefs.node import Node
 from cloudai_fusefs.open_files import OpenFiles
@@ -31,6 +32,7 @@ class MountMeasures:
         memory: ChunkMemory,
         disk_cache: DiskChunkCache,
         files: OpenFiles,
+        managed: ManagedTree,
         sync: TreeSync,
         uploader: Uploader,
         requests: RequestCounters,
@@ -40,6 +42,7 @@ class MountMeasures:
         self._memory = memory
         self._disk_cache = disk_cache
         self._files = files
+        self._managed = managed
         self._sync = sync
         self._uploader = uploader
         self._requests = requests
@@ -72,6 +75,9 @@ class MountMeasures:
             connected=self._client.is_connected,
             watch_count=self._sync.watch_count,
             open_count=self._files.count,
+            open_directory_count=requests.open_directory_count,
+            referenced_inode_count=requests.referenced_inode_count,
+            known_inode_count=len(self._managed.inodes),
             memory_hits=reads.memory_hits,
             memory_misses=reads.memory_misses,
             disk_hits=reads.disk_hits,
@@ -93,6 +99,7 @@ class MountMeasures:
             staged_bytes=staged_bytes,
             request_counts=dict(requests.requests),
             failure_counts=dict(requests.failures),
+            unexpected_counts=dict(requests.unexpected),
         )
 
 

@@ -306,8 +306,9 @@ class OpenFiles:
 
     def _add(self, node: Node, flags: int, *, keeps_pages: bool) -> Opened:
         access = flags & os.O_ACCMODE
-        # Who only writes has no use for the pages. One who reads as well may map them.
-        passes_pages = self._writes_pass_pages and access == os.O_WRONLY
+        # Who only writes has no use for the pages. One who reads as well may map them, and for O_SYNC and O_DSYNC
+        # (which is one bit of it) the kernel sends an fsync after each write only where that goes through its pages.
+        passes_pages = self._writes_pass_pages and access == os.O_WRONLY and not flags & os.O_DSYNC
         handle = self._next_handle
         self._next_handle += 1
         can_write = access != os.O_RDONLY

@@ -1,24 +1,21 @@
 """The kernel's requests: translated, and nothing else.
 
-The one place where errors become errnos, where attributes become the kernel's, and where an unexpected
-exception is caught: one that leaves a handler would end the mount.
+The one place where attributes become the kernel's. What a handler raises is seen to around it (`handler_guard`).
 """
 
 from __future__ import annotations
 
 import errno
-import functools
-import logging
 import os
 import stat
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Concatenate, Final, ParamSpec, TypeVar, cast
+from typing import Final, cast
 
 import pyfuse3
 import trio
 
-from cloudai_fusefs.errnos import errno_of
+from cloudai_fusefs.handler_guard import handler, prompt_handler, to_fuse_error
 from cloudai_fusefs.handler_patience import HandlerPatience
 from cloudai_fusefs.managed_tree import LatestLink, ManagedInode, ManagedTree
 from cloudai_fusefs.namespace import AttributeChange, Inode, Namespace, Owner
@@ -26,14 +23,9 @@ from cloudai_fusefs.node import DIRECTORY, FILE, SYMLINK, Node
 from cloudai_fusefs.open_files import Opened, OpenFiles
 from cloudai_fusefs.rearrangements import Rearrangements
 from cloudai_fusefs.request_counters import RequestCounters
-from cloudai_model.errors import CloudAIError, InvalidRequest, IsADirectory, NotFound, PermissionRefused
+from cloudai_model.errors import InvalidRequest, IsADirectory, NotFound, PermissionRefused
 from cloudai_model.limits import NAME_BYTES_MAX
 from cloudai_proto.storage.v1 import names_pb2 as names
-
-logger = logging.getLogger(__name__)
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 STATFS_UNIT_BYTES: Final = 4096
 
@@ -51,64 +43,6 @@ _UNBOUND: Final = nullcontext()
 
 _GRACE_SECONDS: Final = 1.0
 """Beyond timeo: what waits within a request has its own bound there, and says better why it gave up."""
-
-
-def _prompt_handler(
-    call: Callable[Concatenate[Any, P], Awaitable[R]],
-) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, R]]:
-    """As _handler, for what waits for nobody or bounds its own waits: without the cost of a bound."""
-    name = call.__name__
-
-    async def handle(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        self.counters.requests[name] += 1
-        try:
-            with self.patience.limited(None):
-                return await call(self, *args, **kwargs)
-        except pyfuse3.FUSEError:
-            raise
-        except Exception as error:
-            raise _to_fuse_error(name, error, self.counters) from error
-
-    functools.update_wrapper(handle, call)
-    return handle
-
-
-def _to_fuse_error(handler: str, error: Exception, counters: RequestCounters) -> pyfuse3.FUSEError:
-    """What the kernel is told of it, counted, and a line in the log where that says less."""
-    number = errno.EIO
-    if isinstance(error, CloudAIError):
-        number = errno_of(error)
-        if number == errno.EIO:
-            logger.error("%s: %s", handler, error)
-    elif isinstance(error, trio.TooSlowError):
-        logger.error("%s: no answer in time", handler)
-    elif isinstance(error, OSError):
-        logger.warning("%s: %s", handler, error)
-        number = error.errno or errno.EIO
-    else:
-        logger.error("%s failed unexpectedly", handler, exc_info=error)
-    counters.note_failure(handler, number)
-    return pyfuse3.FUSEError(number)
-
-
-def _handler(
-    call: Callable[Concatenate[Any, P], Awaitable[R]],
-) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, R]]:
-    """Bounds a handler's wait and turns what it raises into an errno."""
-    name = call.__name__
-
-    async def handle(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        self.counters.requests[name] += 1
-        try:
-            with self.patience.limited(self.wait_seconds_max):
-                return await call(self, *args, **kwargs)
-        except pyfuse3.FUSEError:
-            raise
-        except Exception as error:
-            raise _to_fuse_error(name, error, self.counters) from error
-
-    functools.update_wrapper(handle, call)
-    return handle
 
 
 class Operations(pyfuse3.Operations):
@@ -152,7 +86,7 @@ class Operations(pyfuse3.Operations):
 
     # --- names -------------------------------------------------------------------------------------------
 
-    @_prompt_handler
+    @prompt_handler
     async def lookup(
         self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
@@ -166,17 +100,17 @@ class Operations(pyfuse3.Operations):
                 raise
             return absence
 
-    @_prompt_handler
+    @prompt_handler
     async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
         found = self._namespace.inode(inode)
         await self._namespace.load_attributes(found)
         return self._attributes(found)
 
-    @_prompt_handler
+    @prompt_handler
     async def readlink(self, inode: int, ctx: pyfuse3.RequestContext) -> bytes:
         return self._namespace.readlink(self._namespace.inode(inode))
 
-    @_prompt_handler
+    @prompt_handler
     async def mkdir(
         self, parent_inode: int, name: bytes, mode: int, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
@@ -185,7 +119,7 @@ class Operations(pyfuse3.Operations):
             made = await self._namespace.make_directory(parent, name, mode & ~ctx.umask, self._owner(ctx))
         return self._entry(made)
 
-    @_handler
+    @handler
     async def mknod(
         self, parent_inode: int, name: bytes, mode: int, rdev: int, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
@@ -195,7 +129,7 @@ class Operations(pyfuse3.Operations):
         node = await self._namespace.make_file(parent, name, mode & ~ctx.umask, self._owner(ctx))
         return self._entry(node)
 
-    @_prompt_handler
+    @prompt_handler
     async def symlink(
         self, parent_inode: int, name: bytes, target: bytes, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
@@ -203,7 +137,7 @@ class Operations(pyfuse3.Operations):
         with self._bound_of(parent):
             return self._entry(await self._namespace.make_symlink(parent, name, target, self._owner(ctx)))
 
-    @_handler
+    @handler
     async def link(
         self, inode: int, new_parent_inode: int, new_name: bytes, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
@@ -212,7 +146,7 @@ class Operations(pyfuse3.Operations):
             await self._rearrangements.link(self._namespace.inode(inode), new_parent, new_name)
         )
 
-    @_prompt_handler
+    @prompt_handler
     async def unlink(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
         parent = self._namespace.inode(parent_inode)
         node = self._rearrangements.unlink_at_once(parent, name)
@@ -221,11 +155,11 @@ class Operations(pyfuse3.Operations):
                 node = await self._rearrangements.unlink(parent, name)
         self._forget_if_unused(node)
 
-    @_handler
+    @handler
     async def rmdir(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
         await self._rearrangements.rmdir(self._namespace.inode(parent_inode), name)
 
-    @_handler
+    @handler
     async def rename(
         self,
         parent_inode_old: int,
@@ -245,7 +179,7 @@ class Operations(pyfuse3.Operations):
             no_replace=bool(flags & pyfuse3.RENAME_NOREPLACE),
         )
 
-    @_handler
+    @handler
     async def setattr(
         self,
         inode: int,
@@ -271,15 +205,14 @@ class Operations(pyfuse3.Operations):
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         for ino, count in inode_list:
-            inode = self._managed.inodes.get(ino)
-            if inode is not None:
-                inode.lookup_count -= count
-                if isinstance(inode, Node):
-                    self._forget_if_unused(inode)
+            try:
+                self._forget(ino, count)
+            except Exception as error:  # noqa: BLE001 - the kernel expects no answer, and an errno would end the mount
+                to_fuse_error("forget", error, self.counters)
 
     # --- directories -------------------------------------------------------------------------------------
 
-    @_prompt_handler
+    @prompt_handler
     async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> int:
         directory = self._namespace.inode(inode)
         with self._bound_of(directory):
@@ -287,9 +220,10 @@ class Operations(pyfuse3.Operations):
         handle = self._next_listing
         self._next_listing += 1
         self._listings[handle] = (directory, listing)
+        self.counters.open_directory_count += 1
         return handle
 
-    @_prompt_handler
+    @prompt_handler
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
         directory, listing = self._listings[fh]
         if start_id == 0:
@@ -310,13 +244,14 @@ class Operations(pyfuse3.Operations):
             if not pyfuse3.readdir_reply(token, name, self._attributes(inode), position + 1):
                 return
             if position >= len(dots):
-                inode.lookup_count += 1
-                self._managed.inodes[inode.ino] = inode
+                self._refer_to(inode)
 
+    @prompt_handler
     async def releasedir(self, fh: int) -> None:
-        self._listings.pop(fh, None)
+        del self._listings[fh]
+        self.counters.open_directory_count -= 1
 
-    @_handler
+    @handler
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
         directory, _ = self._listings[fh]
         if isinstance(directory, Node):
@@ -324,7 +259,7 @@ class Operations(pyfuse3.Operations):
 
     # --- contents ----------------------------------------------------------------------------------------
 
-    @_handler
+    @handler
     async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
         node = self._namespace.inode(inode)
         if not isinstance(node, Node):
@@ -334,7 +269,7 @@ class Operations(pyfuse3.Operations):
             await self._namespace.clear_privileges(node)
         return self._file_info(await self._files.open(node, flags), ctx)
 
-    @_prompt_handler
+    @prompt_handler
     async def create(
         self, parent_inode: int, name: bytes, mode: int, flags: int, ctx: pyfuse3.RequestContext
     ) -> tuple[pyfuse3.FileInfo, pyfuse3.EntryAttributes]:
@@ -343,12 +278,12 @@ class Operations(pyfuse3.Operations):
             node = await self._namespace.make_file(parent, name, mode & ~ctx.umask, self._owner(ctx))
         return self._file_info(self._files.open_new(node, flags), ctx), self._entry(node)
 
-    @_prompt_handler
+    @prompt_handler
     async def read(self, fh: int, off: int, size: int) -> bytes:
         # pyfuse3 takes any buffer, whatever its annotation says: a view of a cached chunk costs no copy.
         return cast("bytes", await self._files.read(fh, off, size))
 
-    @_prompt_handler
+    @prompt_handler
     async def write(self, fh: int, off: int, buf: bytes) -> int:
         if fh in self._unprivileged:
             # What the kernel does itself where its pages are written.
@@ -365,18 +300,18 @@ class Operations(pyfuse3.Operations):
         # answered so the kernel never asks again, which is one of four round trips that a small file takes.
         raise pyfuse3.FUSEError(errno.ENOSYS)
 
-    @_handler
+    @handler
     async def fsync(self, fh: int, datasync: bool) -> None:
         await self._files.fsync(self._files.node_of(fh))
 
-    @_prompt_handler
+    @prompt_handler
     async def release(self, fh: int) -> None:
         self._unprivileged.discard(fh)
         self._forget_if_unused(self._files.release(fh))
 
     # --- the mount ---------------------------------------------------------------------------------------
 
-    @_handler
+    @handler
     async def statfs(self, ctx: pyfuse3.RequestContext) -> pyfuse3.StatvfsData:
         usage = await self._usage()
         size_bytes, free_bytes = usage.store_size_bytes, usage.store_free_bytes
@@ -425,9 +360,26 @@ class Operations(pyfuse3.Operations):
 
     def _entry(self, inode: Inode) -> pyfuse3.EntryAttributes:
         """The attributes, as the answer that gives the kernel one more reference."""
+        self._refer_to(inode)
+        return self._attributes(inode)
+
+    def _refer_to(self, inode: Inode) -> None:
+        """The kernel has one reference more, which it gives back with forget."""
+        self.counters.referenced_inode_count += not inode.lookup_count
         inode.lookup_count += 1
         self._managed.inodes[inode.ino] = inode
-        return self._attributes(inode)
+
+    def _forget(self, ino: int, count: int) -> None:
+        """The kernel gives so many references to the inode back."""
+        inode = self._managed.inodes.get(ino)
+        if inode is None:
+            return
+        inode.lookup_count -= count
+        self.counters.referenced_inode_count -= not inode.lookup_count
+        if isinstance(inode, Node):
+            self._forget_if_unused(inode)
+        else:
+            self._managed.forget_if_unused(inode)
 
     @staticmethod
     def _absence(parent: Inode) -> pyfuse3.EntryAttributes | None:

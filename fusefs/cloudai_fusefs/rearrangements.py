@@ -300,9 +300,9 @@ class Rearrangements:
 
     @staticmethod
     def _give_name(directory: Node, name: bytes, node: Node) -> None:
-        """What has the name by older news loses it."""
+        """What has the name by older news loses it, unless it is a directory of which the watch has made this node."""
         tree, holder = directory.tree, children_of(directory).get(name)
-        if holder is node:
+        if holder is not None and holder.node_id == node.node_id:
             return
         if holder is not None:
             tree.detach(directory, name)

@@ -55,6 +55,8 @@ class RunTree:
         self.is_removed = False
         self.is_sealing = False  # here, and soon at the master: nothing may be added to what it waits for
         self.is_kept = False  # exact by itself: sealed, or followed by a watch
+        # News could not be applied for what is pending here, or is of what is not known: only a listing tells.
+        self.is_in_doubt = False
         self.watch_is_healthy = False
         self.watch_was_tried = trio.Event()
         self.loading_lock = trio.Lock()
@@ -175,11 +177,17 @@ class RunTree:
         holder = self.nodes.get(node_id)
         if self.nodes.get(node.node_id) is not node:
             return  # news that it is gone came before the answer
-        if node_id != node.node_id and (holder is None or not holder.is_attached):
-            # A directory that this one replaced may still be open: it has no name to be asked for by.
-            del self.nodes[node.node_id]
-            node.node_id = node_id
-            self.nodes[node_id] = node
+        if node_id == node.node_id:
+            return
+        if holder is not None and holder.is_attached:
+            self.is_in_doubt = True  # it was moved there elsewhere
+            return
+        # The master has ours as well, under a name that it had here before.
+        self.is_in_doubt |= node.revision > 0
+        # A directory that this one replaced may still be open: it has no name to be asked for by.
+        del self.nodes[node.node_id]
+        node.node_id = node_id
+        self.nodes[node_id] = node
 
     def forget_if_unused(self, node: Node) -> bool:
         """Lets go of a node that nothing refers to any more. True: it is gone."""
@@ -227,6 +235,7 @@ class RunTree:
         is_new = not self.is_loaded and len(self.nodes) == 1
         if is_new and not self.pending and not self.answered and not self.removals:
             return self._take_first_tree(pages)
+        self.is_in_doubt = False
         told: list[Invalidation] = []
         seen: set[Place] = set()
         first = True
@@ -251,8 +260,13 @@ class RunTree:
                 # What the master acknowledged while the listing was on its way is not in it.
                 place = (node.node_id, name)
                 known_revision = max(child.revision, self.answered.revision_of(place, child.node_id))
-                if place not in seen and known_revision <= revision and not _stays(child):
-                    self._drop_edge(node, name, told)
+                if place not in seen and known_revision <= revision:
+                    if _stays(child):
+                        self.is_in_doubt |= not child.is_unknown_to_master
+                    else:
+                        self._drop_edge(node, name, told)
+        for node in list(self.nodes.values()):
+            self.forget_if_unused(node)
         self.revision = max(self.revision, revision)
         self.is_loaded = True
         return told
@@ -379,7 +393,11 @@ class RunTree:
     def _set_edge(self, edge: types.Edge, told: list[Invalidation]) -> None:
         parent = self.nodes.get(edge.parent_node_id)
         if parent is None or parent.children is None:
-            return  # removed here in the meantime, and what is below it with it
+            # Removed here in the meantime, and what is below it with it: unless what the master has there came to be
+            # after that.
+            removed_at_revision = self.answered.touched_revision_of(edge.parent_node_id)
+            self.is_in_doubt |= edge.node.revision > removed_at_revision
+            return
         if edge.node.kind != DIRECTORY and edge.node.node_id in self.stray_ids:
             return  # about to be removed there; of a directory somebody else may have made use
         node = self.nodes.get(edge.node.node_id)
@@ -412,6 +430,10 @@ class RunTree:
                 if not (holder.is_directory and edge.node.kind == DIRECTORY):
                     holder.pending.covered_ids = (edge.node.node_id,)
                     holder.pending.held_news[place] = news
+                elif node is not None and not self._is_inside(holder, node):
+                    self._merge_directory(holder, node, told)
+                else:
+                    self.is_in_doubt = True
                 return
             if holder.is_directory and node is not None and node.is_directory:
                 # Moved over ours elsewhere, where that was empty.
@@ -457,6 +479,31 @@ class RunTree:
             told.append(Invalidation(target.ino, name))
             told.append(Invalidation(source.ino, name, child.ino))
 
+    def _merge_directory(self, target: Node, source: Node, told: list[Invalidation]) -> None:
+        """A directory was moved elsewhere to where one was made here, which stays and is that one from now on."""
+        assert target.children is not None
+        for name, child in list((source.children or {}).items()):
+            if name in target.children:
+                self.is_in_doubt = True  # which of the two it is to be
+                self._drop_edge(source, name, told)
+            else:
+                self._detach(source, name)
+                self._attach(target, name, child)
+                told.append(Invalidation(target.ino, name))
+                told.append(Invalidation(source.ino, name, child.ino))
+        for parent, name in list(source.edges):
+            self._drop_edge(parent, name, told)
+        self.take_node_id(target, source.node_id)
+
+    @staticmethod
+    def _is_inside(node: Node, directory: Node) -> bool:
+        """Whether the node is the directory or anywhere below it."""
+        while node is not directory:
+            if not node.edges:
+                return False
+            node = node.edges[0][0]
+        return True
+
     def _remove_edge(self, removed: names.EdgeRemoved, revision: int, told: list[Invalidation]) -> None:
         parent = self.nodes.get(removed.parent_node_id)
         if parent is None or parent.children is None:
@@ -468,7 +515,13 @@ class RunTree:
             if removed.node_id in node.pending.covered_ids:
                 node.pending.covered_ids = ()
             node.pending.held_news[removed.parent_node_id, removed.name] = NewsOfName(revision, None)
-        elif node.node_id == removed.node_id and not _stays(node):
+        if node.node_id != removed.node_id:
+            # Of a directory whose commit is under way the answer may say that it is the removed one.
+            self.is_in_doubt |= node.is_directory and node.pending is not None and node.pending.sent
+        elif _stays(node):
+            # The commit brings it back, unless that was carried out before the removal, or is not needed any more.
+            self.is_in_doubt |= node.pending is None or not node.pending.place
+        else:
             self._drop_edge(parent, removed.name, told)
 
     def _drop_edge(self, parent: Node, name: bytes, told: list[Invalidation]) -> None:

@@ -35,6 +35,11 @@ RUN_WATCHES_MAX: Final = 64
 UNWATCHED_SECONDS_MAX: Final = 1.0
 """Beyond that many, the run followed longest is listed again when it is looked into, at most this often."""
 
+DOUBT_SECONDS_MIN: Final = 1.0
+DOUBT_SECONDS_MAX: Final = 30.0
+"""Between two listings of a run in which what is pending here stands against what others have done: the pause doubles
+from MIN to MAX for as long as it does."""
+
 WATCH_PATIENCE_SECONDS: Final = 0.2
 """The first answer of a watch takes one round trip."""
 
@@ -245,6 +250,7 @@ class TreeSync:
             del self._run_watches[tree]
 
     async def _follow_run(self, tree: RunTree) -> None:
+        look_again_at_seconds, pause_seconds = -math.inf, DOUBT_SECONDS_MIN
         while not tree.is_removed:
             request = names.WatchRequest(task_id=tree.task_id, after_revision=tree.revision)
             try:
@@ -258,6 +264,14 @@ class TreeSync:
                             break
                         self._tell_kernel(tree.apply_changes(response))
                         self._note_health(tree, is_healthy=True)
+                        if tree.is_in_doubt and trio.current_time() >= look_again_at_seconds:
+                            # What was told is not enough to know. The watch goes on behind the listing.
+                            if await self._list_run(tree):
+                                return
+                            grown_seconds = min(2 * pause_seconds, DOUBT_SECONDS_MAX)
+                            pause_seconds = grown_seconds if tree.is_in_doubt else DOUBT_SECONDS_MIN
+                            look_again_at_seconds = trio.current_time() + pause_seconds
+                            break
                         if any(change.run_changed.sealed for change in response.changes):
                             # The last change of a run. (That it is sealed may be known before, from its
                             # user's watch; the changes before it come here alone.)

@@ -32,6 +32,10 @@ COUNTERS = MountCounters(
     staged_bytes=99,
     request_counts={"read": 12, "lookup": 3},
     failure_counts={"lookup ENOENT": 1},
+    open_directory_count=6,
+    referenced_inode_count=17,
+    known_inode_count=1700,
+    unexpected_counts={"rename": 8},
 )
 
 
@@ -98,6 +102,10 @@ def test_page_has_the_counters_by_their_conventional_names() -> None:
     assert found['cloudai_mount_read_bytes_total{source="memory"}'] == 1000
     assert found['cloudai_mount_read_bytes_total{source="disk"}'] == 200
     assert found['cloudai_mount_read_bytes_total{source="master"}'] == 30
+    assert found["cloudai_mount_open_directories"] == 6
+    assert found["cloudai_mount_referenced_inodes"] == 17
+    assert found["cloudai_mount_known_inodes"] == 1700
+    assert found['cloudai_mount_unexpected_errors_total{handler="rename"}'] == 8
     assert found['cloudai_mount_cache_lookups_total{cache="memory",result="hit"}'] == 10
     assert found['cloudai_mount_cache_lookups_total{cache="disk",result="miss"}'] == 1
     assert found['cloudai_mount_fetches_total{kind="range"}'] == 5

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
 import trio
 from trio.testing import MockClock
 
+from cloudai_proto.storage.v1 import types_pb2 as types
 from fakes.fake_master import FakeMaster
-from support.file_system_harness import FileSystemHarness
+from support.file_system_harness import FileSystemHarness, open_file_system
+from support.storage_requests import USER
 
 ANSWER_SECONDS = 0.1
 
@@ -74,3 +77,21 @@ async def test_news_of_a_lost_name_moves_the_change_time_once(
     await trio.sleep(1)  # what the watch has to tell is here
 
     assert node.ctime_ns == changed_ns
+
+
+async def test_answer_to_a_rename_does_not_bring_back_what_was_removed_elsewhere_since(
+    clock: MockClock, file_system: FileSystemHarness, master: FakeMaster, run: types.Run, tmp_path: Path
+) -> None:
+    await file_system.write_file(b"old", b"content")
+    await file_system.make_all_durable()
+    async with open_file_system(master.client(USER), run, tmp_path / "other") as other:
+        await other.find(b"old")
+        master.answer_latency_seconds = ANSWER_SECONDS
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(file_system.rename, b"old", b"new")
+            await trio.sleep(ANSWER_SECONDS / 2)  # the master has renamed, and its answer is on the way
+            nursery.start_soon(other.unlink, b"new")
+
+        await trio.sleep(1)
+
+        assert file_system.shown() == {}

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from support.master_process import MasterProcess
 from support.mount_process import RUN, MakeMount, MountProcess, run_in, wait_until
+from support.refusals import refused
 
 MIB = 1024 * 1024
 
@@ -128,6 +130,35 @@ def test_synced_file_survives_the_loss_of_the_workstation(make_mount: MakeMount)
     other = make_mount("other")
 
     assert (run_in(other) / "a" / "b" / "last.safetensors").read_bytes() == content
+
+
+def test_write_to_a_file_opened_for_it_is_at_the_master_when_it_returns(
+    make_mount: MakeMount, master: MasterProcess
+) -> None:
+    """D13. A `write()` to a file that was opened with `O_SYNC` or `O_DSYNC` returns as an `fsync()` after it would."""
+    mount = make_mount(options="insecure,timeo=1")
+    other = make_mount("other")
+    run = mount.make_run(RUN)
+    with ExitStack() as opened:
+        descriptors = {
+            name: opened.enter_context(abandoned(run / name, os.O_CREAT | flags))
+            for name, flags in {
+                "synced": os.O_WRONLY | os.O_SYNC,
+                "data-synced": os.O_WRONLY | os.O_DSYNC,
+                "appended": os.O_WRONLY | os.O_APPEND | os.O_DSYNC,
+                "read": os.O_RDWR | os.O_DSYNC,
+            }.items()
+        }
+        for descriptor in descriptors.values():
+            os.write(descriptor, b"first")
+        assert {name: (run_in(other) / name).read_bytes() for name in descriptors} == dict.fromkeys(
+            descriptors, b"first"
+        )
+
+        master.kill()
+        for descriptor in descriptors.values():
+            with refused(errno.EIO):
+                os.write(descriptor, b"second")
 
 
 def test_fsync_without_a_master_fails_within_timeo_and_the_bytes_go_on(

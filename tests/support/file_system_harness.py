@@ -115,6 +115,7 @@ class FileSystemHarness:
             memory,
             disk_cache,
             self.files,
+            self.managed,
             self.sync,
             self.uploader,
             RequestCounters(),

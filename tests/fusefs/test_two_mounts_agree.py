@@ -1,0 +1,127 @@
+"""Two mounts of one run, whose programs make, rename and remove under the same few names at the same time: once both
+are at rest they show what the master has.
+
+The seed decides the calls; node ids, jitter and the order of tasks are left to chance. Time passes while nothing else
+happens, on a master whose calls take as long as the seed says. AGREE_SEEDS=1000 tries more of them.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Final
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from cloudai_model.errors import CloudAIError
+from cloudai_proto.storage.v1 import types_pb2 as types
+from fakes.fake_master import FakeMaster
+from support.file_system_harness import FileSystemHarness, open_file_system
+from support.storage_requests import USER
+
+SEEDS: Final = range(int(os.environ.get("AGREE_SEEDS", "10")))
+CALLS: Final = 60
+PROGRAMS: Final = 3
+"""On each mount."""
+
+REST_SECONDS: Final = 60.0
+
+DIRECTORIES: Final = (b"", b"a/", b"b/", b"a/b/")
+DIRECTORY_NAMES: Final = (b"a", b"b")
+FILE_NAMES: Final = (b"x", b"y")
+"""Others than the directories': a file and a directory of one name are refused, not merged."""
+
+Call = Callable[[FileSystemHarness], Awaitable[None]]
+
+
+class Script:
+    """Calls drawn with a seed."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        self._content = 0
+
+    def draw(self) -> tuple[str, Call]:
+        """A call, and what it is in words."""
+        file, other_file = self._path(FILE_NAMES), self._path(FILE_NAMES)
+        directory, other_directory = self._path(DIRECTORY_NAMES), self._path(DIRECTORY_NAMES)
+        self._content += 1
+        content = b"x" * self._content
+        calls: tuple[tuple[str, Call], ...] = (
+            (f"write {file!r}", lambda mount: mount.write_file(file, content)),
+            (f"write {file!r}", lambda mount: mount.write_file(file, content)),
+            (f"unlink {file!r}", lambda mount: mount.unlink(file)),
+            (f"mkdir {directory!r}", lambda mount: mount.mkdir(directory)),
+            (f"mkdir {directory!r}", lambda mount: mount.mkdir(directory)),
+            (f"rmdir {directory!r}", lambda mount: mount.rmdir(directory)),
+            (f"rename {file!r} {other_file!r}", lambda mount: mount.rename(file, other_file)),
+            (
+                f"rename {directory!r} {other_directory!r}",
+                lambda mount: mount.rename(directory, other_directory),
+            ),
+        )
+        return self.random.choice(calls)
+
+    def _path(self, names: tuple[bytes, ...]) -> bytes:
+        return self.random.choice(DIRECTORIES) + self.random.choice(names)
+
+
+async def run_program(
+    mount: FileSystemHarness, name: str, script: Script, call_count: int, story: list[str]
+) -> None:
+    for _ in range(call_count):
+        await trio.sleep(script.random.choice((0, 0, 0.01, 0.05, 0.3)))
+        words, call = script.draw()
+        try:
+            await call(mount)
+            outcome = "done"
+        except CloudAIError as error:
+            outcome = type(error).__name__
+        story.append(f"{trio.current_time():.2f} {name} {words}: {outcome}")
+
+
+def seen(mount: FileSystemHarness) -> dict[bytes, tuple[int, int]]:
+    """Kind and size by path."""
+    return {path: (shown.kind, shown.size_bytes) for path, shown in mount.shown().items()}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+async def test_mounts_at_rest_show_what_the_master_has(
+    master: FakeMaster, run: types.Run, tmp_path: Path, clock: MockClock, seed: int
+) -> None:
+    """W10. Whatever mounts do at the same time under the same names, once they are at rest they show the same, within a
+    minute at most.
+    """
+    script = Script(seed)
+    story: list[str] = []
+    master.latency_seconds, master.answer_latency_seconds = script.random.choice(
+        ((0.0, 0.0), (0.01, 0.0), (0.0, 0.02), (0.05, 0.1))
+    )
+    async with AsyncExitStack() as opened:
+        mounts = {
+            name: await opened.enter_async_context(
+                open_file_system(master.client(USER), run, tmp_path / name, timeo_seconds=20)
+            )
+            for name in ("one", "other")
+        }
+        for mount in mounts.values():
+            await mount.sync.load_run(mount.tree)
+        async with trio.open_nursery() as nursery:
+            for name, mount in mounts.items():
+                for _ in range(PROGRAMS):
+                    nursery.start_soon(run_program, mount, name, script, CALLS // PROGRAMS, story)
+        for mount in mounts.values():
+            await mount.make_all_durable()
+        await trio.sleep(REST_SECONDS)
+
+        fresh = await opened.enter_async_context(
+            open_file_system(master.client(USER), run, tmp_path / "fresh", timeo_seconds=20)
+        )
+        await fresh.sync.load_run(fresh.tree)
+        for name, mount in mounts.items():
+            assert seen(mount) == seen(fresh), "\n".join([name, *story])
