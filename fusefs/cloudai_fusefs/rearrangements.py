@@ -243,7 +243,12 @@ class Rearrangements:
             mtime_ns=moment_ns,
         )
         with suppress(NotFound):  # it had not arrived after all, or somebody else was faster
-            response = await self._client.remove(request)
+            try:
+                response = await self._client.remove(request)
+            except DirectoryNotEmpty:
+                # Here it is empty: what is in it has yet to be shown.
+                directory.tree.is_in_doubt = True
+                raise
             directory.tree.note_answered(node_id, response.revision)
 
     async def _remove_everywhere(self, tree: RunTree, node_id: int, moment_ns: int) -> None:
