@@ -18,7 +18,9 @@ def promises() -> dict[str, str]:
     items = re.findall(
         r"^\* ([A-Z]\d+)\. (.*?)(?=^\* |^\S|\Z|^$)", PAGE.read_text(), re.DOTALL | re.MULTILINE
     )
-    return {number: one_line(sentence) for number, sentence in items}
+    found = {number: one_line(sentence) for number, sentence in items}
+    assert len(found) == len(items), "two promises have one number"
+    return found
 
 
 def test_page_has_promises() -> None:

@@ -6,6 +6,7 @@ and what to do about it.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import shutil
@@ -27,15 +28,19 @@ from cloudai_daemon.quantities import count_files, format_bytes
 from cloudai_daemon.registry import RegistryEntry
 from cloudai_fusefs.kernel_knobs import (
     FUSECTL_MOUNT_COMMAND,
+    SHOWS_DIRECT_WRITES_SINCE,
     KernelKnob,
     background_knobs,
     read_ahead_knob,
+    shows_direct_writes,
 )
 from cloudai_fusefs.mount_control import MountInspection
 from cloudai_fusefs.version import software_version
 from cloudai_model.errors import Unauthenticated
 
 FILE_SYSTEM_TYPE: Final = "fuse.cloudai"
+
+LIBFUSE: Final = "libfuse3.so.3"
 
 ANSWER_SECONDS_MAX: Final = 10.0
 """Of the mount daemon: twice what it gives the master."""
@@ -103,7 +108,31 @@ def _problem(check: str, text: str, advice: str = "") -> Finding:
 
 def look_at_machine() -> list[Finding]:
     """What every mount needs."""
-    return [check_fuse_device(), check_fusermount(), check_fuse_conf()]
+    return [check_kernel(), check_libfuse(), check_fuse_device(), check_fusermount(), check_fuse_conf()]
+
+
+def check_kernel(release: str | None = None) -> Finding:
+    """`release`: as uname(2) tells it."""
+    check = "kernel"
+    release = release or os.uname().release
+    if not shows_direct_writes(release):
+        since = ".".join(map(str, SHOWS_DIRECT_WRITES_SINCE))
+        return _note(
+            check, f"{release}, writing takes more CPU than it has to", f"boot {since} or a later one"
+        )
+    return _ok(check, release)
+
+
+def check_libfuse(library: str = LIBFUSE) -> Finding:
+    check = "libfuse"
+    try:
+        loaded = ctypes.CDLL(library)
+    except OSError:
+        return _problem(
+            check, f"{library} is missing, nothing can be mounted", "`apt-get install libfuse3-3`"
+        )
+    loaded.fuse_pkgversion.restype = ctypes.c_char_p
+    return _ok(check, loaded.fuse_pkgversion().decode())
 
 
 def check_fuse_device(device: Path = Path("/dev/fuse")) -> Finding:

@@ -236,7 +236,12 @@ class Rearrangements:
             mtime_ns=moment_ns,
         )
         with suppress(NotFound):  # it had not arrived after all, or somebody else was faster
-            response = await self._client.remove(request)
+            try:
+                response = await self._client.remove(request)
+            except DirectoryNotEmpty:
+                # Here it is empty: what is in it has yet to be shown.
+                directory.tree.is_in_doubt = True
+                raise
             answered = directory.tree.answered
             answered.note_touched(node_id, response.revision)
             answered.note_place((directory.node_id, name), response.revision)

@@ -7,6 +7,7 @@ import os
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,6 +54,22 @@ def run_crowd(directories: Sequence[Path], *, member_count: int, seed: int, seco
         assert member.returncode == 0, complaints
         _add(report, MemberReport(**json.loads(printed)))
     return report
+
+
+def sweep_at_rest(directory: Path, *, seconds_max: float) -> None:
+    """Removes all that is in the directory. What mounts do not agree about yet they do in a minute: until then what is
+    not as it was listed is looked at again. Raises as sweep.
+    """
+    end_seconds = time.monotonic() + seconds_max
+    while True:
+        try:
+            sweep(directory)
+        except OSError:
+            if time.monotonic() > end_seconds:
+                raise
+            time.sleep(1)
+        else:
+            return
 
 
 def sweep(directory: Path) -> int:

@@ -26,6 +26,8 @@ from cloudai_daemon.doctor import (
     check_fuse_conf,
     check_fuse_device,
     check_fusermount,
+    check_kernel,
+    check_libfuse,
     check_master,
     check_read_ahead,
     check_staged,
@@ -63,6 +65,23 @@ def as_user(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # --- the machine -----------------------------------------------------------------------------------------
+
+
+def test_kernel_that_keeps_pages_which_writes_went_past_is_a_note() -> None:
+    finding = check_kernel("6.1.0-18-amd64")
+    assert (finding.state, finding.text, finding.advice) == (
+        NOTE,
+        "6.1.0-18-amd64, writing takes more CPU than it has to",
+        "boot 6.18 or a later one",
+    )
+    assert check_kernel("6.18.44").state == OK
+
+
+def test_version_of_libfuse_is_told_and_its_absence_a_problem() -> None:
+    finding = check_libfuse()
+    assert (finding.state, finding.text.split(".")[0]) == (OK, "3")
+    missing = check_libfuse("libfuse3.so.nowhere")
+    assert (missing.state, missing.advice) == (PROBLEM, "`apt-get install libfuse3-3`")
 
 
 def test_device_that_everybody_may_open_is_ok(tmp_path: Path) -> None:

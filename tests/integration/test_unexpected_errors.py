@@ -44,7 +44,7 @@ def has_met_a_bug(mount: MountProcess, handler: str) -> bool:
 
 
 def test_bug_behind_any_handler_is_eio_and_the_mount_goes_on(mount: MountProcess, faults: Path) -> None:
-    """P12. A bug in the daemon is EIO to the program that met it, a traceback in the log, and a count among the
+    """P16. A bug in the daemon is EIO to the program that met it, a traceback in the log, and a count among the
     metrics; the mount goes on.
     """
     run = mount.make_run(RUN)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from crowd.crowd import run_crowd, sweep
+from crowd.crowd import run_crowd, sweep_at_rest
 from soak.gauges import Sample, describe, find_growth, sample_mount, sample_process
 from support.master_process import MasterProcess
 from support.mount_process import MountProcess, wait_until
@@ -26,6 +26,8 @@ OPTIONS: Final = "insecure,timeo=20,memory=32M"
 """Chunks in memory reach their budget while the soak warms up."""
 ROUND_SECONDS: Final = 10.0
 MEMBERS: Final = 6
+REST_SECONDS_MAX: Final = 60.0
+"""Until mounts agree."""
 LARGE_BYTES: Final = 24 * 1024 * 1024
 
 
@@ -100,8 +102,12 @@ def _make_round(mounts: list[MountProcess], number: int) -> list[str]:
     failures += [f"round {number}: {surprise}" for surprise in report.surprises]
     for mount in mounts:
         mount.wait_durable()
-    wait_until(lambda: _names(directories[0]) == _names(directories[1]), "the same names on both mounts")
-    sweep(run)
+    wait_until(
+        lambda: _names(directories[0]) == _names(directories[1]),
+        "the same names",
+        seconds_max=REST_SECONDS_MAX,
+    )
+    sweep_at_rest(run, seconds_max=REST_SECONDS_MAX)
     mounts[0].wait_durable()
     run.rmdir()
     wait_until(lambda: not directories[1].exists(), "the end of the run elsewhere")
