@@ -188,6 +188,9 @@ class RunTree:
         del self.nodes[node.node_id]
         node.node_id = node_id
         self.nodes[node_id] = node
+        if node.pending is not None:
+            node.pending.sent = True  # the master has it: who removes it here must ask
+            node.pending.sent_edge = next(iter(node.edges), None)
 
     def forget_if_unused(self, node: Node) -> bool:
         """Lets go of a node that nothing refers to any more. True: it is gone."""

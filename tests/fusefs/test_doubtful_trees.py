@@ -106,6 +106,15 @@ def test_directory_moved_elsewhere_to_where_one_is_made_here_keeps_what_is_in_it
     assert list(own.children or {}) == [b"file"]
 
 
+def test_directory_that_somebody_else_made_as_well_is_known_to_be_at_the_master() -> None:
+    tree = make_tree()
+    own = make_here(tree, b"directory", DIRECTORY, sent=False)
+
+    tell_set(tree, edge(ROOT_ID, b"directory", OTHER_ID, DIRECTORY, revision=2))
+
+    assert own.ids_at_master == (OTHER_ID,)
+
+
 def test_news_from_a_directory_that_is_not_known_here_are_a_doubt() -> None:
     tree = make_tree()
 
