@@ -20,7 +20,7 @@ import pyfuse3
 import trio
 
 from cloudai_fusefs.node import Node
-from cloudai_fusefs.run_tree import Invalidation
+from cloudai_fusefs.run_nodes import Invalidation
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,8 @@ from typing import Any, Final
 import trio
 
 from cloudai_fusefs.node import Node
-from cloudai_fusefs.run_tree import Invalidation, RunTree
+from cloudai_fusefs.run_nodes import Invalidation
+from cloudai_fusefs.run_tree import RunTree
 from cloudai_model.names import LATEST
 from cloudai_proto.storage.v1 import names_pb2 as names
 from cloudai_proto.storage.v1 import types_pb2 as types

@@ -19,7 +19,7 @@ from cloudai_fusefs.node import DIRECTORY, NO_GENERATION, Node
 from cloudai_fusefs.range_reader import RANGE_BYTES_MAX, RangeReader
 from cloudai_fusefs.read_ahead import ReadAhead
 from cloudai_fusefs.reading_streams import ReadingStreams
-from cloudai_fusefs.run_tree import Invalidation
+from cloudai_fusefs.run_nodes import Invalidation
 from cloudai_fusefs.sealed_cache import SealedCache
 from cloudai_fusefs.small_files import SmallFileReadAhead, is_small_file
 from cloudai_fusefs.staged_file import StagedFile

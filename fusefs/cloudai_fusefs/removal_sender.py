@@ -16,7 +16,8 @@ from typing import Final
 import trio
 
 from cloudai_fusefs.master_client import MasterClient
-from cloudai_fusefs.run_tree import Invalidation, RunTree
+from cloudai_fusefs.run_nodes import Invalidation
+from cloudai_fusefs.run_tree import RunTree
 from cloudai_fusefs.staging import Staging
 from cloudai_fusefs.waiting_removals import Removal
 from cloudai_fusefs.wire_errors import error_from_detail

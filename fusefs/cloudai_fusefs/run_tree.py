@@ -1,48 +1,32 @@
-"""The tree of one run: nodes and edges, what the master said of them, and what has been changed here since.
+"""The tree of one run: its nodes and their names, and what the master has said of them.
 
 Pure state: nothing here waits. Functions that take in news return what the kernel must be told
 (`Invalidation`); the caller sends it.
-
-Invariant: a node is in `nodes` from the moment it is known until it has neither a name, nor a reference of
-the kernel, nor an open handle.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
 
 import trio
 
 from cloudai_fusefs.answered_names import AnsweredNames, NewsOfName, Place
 from cloudai_fusefs.node import DIRECTORY, Node, Pending
+from cloudai_fusefs.run_nodes import Invalidation, RunNodes, stays
 from cloudai_fusefs.waiting_removals import Removal, WaitingRemovals
-from cloudai_model.errors import AlreadyExists, NameTooLong, NotFound, RunSealed
-from cloudai_model.limits import PATH_BYTES_MAX, PATH_DEPTH_MAX
+from cloudai_model.errors import NotFound, RunSealed
 from cloudai_proto.storage.v1 import names_pb2 as names
 from cloudai_proto.storage.v1 import types_pb2 as types
 
 
-class Invalidation(NamedTuple):
-    """Something that the kernel may have cached is not true any more.
-
-    With a name: the entry of that name in the directory `ino`, and if `removed_ino` is not 0 it is gone.
-    Without: the attributes of the inode; of a `grown` file its pages first, see Node.hide_growth.
-    """
-
-    ino: int
-    name: bytes | None = None
-    removed_ino: int = 0
-    grown: Node | None = None
-
-
-class RunTree:
+class RunTree(RunNodes):
     """One run. `watch_is_healthy` says whether news of other writers arrives by itself."""
 
     def __init__(
         self, run: types.Run, register: Callable[[Node], None], unregister: Callable[[Node], None]
     ) -> None:
+        super().__init__(register, unregister)
         self.user = run.user
         self.task = run.task
         self.name = run.name
@@ -55,23 +39,16 @@ class RunTree:
         self.is_removed = False
         self.is_sealing = False  # here, and soon at the master: nothing may be added to what it waits for
         self.is_kept = False  # exact by itself: sealed, or followed by a watch
-        # News could not be applied for what is pending here, or is of what is not known: only a listing tells.
-        self.is_in_doubt = False
         self.watch_is_healthy = False
         self.watch_was_tried = trio.Event()
         self.loading_lock = trio.Lock()
         # Held around every call that changes names at the master: a commit whose answer is not here yet
         # must not cross a rename of what it names.
         self.mutation_lock = trio.Lock()
-        self.nodes: dict[int, Node] = {}
-        self.pending: dict[Node, Pending] = {}
         # Without a name here, and left with one at the master by a commit: to be removed there.
         self.stray_ids: list[int] = []
         self.removals = WaitingRemovals()
         self.answered = AnsweredNames()
-        self._register = register
-        self._unregister = unregister
-        self._next_sequence = 1
         self.root = Node(self, run.root_node_id, DIRECTORY)
         moment_ns = run.sealed_at_ns or run.created_at_ns
         self.root.mtime_ns = self.root.ctime_ns = self.root.atime_ns = moment_ns
@@ -95,111 +72,18 @@ class RunTree:
         """In the master's tree."""
         return f"{self.user}/{self.task}/{self.name}"
 
-    def path_of(self, node: Node) -> bytes:
-        """The node's path in the run by its first name; b"" for the root and for a node without a name."""
-        components: list[bytes] = []
-        while node.edges:
-            node, name = node.edges[0]
-            components.append(name)
-        return b"/".join(reversed(components))
-
     def label_of(self, node: Node) -> str:
         """The path in the master's tree, for people: bytes that are no UTF-8 as surrogate escapes."""
         inside = self.path_of(node).decode(errors="surrogateescape")
         return f"{self.path}/{inside}" if inside else self.path
 
-    def check_place(self, parent: Node, name: bytes, node: Node | None = None) -> None:
-        """Raises NameTooLong where a new name, or one below the node moved there, would be past the limits of
-        a path.
-        """
-        path = self.path_of(parent) + b"/" + name if parent is not self.root else name
-        below = [(node, len(path), path.count(b"/") + 1)]
-        while below:
-            member, size_bytes, depth = below.pop()
-            if size_bytes > PATH_BYTES_MAX or depth > PATH_DEPTH_MAX:
-                raise NameTooLong("the path is too long or too deep", name=name)
-            if member is not None and member.children:
-                below += [
-                    (child, size_bytes + 1 + len(child_name), depth + 1)
-                    for child_name, child in member.children.items()
-                ]
-
     # --- changes made here -------------------------------------------------------------------------------
-
-    def add(self, parent: Node, name: bytes, node: Node) -> None:
-        """Gives the node a name that is free. Raises AlreadyExists."""
-        assert parent.children is not None
-        if name in parent.children:
-            raise AlreadyExists(name=name)
-        self._add_node(node)
-        self._attach(parent, name, node)
-        parent.touch()
-
-    def detach(self, parent: Node, name: bytes) -> Node:
-        """Takes the name away and returns the node that had it."""
-        node = self._detach(parent, name)
-        node.touch(mtime=False)
-        parent.touch()
-        return node
-
-    def move(self, old_parent: Node, old_name: bytes, new_parent: Node, new_name: bytes) -> Node | None:
-        """Renames; returns the node that had the new name, now without it."""
-        node = self.detach(old_parent, old_name)
-        assert new_parent.children is not None
-        replaced = self.detach(new_parent, new_name) if new_name in new_parent.children else None
-        self._attach(new_parent, new_name, node)
-        new_parent.touch()
-        return replaced
 
     def begin_removal(self, removal: Removal) -> None:
         """Takes the name away here, before the master does."""
         parent_id, name = removal.place
         self.detach(self.nodes[parent_id], name)
         self.removals.add(removal)
-
-    def note_pending(self, node: Node) -> Pending:
-        """The node has a change that the master must learn of."""
-        pending = node.pending
-        if pending is None:
-            pending = node.pending = self.pending[node] = Pending(self._next_sequence)
-            self._next_sequence += 1
-        pending.change_count += 1
-        pending.failure = None
-        return pending
-
-    def forget_pending(self, node: Node) -> None:
-        """The master knows all of it, or it need not."""
-        node.pending = None
-        self.pending.pop(node, None)
-
-    def take_node_id(self, node: Node, node_id: int) -> None:
-        """The master already had this directory, under another id; the inode number stays."""
-        holder = self.nodes.get(node_id)
-        if self.nodes.get(node.node_id) is not node:
-            return  # news that it is gone came before the answer
-        if node_id == node.node_id:
-            return
-        if holder is not None and holder.is_attached:
-            self.is_in_doubt = True  # it was moved there elsewhere
-            return
-        # The master has ours as well, under a name that it had here before.
-        self.is_in_doubt |= node.revision > 0
-        # A directory that this one replaced may still be open: it has no name to be asked for by.
-        del self.nodes[node.node_id]
-        node.node_id = node_id
-        self.nodes[node_id] = node
-        if node.pending is not None:
-            node.pending.sent = True  # the master has it: who removes it here must ask
-            node.pending.sent_edge = next(iter(node.edges), None)
-
-    def forget_if_unused(self, node: Node) -> bool:
-        """Lets go of a node that nothing refers to any more. True: it is gone."""
-        if node.is_attached or node.removal is not None or node.lookup_count or node.open_count:
-            return False
-        if self.nodes.get(node.node_id) is node:
-            del self.nodes[node.node_id]
-        self._unregister(node)
-        return True
 
     def forget(self) -> None:
         """The run is gone: lets go of every node that nothing refers to, and of the others when that ends.
@@ -209,19 +93,10 @@ class RunTree:
         self.is_removed = True
         for node in list(self.nodes.values()):
             for parent, name in list(node.edges):
-                if not _stays(node):
+                if not stays(node):
                     self._detach(parent, name)
         for node in list(self.nodes.values()):
             self.forget_if_unused(node)
-
-    def walk(self, node: Node) -> Iterator[Node]:
-        """The node and all below it, parents first."""
-        stack = [node]
-        while stack:
-            node = stack.pop()
-            yield node
-            if node.children:
-                stack.extend(node.children.values())
 
     # --- news from the master ----------------------------------------------------------------------------
 
@@ -264,7 +139,7 @@ class RunTree:
                 place = (node.node_id, name)
                 known_revision = max(child.revision, self.answered.revision_of(place, child.node_id))
                 if place not in seen and known_revision <= revision:
-                    if _stays(child):
+                    if stays(child):
                         self.is_in_doubt |= not child.is_unknown_to_master
                     else:
                         self._drop_edge(node, name, told)
@@ -424,7 +299,7 @@ class RunTree:
             return  # made or moved here: its place is what this mount will commit
         if holder is not None:
             is_new_directory = edge.node.kind == DIRECTORY and (node is None or not node.is_attached)
-            if holder.is_directory and is_new_directory and _stays(holder):
+            if holder.is_directory and is_new_directory and stays(holder):
                 # Both made the directory, or it was made anew for what is to be committed below it: ours takes the
                 # master's id, as its commit would find. What is below must not lose its path.
                 self.take_node_id(holder, edge.node.node_id)
@@ -454,59 +329,6 @@ class RunTree:
         told.append(Invalidation(parent.ino, edge.name))
         told.append(Invalidation(parent.ino))
 
-    def drop_names(self, node: Node) -> None:
-        """Takes its names from a node that the kernel has not been told of. What is to be committed keeps them."""
-        for parent, name in list(node.edges):
-            if not _stays(node):
-                self._drop_edge(parent, name, [])
-
-    def _move_staying(self, source: Node, target: Node, told: list[Invalidation]) -> None:
-        """What is yet to be committed in a directory that loses its name goes where that name now leads: below no
-        name it would come to be in the run's root. Of two files of one name the one here stays shown, and the commit
-        will replace the other.
-        """
-        assert target.children is not None
-        for name, child in list((source.children or {}).items()):
-            if not _stays(child):
-                continue
-            other = target.children.get(name)
-            if other is not None and other.is_directory and child.is_directory:
-                self._move_staying(child, other, told)
-                continue
-            if other is not None:
-                if child.pending is not None:
-                    child.pending.covered_ids = (other.node_id,)
-                self._drop_edge(target, name, told)
-            self._detach(source, name)
-            self._attach(target, name, child)
-            told.append(Invalidation(target.ino, name))
-            told.append(Invalidation(source.ino, name, child.ino))
-
-    def _merge_directory(self, target: Node, source: Node, told: list[Invalidation]) -> None:
-        """A directory was moved elsewhere to where one was made here, which stays and is that one from now on."""
-        assert target.children is not None
-        for name, child in list((source.children or {}).items()):
-            if name in target.children:
-                self.is_in_doubt = True  # which of the two it is to be
-                self._drop_edge(source, name, told)
-            else:
-                self._detach(source, name)
-                self._attach(target, name, child)
-                told.append(Invalidation(target.ino, name))
-                told.append(Invalidation(source.ino, name, child.ino))
-        for parent, name in list(source.edges):
-            self._drop_edge(parent, name, told)
-        self.take_node_id(target, source.node_id)
-
-    @staticmethod
-    def _is_inside(node: Node, directory: Node) -> bool:
-        """Whether the node is the directory or anywhere below it."""
-        while node is not directory:
-            if not node.edges:
-                return False
-            node = node.edges[0][0]
-        return True
-
     def _remove_edge(self, removed: names.EdgeRemoved, revision: int, told: list[Invalidation]) -> None:
         parent = self.nodes.get(removed.parent_node_id)
         if parent is None or parent.children is None:
@@ -521,42 +343,11 @@ class RunTree:
         if node.node_id != removed.node_id:
             # Of a directory whose commit is under way the answer may say that it is the removed one.
             self.is_in_doubt |= node.is_directory and node.pending is not None and node.pending.sent
-        elif _stays(node):
+        elif stays(node):
             # The commit brings it back, unless that was carried out before the removal, or is not needed any more.
             self.is_in_doubt |= node.pending is None or not node.pending.place
         else:
             self._drop_edge(parent, removed.name, told)
-
-    def _drop_edge(self, parent: Node, name: bytes, told: list[Invalidation]) -> None:
-        node = self._detach(parent, name)
-        node.kernel_attributes = parent.kernel_attributes = None
-        if node.children and not node.edges and not _stays(node):
-            # With a name in what has none, a file that is open would be committed in the run's root.
-            for child_name in list(node.children):
-                self._drop_edge(node, child_name, told)
-        told.append(Invalidation(parent.ino, name, node.ino))
-        told.append(Invalidation(parent.ino))
-        self.forget_if_unused(node)
-
-    @staticmethod
-    def _detach(parent: Node, name: bytes) -> Node:
-        assert parent.children is not None
-        node = parent.children.pop(name)
-        node.edges.remove((parent, name))
-        parent.subdirectory_count -= node.is_directory
-        return node
-
-    def _attach(self, parent: Node, name: bytes, node: Node) -> None:
-        assert parent.children is not None
-        parent.children[name] = node
-        node.edges.append((parent, name))
-        parent.subdirectory_count += node.is_directory
-        node.kernel_attributes = None
-
-    def _add_node(self, node: Node) -> None:
-        if node.node_id not in self.nodes:
-            self.nodes[node.node_id] = node
-            self._register(node)
 
     @staticmethod
     def _take_attributes(node: Node, attributes: types.Attributes) -> None:
@@ -566,13 +357,6 @@ class RunTree:
         node.mtime_ns = attributes.mtime_ns or time.time_ns()
         node.ctime_ns = attributes.ctime_ns or node.mtime_ns
         node.atime_ns = attributes.atime_ns or node.mtime_ns
-
-
-def _stays(node: Node) -> bool:
-    """Whether a name must outlive its removal elsewhere: something below is yet to be committed here."""
-    if node.pending is not None:
-        return node.pending.place or node.pending.content
-    return any(_stays(child) for child in (node.children or {}).values())
 
 
 def _take_news(node: Node, message: types.Node, told: list[Invalidation]) -> None:

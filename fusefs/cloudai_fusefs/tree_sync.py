@@ -18,7 +18,8 @@ import trio
 from cloudai_fusefs.background import keep_running
 from cloudai_fusefs.managed_tree import ManagedTree, UserDirectory
 from cloudai_fusefs.master_client import MasterClient
-from cloudai_fusefs.run_tree import Invalidation, RunTree
+from cloudai_fusefs.run_nodes import Invalidation
+from cloudai_fusefs.run_tree import RunTree
 from cloudai_fusefs.sealed_cache import SealedCache
 from cloudai_fusefs.staging import Staging
 from cloudai_model.errors import CloudAIError, GenerationChanged, MasterUnavailable, NotFound

@@ -18,7 +18,8 @@ from cloudai_fusefs.chunk_sender import FIRST, ChunkSender, Rank
 from cloudai_fusefs.commit_composer import unplaced_line
 from cloudai_fusefs.master_client import MasterClient
 from cloudai_fusefs.node import Node, Pending
-from cloudai_fusefs.run_tree import Invalidation, RunTree
+from cloudai_fusefs.run_nodes import Invalidation
+from cloudai_fusefs.run_tree import RunTree
 from cloudai_fusefs.run_uploader import PUBLISH_INTERVAL_SECONDS, UNARMED_SECONDS, RunUploader
 from cloudai_fusefs.staging import Staging
 from cloudai_fusefs.waiting_removals import Removal

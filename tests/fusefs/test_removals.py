@@ -17,7 +17,7 @@ from cloudai_fusefs import recorded_removals
 from cloudai_fusefs.journal import Journal
 from cloudai_fusefs.node import FILE
 from cloudai_fusefs.removal_sender import GATHER_SECONDS
-from cloudai_fusefs.run_tree import Invalidation
+from cloudai_fusefs.run_nodes import Invalidation
 from cloudai_fusefs.run_uploader import RETRY_SECONDS_MAX
 from cloudai_model.errors import (
     CloudAIError,

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from cloudai_fusefs.kernel_notifier import KernelNotifier
 from cloudai_fusefs.node import DIRECTORY, FILE, SYMLINK, Node
-from cloudai_fusefs.run_tree import Invalidation, RunTree
+from cloudai_fusefs.run_nodes import Invalidation
+from cloudai_fusefs.run_tree import RunTree
 from cloudai_fusefs.waiting_removals import Removal
 from cloudai_model.errors import AlreadyExists, NameTooLong
 from cloudai_model.limits import NODE_ID_MIN

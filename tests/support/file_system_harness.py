@@ -29,7 +29,8 @@ from cloudai_fusefs.range_reader import RangeReader
 from cloudai_fusefs.rearrangements import Rearrangements
 from cloudai_fusefs.request_counters import RequestCounters
 from cloudai_fusefs.retrying_master_client import RetryingMasterClient
-from cloudai_fusefs.run_tree import Invalidation, RunTree
+from cloudai_fusefs.run_nodes import Invalidation
+from cloudai_fusefs.run_tree import RunTree
 from cloudai_fusefs.running_mount import RunningMount
 from cloudai_fusefs.sealed_cache import SealedCache
 from cloudai_fusefs.staging import Staging

@@ -1,0 +1,237 @@
+"""The nodes of one run and their names, and what of them has been changed here. Pure state: nothing here waits.
+
+Invariant: a node is in `nodes` from the moment it is known until it has neither a name, nor a reference of
+the kernel, nor an open handle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from cloudai_fusefs.node import Node, Pending
+from cloudai_model.errors import AlreadyExists, NameTooLong
+from cloudai_model.limits import PATH_BYTES_MAX, PATH_DEPTH_MAX
+
+
+class Invalidation(NamedTuple):
+    """Something that the kernel may have cached is not true any more.
+
+    With a name: the entry of that name in the directory `ino`, and if `removed_ino` is not 0 it is gone.
+    Without: the attributes of the inode; of a `grown` file its pages first, see Node.hide_growth.
+    """
+
+    ino: int
+    name: bytes | None = None
+    removed_ino: int = 0
+    grown: Node | None = None
+
+
+class RunNodes:
+    """What RunTree is made of, which makes the root."""
+
+    root: Node
+
+    def __init__(self, register: Callable[[Node], None], unregister: Callable[[Node], None]) -> None:
+        """Both are called for each node, as it becomes known and as it is let go of."""
+        self.nodes: dict[int, Node] = {}
+        self.pending: dict[Node, Pending] = {}
+        # News could not be applied for what is pending here, or is of what is not known: only a listing tells.
+        self.is_in_doubt = False
+        self._register = register
+        self._unregister = unregister
+        self._next_sequence = 1
+
+    def path_of(self, node: Node) -> bytes:
+        """The node's path in the run by its first name; b"" for the root and for a node without a name."""
+        components: list[bytes] = []
+        while node.edges:
+            node, name = node.edges[0]
+            components.append(name)
+        return b"/".join(reversed(components))
+
+    def check_place(self, parent: Node, name: bytes, node: Node | None = None) -> None:
+        """Raises NameTooLong where a new name, or one below the node moved there, would be past the limits of
+        a path.
+        """
+        path = self.path_of(parent) + b"/" + name if parent is not self.root else name
+        below = [(node, len(path), path.count(b"/") + 1)]
+        while below:
+            member, size_bytes, depth = below.pop()
+            if size_bytes > PATH_BYTES_MAX or depth > PATH_DEPTH_MAX:
+                raise NameTooLong("the path is too long or too deep", name=name)
+            if member is not None and member.children:
+                below += [
+                    (child, size_bytes + 1 + len(child_name), depth + 1)
+                    for child_name, child in member.children.items()
+                ]
+
+    def walk(self, node: Node) -> Iterator[Node]:
+        """The node and all below it, parents first."""
+        stack = [node]
+        while stack:
+            node = stack.pop()
+            yield node
+            if node.children:
+                stack.extend(node.children.values())
+
+    def add(self, parent: Node, name: bytes, node: Node) -> None:
+        """Gives the node a name that is free. Raises AlreadyExists."""
+        assert parent.children is not None
+        if name in parent.children:
+            raise AlreadyExists(name=name)
+        self._add_node(node)
+        self._attach(parent, name, node)
+        parent.touch()
+
+    def detach(self, parent: Node, name: bytes) -> Node:
+        """Takes the name away and returns the node that had it."""
+        node = self._detach(parent, name)
+        node.touch(mtime=False)
+        parent.touch()
+        return node
+
+    def move(self, old_parent: Node, old_name: bytes, new_parent: Node, new_name: bytes) -> Node | None:
+        """Renames; returns the node that had the new name, now without it."""
+        node = self.detach(old_parent, old_name)
+        assert new_parent.children is not None
+        replaced = self.detach(new_parent, new_name) if new_name in new_parent.children else None
+        self._attach(new_parent, new_name, node)
+        new_parent.touch()
+        return replaced
+
+    def note_pending(self, node: Node) -> Pending:
+        """The node has a change that the master must learn of."""
+        pending = node.pending
+        if pending is None:
+            pending = node.pending = self.pending[node] = Pending(self._next_sequence)
+            self._next_sequence += 1
+        pending.change_count += 1
+        pending.failure = None
+        return pending
+
+    def forget_pending(self, node: Node) -> None:
+        """The master knows all of it, or it need not."""
+        node.pending = None
+        self.pending.pop(node, None)
+
+    def take_node_id(self, node: Node, node_id: int) -> None:
+        """The master already had this directory, under another id; the inode number stays."""
+        holder = self.nodes.get(node_id)
+        if self.nodes.get(node.node_id) is not node:
+            return  # news that it is gone came before the answer
+        if node_id == node.node_id:
+            return
+        if holder is not None and holder.is_attached:
+            self.is_in_doubt = True  # it was moved there elsewhere
+            return
+        # The master has ours as well, under a name that it had here before.
+        self.is_in_doubt |= node.revision > 0
+        # A directory that this one replaced may still be open: it has no name to be asked for by.
+        del self.nodes[node.node_id]
+        node.node_id = node_id
+        self.nodes[node_id] = node
+        if node.pending is not None:
+            node.pending.sent = True  # the master has it: who removes it here must ask
+
+    def forget_if_unused(self, node: Node) -> bool:
+        """Lets go of a node that nothing refers to any more. True: it is gone."""
+        if node.is_attached or node.removal is not None or node.lookup_count or node.open_count:
+            return False
+        if self.nodes.get(node.node_id) is node:
+            del self.nodes[node.node_id]
+        self._unregister(node)
+        return True
+
+    def drop_names(self, node: Node) -> None:
+        """Takes its names from a node that the kernel has not been told of. What is to be committed keeps them."""
+        for parent, name in list(node.edges):
+            if not stays(node):
+                self._drop_edge(parent, name, [])
+
+    # --- within, and for what the master says ------------------------------------------------------------
+
+    def _move_staying(self, source: Node, target: Node, told: list[Invalidation]) -> None:
+        """What is yet to be committed in a directory that loses its name goes where that name now leads: below no
+        name it would come to be in the run's root. Of two files of one name the one here stays shown, and the commit
+        will replace the other.
+        """
+        assert target.children is not None
+        for name, child in list((source.children or {}).items()):
+            if not stays(child):
+                continue
+            other = target.children.get(name)
+            if other is not None and other.is_directory and child.is_directory:
+                self._move_staying(child, other, told)
+                continue
+            if other is not None:
+                if child.pending is not None:
+                    child.pending.covered_ids = (other.node_id,)
+                self._drop_edge(target, name, told)
+            self._detach(source, name)
+            self._attach(target, name, child)
+            told.append(Invalidation(target.ino, name))
+            told.append(Invalidation(source.ino, name, child.ino))
+
+    def _merge_directory(self, target: Node, source: Node, told: list[Invalidation]) -> None:
+        """A directory was moved elsewhere to where one was made here, which stays and is that one from now on."""
+        assert target.children is not None
+        for name, child in list((source.children or {}).items()):
+            if name in target.children:
+                self.is_in_doubt = True  # which of the two it is to be
+                self._drop_edge(source, name, told)
+            else:
+                self._detach(source, name)
+                self._attach(target, name, child)
+                told.append(Invalidation(target.ino, name))
+                told.append(Invalidation(source.ino, name, child.ino))
+        for parent, name in list(source.edges):
+            self._drop_edge(parent, name, told)
+        self.take_node_id(target, source.node_id)
+
+    @staticmethod
+    def _is_inside(node: Node, directory: Node) -> bool:
+        """Whether the node is the directory or anywhere below it."""
+        while node is not directory:
+            if not node.edges:
+                return False
+            node = node.edges[0][0]
+        return True
+
+    def _drop_edge(self, parent: Node, name: bytes, told: list[Invalidation]) -> None:
+        node = self._detach(parent, name)
+        node.kernel_attributes = parent.kernel_attributes = None
+        if node.children and not node.edges and not stays(node):
+            # With a name in what has none, a file that is open would be committed in the run's root.
+            for child_name in list(node.children):
+                self._drop_edge(node, child_name, told)
+        told.append(Invalidation(parent.ino, name, node.ino))
+        told.append(Invalidation(parent.ino))
+        self.forget_if_unused(node)
+
+    @staticmethod
+    def _detach(parent: Node, name: bytes) -> Node:
+        assert parent.children is not None
+        node = parent.children.pop(name)
+        node.edges.remove((parent, name))
+        parent.subdirectory_count -= node.is_directory
+        return node
+
+    def _attach(self, parent: Node, name: bytes, node: Node) -> None:
+        assert parent.children is not None
+        parent.children[name] = node
+        node.edges.append((parent, name))
+        parent.subdirectory_count += node.is_directory
+        node.kernel_attributes = None
+
+    def _add_node(self, node: Node) -> None:
+        if node.node_id not in self.nodes:
+            self.nodes[node.node_id] = node
+            self._register(node)
+
+
+def stays(node: Node) -> bool:
+    """Whether a name must outlive its removal elsewhere: something below is yet to be committed here."""
+    if node.pending is not None:
+        return node.pending.place or node.pending.content
+    return any(stays(child) for child in (node.children or {}).values())
