@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 from google.protobuf.message import DecodeError
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cloudai_fusefs.wire_chunks import chunk_data_from_wire, put_chunk_message
@@ -16,6 +16,7 @@ LENGTHS = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(LENGTHS, st.integers(0, 70))
 def test_encoded_by_hand_is_as_the_generated_class_does(length_bytes: int, block_count: int) -> None:
     data, block_digests = b"d" * length_bytes, b"b" * 32 * block_count
@@ -35,6 +36,7 @@ TASK_IDS = st.text(max_size=40)
 DIGESTS = st.binary(max_size=40)
 
 
+@settings(deadline=None)
 @given(TASK_IDS, DIGESTS, LENGTHS)
 def test_chunk_that_a_mount_sends_is_as_the_generated_class_encodes_it(
     task_id: str, digest: bytes, length_bytes: int
@@ -47,6 +49,7 @@ def test_chunk_that_a_mount_sends_is_as_the_generated_class_encodes_it(
     assert tuple(decode_put_chunk_request(sent)) == (task_id, digest, data)
 
 
+@settings(deadline=None)
 @given(TASK_IDS, DIGESTS, st.integers(0, 300), st.floats(0, 1), st.binary(max_size=8))
 def test_any_bytes_are_the_chunk_that_the_generated_class_says(
     task_id: str, digest: bytes, length_bytes: int, share: float, added: bytes
