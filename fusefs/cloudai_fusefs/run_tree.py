@@ -69,6 +69,9 @@ class RunTree:
         self.removals = WaitingRemovals()
         # Removed or renamed here at a revision: older news of these nodes' names is history.
         self._answered_revisions: dict[int, int] = {}
+        # Files that news gave a further name, and how many the master says they have: until the end of the news, as the
+        # removal of the earlier one comes behind it.
+        self._given_names: dict[Node, int] = {}
         self._register = register
         self._unregister = unregister
         self._next_sequence = 1
@@ -273,6 +276,7 @@ class RunTree:
                         self._drop_edge(node, name, told)
         for node in list(self.nodes.values()):
             self.forget_if_unused(node)
+        self._given_names.clear()
         self.revision = max(self.revision, revision)
         self.is_loaded = True
         return told
@@ -338,6 +342,9 @@ class RunTree:
                     told += [Invalidation(node.ino) for node in self.nodes.values() if node.lookup_count]
                 case _:
                     pass  # a kind of change that this version does not know
+        # A file that was committed where its directory had been has gone with that here.
+        self.is_in_doubt |= any(len(node.edges) > count for node, count in self._given_names.items())
+        self._given_names.clear()
         self.revision = max(self.revision, response.revision)
         for node_id, revision in list(self._answered_revisions.items()):
             if revision <= self.revision:
@@ -439,6 +446,8 @@ class RunTree:
         if node is None:
             node = Node(self, edge.node.node_id, edge.node.kind)
             self._add_node(node)
+        if node.is_file and node.edges:
+            self._given_names[node] = edge.node.link_count
         self._attach(parent, edge.name, node)
         node.take_server_state(edge.node)  # all of it, now that it has a name
         if node.is_directory and len(node.edges) > 1:
