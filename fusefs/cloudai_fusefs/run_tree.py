@@ -49,6 +49,9 @@ class RunTree(RunNodes):
         self.stray_ids: list[int] = []
         self.removals = WaitingRemovals()
         self.answered = AnsweredNames()
+        # Files that news gave a further name, and how many the master says they have: until the end of the news, as the
+        # removal of the earlier one comes behind it.
+        self._given_names: dict[Node, int] = {}
         self.root = Node(self, run.root_node_id, DIRECTORY)
         moment_ns = run.sealed_at_ns or run.created_at_ns
         self.root.mtime_ns = self.root.ctime_ns = self.root.atime_ns = moment_ns
@@ -145,6 +148,7 @@ class RunTree(RunNodes):
                         self._drop_edge(node, name, told)
         for node in list(self.nodes.values()):
             self.forget_if_unused(node)
+        self._given_names.clear()
         self.revision = max(self.revision, revision)
         self.is_loaded = True
         return told
@@ -203,6 +207,9 @@ class RunTree(RunNodes):
                     told += [Invalidation(node.ino) for node in self.nodes.values() if node.lookup_count]
                 case _:
                     pass  # a kind of change that this version does not know
+        # A file that was committed where its directory had been has gone with that here.
+        self.is_in_doubt |= any(len(node.edges) > count for node, count in self._given_names.items())
+        self._given_names.clear()
         self.revision = max(self.revision, response.revision)
         self.answered.forget_until(self.revision)
         return told
@@ -320,6 +327,8 @@ class RunTree(RunNodes):
         if node is None:
             node = Node(self, edge.node.node_id, edge.node.kind)
             self._add_node(node)
+        if node.is_file and node.edges:
+            self._given_names[node] = edge.node.link_count
         self._attach(parent, edge.name, node)
         node.take_server_state(edge.node)  # all of it, now that it has a name
         if node.is_directory and len(node.edges) > 1:

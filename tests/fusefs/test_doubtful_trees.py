@@ -115,6 +115,17 @@ def test_directory_that_somebody_else_made_as_well_is_known_to_be_at_the_master(
     assert own.ids_at_master == (OTHER_ID,)
 
 
+def test_file_that_was_committed_where_its_directory_had_been_is_a_doubt() -> None:
+    tree = make_tree(edge(ROOT_ID, b"directory", OTHER_ID, DIRECTORY), edge(OTHER_ID, b"file", BELOW_ID))
+    tell_set(tree, edge(ROOT_ID, b"moved", OTHER_ID, DIRECTORY, revision=2))
+    tell_removed(tree, ROOT_ID, b"directory", OTHER_ID, 3)
+    tell_set(tree, edge(ROOT_ID, b"directory", ELSEWHERE_ID, DIRECTORY, revision=4))
+
+    tell_set(tree, edge(ELSEWHERE_ID, b"file", BELOW_ID, revision=5))
+
+    assert tree.is_in_doubt
+
+
 def test_news_from_a_directory_that_is_not_known_here_are_a_doubt() -> None:
     tree = make_tree()
 
