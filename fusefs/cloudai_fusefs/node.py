@@ -72,6 +72,7 @@ class Pending:
         "disk_state",
         "due_seconds",
         "failure",
+        "former_ids",
         "held_news",
         "held_state",
         "is_recovered",
@@ -102,6 +103,8 @@ class Pending:
         # than that, the answer tells.
         self.held_news: dict[Place, NewsOfName] = {}
         self.held_state: types.Node | None = None  # likewise of the node itself, the latest
+        # Which the node had before news told that the master has the directory under another: rows may be theirs.
+        self.former_ids: tuple[int, ...] = ()
         # Where commits have put it before it was renamed here: the next one takes it away there.
         self.left_places: tuple[Place, ...] = ()
         self.sent = False  # a commit with it has left: the master may know of it

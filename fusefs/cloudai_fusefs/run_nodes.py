@@ -127,6 +127,8 @@ class RunNodes:
             return
         # The master has ours as well, under a name that it had here before.
         self.is_in_doubt |= node.revision > 0
+        if node.pending is not None:
+            node.pending.former_ids += (node.node_id,)
         # A directory that this one replaced may still be open: it has no name to be asked for by.
         del self.nodes[node.node_id]
         node.node_id = node_id

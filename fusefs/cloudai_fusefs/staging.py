@@ -228,9 +228,11 @@ class Staging:
 
     def acknowledge(self, node: Node) -> None:
         """The master has acknowledged all of the node's changes."""
-        disk_state = node.pending.disk_state if node.pending is not None else DiskState.UNKNOWN
+        pending = node.pending
         node.tree.forget_pending(node)
-        self.settling.forget(node, disk_state)
+        self.settling.forget(node, pending.disk_state if pending is not None else DiskState.UNKNOWN)
+        for former_id in pending.former_ids if pending is not None else ():
+            self.remove_row(former_id)
         self.remove_row(node.node_id)
         self.drop_staged_if_idle(node)
 

@@ -30,6 +30,8 @@ PROGRAMS: Final = 3
 """On each mount."""
 
 REST_SECONDS: Final = 60.0
+SETTLED_SECONDS: Final = 5.0
+"""Without a doubt to be listed again."""
 
 DIRECTORIES: Final = (b"", b"a/", b"b/", b"a/b/")
 DIRECTORY_NAMES: Final = (b"a", b"b")
@@ -125,3 +127,30 @@ async def test_mounts_at_rest_show_what_the_master_has(
         await fresh.sync.load_run(fresh.tree)
         for name, mount in mounts.items():
             assert seen(mount) == seen(fresh), "\n".join([name, *story])
+
+
+async def test_directory_that_both_made_is_not_made_again_by_the_next_mount_once_it_was_removed(
+    master: FakeMaster, run: types.Run, tmp_path: Path, clock: MockClock
+) -> None:
+    client = master.client(USER)
+    async with (
+        open_file_system(client, run, tmp_path / "one") as one,
+        open_file_system(client, run, tmp_path / "other") as other,
+    ):
+        for mount in (one, other):
+            await mount.sync.load_run(mount.tree)
+        await one.mkdir(b"a")
+        await other.mkdir(b"a")
+        await one.make_all_durable()
+        # The news of it come before the other's commit, and its directory has another id from then on.
+        await other.make_all_durable()
+        await trio.sleep(SETTLED_SECONDS)
+        await one.rmdir(b"a")
+        await trio.sleep(SETTLED_SECONDS)
+
+    async with open_file_system(client, run, tmp_path / "other") as next_mount:
+        await next_mount.sync.wait_recovered()
+        await next_mount.sync.load_run(next_mount.tree)
+        await next_mount.make_all_durable()
+
+        assert seen(next_mount) == {}
