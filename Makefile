@@ -34,7 +34,7 @@ LOCK_COMMAND := pip-compile --all-build-deps --all-extras --allow-unsafe --gener
 	--output-file=requirements.txt pyproject.toml
 
 .DEFAULT_GOAL := help
-.PHONY: help setup packages fuse-device up down check test test-crash test-conformance test-crowd soak test-image bench format lock
+.PHONY: help setup packages fuse-device up down check test test-crash test-conformance test-crowd soak test-image man bench format lock
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
@@ -122,6 +122,9 @@ test-crowd: setup ## many processes in the same directories, for long: make test
 
 soak: setup ## what master and mounts hold while a crowd is at work; fails when it grows: make soak SECONDS=3600
 	@PYTHONPATH=tests $(BIN)/python -m soak --seconds $(SECONDS)
+
+man: setup ## the man pages of both programs and their commands, in build/man
+	@$(BIN)/python docs/man_pages.py build/man
 
 bench: setup ## compare with sshfs, rclone and local disk: make bench ARGS="--rounds 3 --workload sequential"
 	@$(MAKE) --no-print-directory packages PACKAGES="$(BENCH_PACKAGES)"
