@@ -16,7 +16,7 @@ from typing import NamedTuple
 import trio
 
 from cloudai_fusefs.answered_names import AnsweredNames, NewsOfName, Place
-from cloudai_fusefs.node import DIRECTORY, Node, Pending
+from cloudai_fusefs.node import DIRECTORY, Node, Pending, new_node_id
 from cloudai_fusefs.waiting_removals import Removal, WaitingRemovals
 from cloudai_model.errors import AlreadyExists, NameTooLong, NotFound, RunSealed
 from cloudai_model.limits import PATH_BYTES_MAX, PATH_DEPTH_MAX
@@ -64,6 +64,8 @@ class RunTree:
         # must not cross a rename of what it names.
         self.mutation_lock = trio.Lock()
         self.nodes: dict[int, Node] = {}
+        # Of directories that have another id by now: the node that has this one at the master needs another number.
+        self._inos_kept: set[int] = set()
         self.pending: dict[Node, Pending] = {}
         # Without a name here, and left with one at the master by a commit: to be removed there.
         self.stray_ids: list[int] = []
@@ -188,6 +190,7 @@ class RunTree:
             node.pending.former_ids += (node.node_id,)
         # A directory that this one replaced may still be open: it has no name to be asked for by.
         del self.nodes[node.node_id]
+        self._inos_kept.add(node.ino)
         node.node_id = node_id
         self.nodes[node_id] = node
 
@@ -197,6 +200,7 @@ class RunTree:
             return False
         if self.nodes.get(node.node_id) is node:
             del self.nodes[node.node_id]
+        self._inos_kept.discard(node.ino)
         self._unregister(node)
         return True
 
@@ -554,6 +558,8 @@ class RunTree:
 
     def _add_node(self, node: Node) -> None:
         if node.node_id not in self.nodes:
+            if node.ino in self._inos_kept:
+                node.ino = new_node_id()
             self.nodes[node.node_id] = node
             self._register(node)
 
