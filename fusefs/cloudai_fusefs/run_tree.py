@@ -233,6 +233,9 @@ class RunTree:
         self.revision = 0
         for node in self.nodes.values():
             node.revision = 0
+        for pending in self.pending.values():
+            pending.held_news.clear()
+            pending.held_state = None
         self.answered.clear()
         self.removals.forget_news()
 
