@@ -277,6 +277,7 @@ class RunTree:
         for node in list(self.nodes.values()):
             self.forget_if_unused(node)
         self.revision = max(self.revision, revision)
+        self.answered.forget_until(self.revision)  # the news go on behind it
         self.is_loaded = True
         return told
 

@@ -915,3 +915,15 @@ def test_news_of_another_history_that_were_held_back_are_forgotten() -> None:
     tree.take_held_news(node, pending, 3)
 
     assert tree.root.children == {b"f": node}
+
+
+def test_answers_are_remembered_until_a_listing_that_holds_them() -> None:
+    tree = make_tree()
+    tree.apply_tree([page(edge(b"f", FILE_ID))])
+    tree.answered.note_place((ROOT_ID, b"f"), 5)
+
+    tree.apply_tree([page(edge(b"f", FILE_ID), revision=4)])
+    assert tree.answered
+
+    tree.apply_tree([page(edge(b"f", FILE_ID), revision=5)])
+    assert not tree.answered
