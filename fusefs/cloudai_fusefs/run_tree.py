@@ -108,6 +108,9 @@ class RunTree(RunNodes):
         self.revision = 0
         for node in self.nodes.values():
             node.revision = 0
+        for pending in self.pending.values():
+            pending.held_news.clear()
+            pending.held_state = None
         self.answered.clear()
         self.removals.forget_news()
 
@@ -150,6 +153,7 @@ class RunTree(RunNodes):
             self.forget_if_unused(node)
         self._given_names.clear()
         self.revision = max(self.revision, revision)
+        self.answered.forget_until(self.revision)  # the news go on behind it
         self.is_loaded = True
         return told
 

@@ -155,3 +155,28 @@ def test_file_that_was_moved_away_before_a_rename_here_over_it_is_shown_where_it
     tell_set(tree, edge(ROOT_ID, b"moved", OTHER_ID, revision=3))
 
     assert (list(tree.root.children or {}), tree.is_in_doubt) == ([b"moved"], False)
+
+
+def test_directory_that_took_the_id_of_another_shares_its_number_with_none() -> None:
+    tree = make_tree()
+    own = make_here(tree, b"old", DIRECTORY, sent=True)
+    tell_set(tree, edge(ROOT_ID, b"old", OWN_ID, DIRECTORY, revision=2))
+    tree.move(tree.root, b"old", tree.root, b"new")
+    tell_set(tree, edge(ROOT_ID, b"new", OTHER_ID, DIRECTORY, revision=3))
+    assert tree.is_in_doubt
+
+    tree.apply_tree(
+        [
+            listing(
+                3,
+                edge(ROOT_ID, b"old", OWN_ID, DIRECTORY, revision=2),
+                edge(ROOT_ID, b"new", OTHER_ID, DIRECTORY, revision=3),
+            )
+        ]
+    )
+
+    old = (tree.root.children or {})[b"old"]
+    assert (tree.root.children or {})[b"new"] is own
+    assert own.node_id == OTHER_ID
+    assert old.node_id == OWN_ID
+    assert old.ino != own.ino == OWN_ID

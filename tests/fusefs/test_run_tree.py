@@ -899,3 +899,32 @@ def test_answers_of_another_history_hide_nothing() -> None:
     tree.apply_tree([page(edge(b"f", FILE_ID, revision=2), revision=2)])
 
     assert names_in(tree.root) == [b"f"]
+
+
+def test_news_of_another_history_that_were_held_back_are_forgotten() -> None:
+    tree = make_tree()
+    tree.apply_tree([page()])
+    node = make_here(tree, b"f", FILE_ID)
+    pending = node.pending
+    assert pending is not None
+    tree.apply_changes(set_edge(edge(b"f", OTHER_ID, revision=90), 90))
+
+    tree.forget_revisions()
+    tree.apply_tree([page(revision=2)])
+    pending.place = False
+    tree.forget_pending(node)
+    tree.take_held_news(node, pending, 3)
+
+    assert tree.root.children == {b"f": node}
+
+
+def test_answers_are_remembered_until_a_listing_that_holds_them() -> None:
+    tree = make_tree()
+    tree.apply_tree([page(edge(b"f", FILE_ID))])
+    tree.answered.note_place((ROOT_ID, b"f"), 5)
+
+    tree.apply_tree([page(edge(b"f", FILE_ID), revision=4)])
+    assert tree.answered
+
+    tree.apply_tree([page(edge(b"f", FILE_ID), revision=5)])
+    assert not tree.answered
