@@ -8,7 +8,7 @@ that neither changes without the other.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from support.mount_process import PROGRAM
@@ -27,21 +27,30 @@ def read_blocks(page: Path = README) -> dict[str, str]:
     return blocks
 
 
+def say_on_this_machine(script: str, words: Mapping[str, str]) -> str:
+    """The block with each of `words`, which it must have, replaced by what it stands for."""
+    for word, meaning in words.items():
+        assert word in script, f"the block does not say {word}:\n{script}"
+        script = script.replace(word, meaning)
+    return script
+
+
 def run_block(
     name: str,
     words: Mapping[str, str],
     *,
     environment: Mapping[str, str] | None = None,
     cwd: Path | None = None,
+    before: Sequence[str | Path] = (),
 ) -> str:
     """Runs a block of the README with bash, each of `words` replaced by what it stands for; what it printed.
 
-    Fails with the first command that does. Our programs are found first, as after `. .venv/bin/activate`.
+    Fails with the first command that does. Our programs are found first, as after `. .venv/bin/activate`. `before`
+    goes before the command, to run it somewhere else.
     """
-    script = read_blocks()[name]
-    for word, meaning in words.items():
-        assert word in script, f"the block {name} does not say {word}"
-        script = script.replace(word, meaning)
+    script = say_on_this_machine(read_blocks()[name], words)
     path = f'export PATH={PROGRAM.parent}:"$PATH"\n'
     variables = [f"{variable}={value}" for variable, value in (environment or {}).items()]
-    return run_tool("env", *variables, "bash", "-euo", "pipefail", "-c", path + script, cwd=cwd)
+    return run_tool(
+        *map(str, before), "env", *variables, "bash", "-euo", "pipefail", "-c", path + script, cwd=cwd
+    )
