@@ -939,4 +939,4 @@ def test_news_that_one_node_left_the_name_of_a_pending_file_uncover_no_other() -
 
     tree.apply_changes(remove_edge(b"f", FILE_ID, 2))
 
-    assert pending.covered_ids == (OTHER_ID,)
+    assert list(pending.covered_ids) == [OTHER_ID]
