@@ -328,5 +328,8 @@ def _stop_process(process: ProcessIdentity, mount_point: Path) -> None:
     ):
         process.send_signal(signal.SIGKILL)
         process.wait_gone(_STOP_SECONDS_MAX)
+    with suppress(ChildProcessError):
+        # A supervisor lives on, and would gather one that has ended for each attempt.
+        os.waitpid(process.pid, os.WNOHANG)
     if find_mounted(mount_point) is not None and is_dead(mount_point):
         unmount(mount_point, lazily=True)

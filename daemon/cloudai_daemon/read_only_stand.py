@@ -59,9 +59,12 @@ def _copy_in_lesser_namespace(stand: Path) -> int:
     ours, childs = socket.socketpair()
     pid = os.fork()
     if pid == 0:
-        enter_new_user_namespace()
-        socket.send_fds(childs, [b"."], [pick_up(_open(stand), 0)])
-        os._exit(0)
+        try:
+            enter_new_user_namespace()
+            socket.send_fds(childs, [b"."], [pick_up(_open(stand), 0)])
+        finally:
+            # Whatever was raised: what the callers do then is the parent's to do, once.
+            os._exit(0)
     childs.close()
     _, descriptors, _, _ = socket.recv_fds(ours, 1, 1)
     os.waitpid(pid, 0)

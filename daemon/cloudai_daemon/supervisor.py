@@ -80,6 +80,9 @@ class Supervisor:
                 return self._start(self._config)
             except CommandFailed as error:
                 log.error("not mounted: %s", error.line)  # noqa: TRY400  # the line says it
+            except OSError as error:
+                # As of a machine without memory for another process, which may be what the daemon died of.
+                log.error("not mounted: %s", error)  # noqa: TRY400
         return None
 
 

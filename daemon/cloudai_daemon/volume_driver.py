@@ -127,13 +127,19 @@ class VolumeDriver:
 
     def _make_stand(self, record: VolumeRecord) -> None:
         stand = self._stand_dir / record.name
-        run_device = record.run_dir.stat().st_dev
+        run = record.run_dir.stat()
         mounted = find_mounted(stand)
-        if mounted is not None and mounted.device == run_device:
+        # A stand that could not be taken away may be of the run of an earlier volume of this name.
+        if mounted is not None and mounted.device == run.st_dev and stand.stat().st_ino == run.st_ino:
             return
         self._take_stand_away(stand)
         make_private_dir(stand)
-        make_read_only_stand(record.run_dir, stand, REQUEST_SECONDS_MAX)
+        try:
+            make_read_only_stand(record.run_dir, stand, REQUEST_SECONDS_MAX)
+        except OSError:
+            # Cut off, it may have left one that can be made writable again.
+            self._take_stand_away(stand)
+            raise
 
     def _take_stand_away(self, stand: Path) -> None:
         with suppress(CommandFailed):

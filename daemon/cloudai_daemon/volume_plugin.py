@@ -105,7 +105,7 @@ class VolumePlugin:
 def _decode(body: bytes) -> Request:
     try:
         request = json.loads(body or b"{}")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # the second for what is nested a thousand times
         raise VolumeRefused("the request is no JSON") from error
     if not isinstance(request, dict):
         raise VolumeRefused("the request is no JSON object")

@@ -122,6 +122,10 @@ class Pending:
     def is_urgent(self) -> bool:
         return self.acknowledged_count < self.wanted_count
 
+    def uncover(self, node_id: int) -> None:
+        """The master does not have this node under the name any more; others may be on their way there."""
+        self.covered_ids = tuple(covered_id for covered_id in self.covered_ids if covered_id != node_id)
+
     def want_now(self) -> None:
         """All changes up to now are due at once."""
         if self.disk_state == DiskState.IN_DOUBT:

@@ -224,7 +224,7 @@ class Rearrangements:
                 return
             for node_id in pending.covered_ids:
                 await self._remove_at_master(directory, name, node_id, time.time_ns())
-            pending.covered_ids = ()
+                pending.uncover(node_id)
 
     async def _remove_at_master(self, directory: Node, name: bytes, node_id: int, moment_ns: int) -> None:
         request = names.RemoveRequest(

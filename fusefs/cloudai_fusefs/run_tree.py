@@ -350,8 +350,7 @@ class RunTree(RunNodes):
         if node is None:
             return
         if node.pending is not None and node.pending.place:
-            if removed.node_id in node.pending.covered_ids:
-                node.pending.covered_ids = ()
+            node.pending.uncover(removed.node_id)
             node.pending.held_news[removed.parent_node_id, removed.name] = NewsOfName(revision, None)
         if node.node_id != removed.node_id:
             # Of a directory whose commit is under way the answer may say that it is the removed one.

@@ -455,6 +455,7 @@ class RunUploader:
             pass  # it has no name any more
         except CloudAIError as error:
             logger.warning("%s: what was removed may still be there: %s", self._tree.path, error)
+            self._tree.is_in_doubt = True  # news of it were left aside
         return True
 
     def _take_acknowledgement(self, item: ComposedCommit, message: types.Node, revision: int) -> None:

@@ -265,7 +265,10 @@ class TreeSync:
                             break
                         self._tell_kernel(tree.apply_changes(response))
                         self._note_health(tree, is_healthy=True)
-                        if tree.is_in_doubt and trio.current_time() >= look_again_at_seconds:
+                        # (That it is sealed may be known before, from its user's watch; the changes before it come
+                        # here alone.)
+                        is_last = any(change.run_changed.sealed for change in response.changes)
+                        if tree.is_in_doubt and (is_last or trio.current_time() >= look_again_at_seconds):
                             # What was told is not enough to know. The watch goes on behind the listing.
                             if await self._list_run(tree):
                                 return
@@ -273,9 +276,7 @@ class TreeSync:
                             pause_seconds = grown_seconds if tree.is_in_doubt else DOUBT_SECONDS_MIN
                             look_again_at_seconds = trio.current_time() + pause_seconds
                             break
-                        if any(change.run_changed.sealed for change in response.changes):
-                            # The last change of a run. (That it is sealed may be known before, from its
-                            # user's watch; the changes before it come here alone.)
+                        if is_last:
                             return
             except NotFound:
                 tree.is_removed = True

@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -167,6 +168,24 @@ def test_mount_process_that_dies_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(CommandFailed) as raised:
         start_mount(config, ("/bin/false",))
     assert str(config.state_dir / "daemon.log") in raised.value.line
+
+
+def test_mount_process_that_dies_leaves_no_zombie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[int] = []
+    spawn = os.posix_spawn
+
+    def note_spawn(*arguments: Any, **words: Any) -> int:
+        started.append(spawn(*arguments, **words))
+        return started[-1]
+
+    monkeypatch.setattr(os, "posix_spawn", note_spawn)
+
+    with pytest.raises(CommandFailed):
+        start_mount(make_config(tmp_path), ("/bin/false",))
+
+    assert len(started) == 1
+    with pytest.raises(ChildProcessError):
+        os.waitpid(started[0], os.WNOHANG)
 
 
 def test_second_sigterm_skips_the_wait_and_takes_everything_down(fake_mount: FakeMount) -> None:

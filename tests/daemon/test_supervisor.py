@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import threading
@@ -24,14 +25,14 @@ CONFIG = MountConfig(
 class Daemons:
     """Children of this process that end as they are told, in the place of mount daemons."""
 
-    def __init__(self, *ends: int | CommandFailed) -> None:
+    def __init__(self, *ends: int | CommandFailed | OSError) -> None:
         """Each an exit status, or why it cannot be started."""
         self._ends = list(ends)
         self.pauses_seconds: list[float] = []
 
     def start(self, config: MountConfig) -> ProcessIdentity:
         end = self._ends.pop(0)
-        if isinstance(end, CommandFailed):
+        if isinstance(end, CommandFailed | OSError):
             raise end
         pid = os.posix_spawn("/bin/sh", ["sh", "-c", f"exit {end}"], {})
         return ProcessIdentity.of_child(pid)
@@ -89,6 +90,14 @@ def test_mount_that_cannot_be_made_again_is_tried_again(pauses: list[float]) -> 
     assert Supervisor(CONFIG, Daemons(1, refusal, refusal, 0).start).run(lambda: None) == ExitCode.OK
 
     assert pauses == [0.0, PAUSE_SECONDS_MIN, 2 * PAUSE_SECONDS_MIN]
+
+
+def test_machine_that_has_no_room_for_another_process_is_tried_again(pauses: list[float]) -> None:
+    refusal = BlockingIOError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
+    assert Supervisor(CONFIG, Daemons(1, refusal, 0).start).run(lambda: None) == ExitCode.OK
+
+    assert pauses == [0.0, PAUSE_SECONDS_MIN]
 
 
 def test_first_mount_that_cannot_be_made_is_refused() -> None:

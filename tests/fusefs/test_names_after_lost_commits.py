@@ -11,12 +11,14 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from cloudai_fusefs.node import FILE
+from cloudai_fusefs.node import FILE, new_node_id
+from cloudai_model.errors import InternalError
 from cloudai_model.limits import CHUNK_BYTES_MAX
+from cloudai_proto.storage.v1 import names_pb2 as names
 from cloudai_proto.storage.v1 import types_pb2 as types
 from fakes.fake_master import FakeMaster, FakeMasterClient
 from support.file_system_harness import FileSystemHarness, open_file_system
-from support.storage_requests import published, tree_of
+from support.storage_requests import commit_one, file_commit, published, tree_of
 
 TIMEO_SECONDS = 10
 LONG = bytes(CHUNK_BYTES_MAX) + b"the rest"
@@ -141,3 +143,30 @@ async def lose_commit(
 async def shown_contents(mount: FileSystemHarness) -> Contents:
     await mount.namespace.load(mount.tree.root)
     return {path: await mount.read_file(path) for path, shown in mount.shown().items() if shown.kind == FILE}
+
+
+async def test_stray_whose_removal_is_refused_is_shown_again(
+    clock: MockClock,
+    file_system: FileSystemHarness,
+    client: FakeMasterClient,
+    run: types.Run,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def refuse(request: names.RemoveRequest) -> names.RemoveResponse:
+        raise InternalError("not today")
+
+    monkeypatch.setattr(client, "remove", refuse)
+    await file_system.sync.load_run(file_system.tree)
+    node_id = new_node_id()
+    file_system.tree.stray_ids.append(node_id)
+    await commit_one(client, run, file_commit(b"stray", b"content", node=node_id))
+    await trio.sleep(1)
+    assert file_system.shown().keys() == set()
+
+    file_system.uploader.note_change(file_system.tree.root)
+    await file_system.uploader.wait_strays_removed()
+    await trio.sleep(10)
+
+    assert file_system.shown().keys() == {b"stray"}
+    assert "what was removed may still be there" in caplog.text

@@ -151,3 +151,31 @@ async def test_mounts_that_change_the_same_names_agree_in_the_end(
         at_master = set(await tree_of(client, run)) - {b""}
         assert (set(one.shown()) ^ at_master, set(other.shown()) ^ at_master) == (set(), set())
         assert one.shown() == other.shown()
+
+
+async def test_file_made_elsewhere_while_a_rename_clears_the_old_name_is_hidden_on_no_mount(
+    clock: MockClock, master: FakeMaster, client: FakeMasterClient, run: types.Run, tmp_path: Path
+) -> None:
+    async with (
+        open_file_system(client, run, tmp_path / "one") as one,
+        open_file_system(client, run, tmp_path / "other") as other,
+    ):
+        for mount in (one, other):
+            await mount.namespace.load(mount.tree.root)
+        await one.write_file(b"f", b"first")
+        await one.make_all_durable()
+        await trio.sleep(1)
+        await one.write_file(b"own", b"own")
+        await one.rename(b"own", b"f")
+        master.answer_latency_seconds = 0.4
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(one.rename, b"f", b"g")  # removes at the master what has the name there
+            await trio.sleep(0.1)
+            await other.write_file(b"f", b"elsewhere")
+        await one.make_all_durable()
+        await other.make_all_durable()
+        await trio.sleep(SETTLED_SECONDS)
+
+        assert one.shown().keys() == set(await tree_of(client, run)) - {b""}
+        assert one.shown() == other.shown()

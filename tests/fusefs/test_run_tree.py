@@ -928,3 +928,16 @@ def test_answers_are_remembered_until_a_listing_that_holds_them() -> None:
 
     tree.apply_tree([page(edge(b"f", FILE_ID), revision=5)])
     assert not tree.answered
+
+
+def test_news_that_one_node_left_the_name_of_a_pending_file_uncover_no_other() -> None:
+    tree = make_tree()
+    tree.apply_tree([page(edge(b"f", FILE_ID))])
+    tree.forget_if_unused(tree.detach(tree.root, b"f"))
+    pending = make_here(tree, b"f", OTHER_ID + 1).pending
+    assert pending is not None
+    pending.covered_ids = (FILE_ID, OTHER_ID)  # the second's commit is under way
+
+    tree.apply_changes(remove_edge(b"f", FILE_ID, 2))
+
+    assert list(pending.covered_ids) == [OTHER_ID]

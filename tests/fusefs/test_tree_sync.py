@@ -18,6 +18,8 @@ from fakes.fake_master import FakeMaster, FakeMasterClient
 from support.file_system_harness import FileSystemHarness
 from support.storage_requests import USER, commit_one, file_commit, make_run, seal
 
+SETTLED_SECONDS = 20
+
 Watch = Callable[[names.WatchRequest], AbstractAsyncContextManager[AsyncIterator[names.WatchResponse]]]
 
 
@@ -177,3 +179,24 @@ async def test_run_that_is_listed_again_waits_for_its_new_watch(
     assert await load(file_system) == pytest.approx(WATCH_PATIENCE_SECONDS / 2)
 
     assert file_system.tree.watch_is_healthy
+
+
+async def test_run_that_is_sealed_while_its_tree_is_in_doubt_is_listed_once_more(
+    clock: MockClock, file_system: FileSystemHarness, client: FakeMasterClient, run: types.Run
+) -> None:
+    await commit_one(client, run, file_commit(b"file", b"content"))
+    await load(file_system)
+    tree = file_system.tree
+    tree.is_in_doubt = True
+    with trio.fail_after(SETTLED_SECONDS):
+        while tree.is_in_doubt:
+            await trio.sleep(0.01)
+    # So soon after a listing the next doubt waits.
+    tree.forget_if_unused(tree.detach(tree.root, b"file"))
+    tree.is_in_doubt = True
+
+    await seal(client, run)
+    await trio.sleep(SETTLED_SECONDS)
+
+    assert (tree.is_sealed, tree.is_in_doubt) == (True, False)
+    assert file_system.shown().keys() == {b"file"}
