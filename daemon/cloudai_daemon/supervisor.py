@@ -32,6 +32,9 @@ STEADY_SECONDS: Final = 10.0
 PAUSE_SECONDS_MIN: Final = 0.5
 PAUSE_SECONDS_MAX: Final = 30.0
 
+# A thread that was there before the signals were blocked may be given a SIGCHLD, and it is lost.
+_LOOK_SECONDS: Final = 2.0
+
 _ENDING: Final = frozenset({signal.SIGTERM, signal.SIGINT})
 _TAKEN: Final = _ENDING | {signal.SIGCHLD}
 
@@ -92,8 +95,8 @@ def _await_end(daemon: ProcessIdentity) -> int:
         if os.waitid(os.P_PID, daemon.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
             _, status = os.waitpid(daemon.pid, 0)
             return os.waitstatus_to_exitcode(status)
-        taken = signal.sigwaitinfo(_TAKEN)
-        if taken.si_signo in _ENDING:
+        taken = signal.sigtimedwait(_TAKEN, _LOOK_SECONDS)
+        if taken is not None and taken.si_signo in _ENDING:
             # Not waited for yet, so its pid cannot be another process's.
             os.kill(daemon.pid, taken.si_signo)
 
