@@ -180,3 +180,16 @@ def test_directory_that_took_the_id_of_another_shares_its_number_with_none() -> 
     assert own.node_id == OTHER_ID
     assert old.node_id == OWN_ID
     assert old.ino != own.ino == OWN_ID
+
+
+def test_directory_moved_elsewhere_into_one_that_was_renamed_into_it_here_makes_no_circle() -> None:
+    tree = make_tree(edge(ROOT_ID, b"theirs", OTHER_ID, DIRECTORY))
+    theirs = tree.nodes[OTHER_ID]
+    own = make_here(tree, b"own", DIRECTORY, sent=True)
+    tree.move(tree.root, b"own", theirs, b"own")  # before its commit is answered
+
+    tell_set(tree, edge(OWN_ID, b"theirs", OTHER_ID, DIRECTORY, revision=3))
+
+    assert tree.is_in_doubt
+    assert (tree.root.children, theirs.edges) == ({b"theirs": theirs}, [(tree.root, b"theirs")])
+    assert tree.path_of(own) == b"theirs/own"

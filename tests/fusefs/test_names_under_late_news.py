@@ -179,3 +179,29 @@ async def test_file_made_elsewhere_while_a_rename_clears_the_old_name_is_hidden_
 
         assert one.shown().keys() == set(await tree_of(client, run)) - {b""}
         assert one.shown() == other.shown()
+
+
+async def test_directories_that_two_mounts_move_into_each_other_are_where_the_master_has_them_in_the_end(
+    clock: MockClock, master: FakeMaster, client: FakeMasterClient, run: types.Run, tmp_path: Path
+) -> None:
+    async with (
+        open_file_system(client, run, tmp_path / "one") as one,
+        open_file_system(client, run, tmp_path / "other") as other,
+    ):
+        for mount in (one, other):
+            await mount.namespace.load(mount.tree.root)
+        await one.mkdir(b"theirs")
+        await one.make_all_durable()
+        await trio.sleep(1)
+        master.answer_latency_seconds = 2.0
+        await one.mkdir(b"own")
+        await trio.sleep(1)  # the commit is carried out, and known to the other, but not answered
+        await one.rename(b"own", b"theirs/own")
+        master.answer_latency_seconds = 0.0
+
+        await other.rename(b"theirs", b"own/theirs")
+        await one.make_all_durable()
+        await trio.sleep(SETTLED_SECONDS)
+
+        assert one.shown().keys() == set(await tree_of(client, run)) - {b""}
+        assert one.shown() == other.shown()
