@@ -46,6 +46,10 @@ _DEVICES_FILE: Final = "devices"
 _DEVICES_MAX: Final = 256
 
 
+class LostInNamespace(OSError):
+    """The thread could not come back from another mount namespace: it must do nothing more."""
+
+
 def mend_bound_directories(mount_point: Path, state_dir: Path) -> None:
     """Returns once all other mount namespaces have this mount's directories in place of those of a dead daemon.
 
@@ -94,6 +98,8 @@ def _try_to_give_back(tree: int, bound: MountedTree, process: int) -> None:
     try:
         if _give_back(tree, bound, process):
             log.info("gave %s of process %d back: %s", bound.mount_point, process, bound.root)
+    except LostInNamespace:
+        raise
     except OSError as error:
         # A container that has just ended, a directory that is no more.
         log.warning("%s of process %d stays dead: %s", bound.mount_point, process, error.strerror)
@@ -157,7 +163,10 @@ def _give_back(tree: int, bound: MountedTree, process: int) -> bool:
         try:
             put_down(directory, place)
         finally:
-            enter_mount_namespace(own_namespace)
+            try:
+                enter_mount_namespace(own_namespace)
+            except OSError as error:
+                raise LostInNamespace(error.errno, error.strerror) from error
         return True
 
 

@@ -242,7 +242,9 @@ def start_mount(config: MountConfig, command: Sequence[str] = ()) -> RegistryEnt
         _await_answer(config.mount_point)
         return _find_entry(config.mount_point, None if config.supervise else process)
     except BaseException:
-        _stop_process(process, config.mount_point)
+        # A supervisor takes its daemon down before itself.
+        seconds_max = 2 * _STOP_SECONDS_MAX if config.supervise else _STOP_SECONDS_MAX
+        _stop_process(process, config.mount_point, seconds_max)
         raise
 
 
@@ -319,12 +321,12 @@ def _find_entry(mount_point: Path, process: ProcessIdentity | None) -> RegistryE
     raise CommandFailed(ExitCode.MOUNT_FAILED, f"{mount_point}: the mount daemon ended at once")
 
 
-def _stop_process(process: ProcessIdentity, mount_point: Path) -> None:
+def _stop_process(process: ProcessIdentity, mount_point: Path, seconds_max: float) -> None:
     # SIGKILL: whatever hangs, the kernel then answers those who wait in the tree with ENOTCONN.
     if (
         not process.wait_gone(0)
         and process.send_signal(signal.SIGTERM)
-        and not process.wait_gone(_STOP_SECONDS_MAX)
+        and not process.wait_gone(seconds_max)
     ):
         process.send_signal(signal.SIGKILL)
         process.wait_gone(_STOP_SECONDS_MAX)

@@ -12,8 +12,10 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from types import FrameType
 from typing import Final
 
 from cloudai_daemon.exit_codes import CommandFailed, ExitCode
@@ -48,6 +50,27 @@ def start_daemon(config: MountConfig) -> ProcessIdentity:
     return start_mount(replace(config, supervise=False)).process
 
 
+class ToldToEnd(Exception):
+    """A signal to end came while the daemon was being started."""
+
+
+@contextmanager
+def _interrupted_by_ending() -> Iterator[None]:
+    """Within the context a signal to end raises ToldToEnd: who starts a daemon takes it down again then."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise ToldToEnd
+
+    before = {number: signal.signal(number, end) for number in _ENDING}
+    try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 class Supervisor:
     """Of one mount. SIGTERM, SIGINT and SIGCHLD are blocked in this process and taken one after another."""
 
@@ -59,8 +82,9 @@ class Supervisor:
     def run(self, on_ready: Callable[[], None]) -> int:
         """Serves until the mount ends in order; the exit status. Raises CommandFailed: it cannot be mounted at all."""
         signal.pthread_sigmask(signal.SIG_BLOCK, _TAKEN)
-        daemon: ProcessIdentity | None = self._start(self._config)
-        on_ready()
+        daemon = self._start_or_end()
+        if daemon is not None:
+            on_ready()
         while daemon is not None:
             began_seconds = time.monotonic()
             exit_status = _await_end(daemon)
@@ -75,12 +99,26 @@ class Supervisor:
             daemon = self._start_again()
         return ExitCode.OK
 
+    def _start_or_end(self) -> ProcessIdentity | None:
+        """None: this process was told to end meanwhile, and nothing is mounted. Raises CommandFailed, OSError."""
+        daemon = None
+        try:
+            with _interrupted_by_ending():
+                daemon = self._start(self._config)
+        except ToldToEnd:
+            signal.pthread_sigmask(signal.SIG_BLOCK, _TAKEN)
+            if daemon is not None:
+                daemon.send_signal(signal.SIGTERM)
+                _await_end(daemon)
+            return None
+        return daemon
+
     def _start_again(self) -> ProcessIdentity | None:
         """None: this process was told to end meanwhile."""
         while not _is_told_to_end(self._pause_seconds):
             self._pause_seconds = min(max(PAUSE_SECONDS_MIN, self._pause_seconds * 2), PAUSE_SECONDS_MAX)
             try:
-                return self._start(self._config)
+                return self._start_or_end()
             except CommandFailed as error:
                 log.error("not mounted: %s", error.line)  # noqa: TRY400  # the line says it
             except OSError as error:

@@ -146,7 +146,7 @@ class RunTree(RunNodes):
                 known_revision = max(child.revision, self.answered.revision_of(place, child.node_id))
                 if place not in seen and known_revision <= revision:
                     if stays(child):
-                        self.is_in_doubt |= not child.is_unknown_to_master
+                        self.is_in_doubt |= _is_under_way(child)
                     else:
                         self._drop_edge(node, name, told)
         for node in list(self.nodes.values()):
@@ -374,6 +374,14 @@ class RunTree(RunNodes):
         node.mtime_ns = attributes.mtime_ns or time.time_ns()
         node.ctime_ns = attributes.ctime_ns or node.mtime_ns
         node.atime_ns = attributes.atime_ns or node.mtime_ns
+
+
+def _is_under_way(node: Node) -> bool:
+    """Whether something that the master may have heard of is yet to be committed, and does not wait for a person."""
+    pending = node.pending
+    if pending is not None and (pending.place or pending.content):
+        return pending.failure is None and not node.is_unknown_to_master
+    return any(map(_is_under_way, (node.children or {}).values()))
 
 
 def _take_news(node: Node, message: types.Node, told: list[Invalidation]) -> None:

@@ -11,6 +11,7 @@ import logging
 import math
 import random
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import Final
 
 import trio
@@ -35,6 +36,9 @@ RUN_WATCHES_MAX: Final = 64
 
 UNWATCHED_SECONDS_MAX: Final = 1.0
 """Beyond that many, the run followed longest is listed again when it is looked into, at most this often."""
+
+UNFOLLOWED_SECONDS_MAX: Final = 10.0
+"""A run whose watch breaks each time, while the master answers other calls, is listed as often as that."""
 
 DOUBT_SECONDS_MIN: Final = 1.0
 DOUBT_SECONDS_MAX: Final = 30.0
@@ -252,6 +256,7 @@ class TreeSync:
 
     async def _follow_run(self, tree: RunTree) -> None:
         look_again_at_seconds, pause_seconds = -math.inf, DOUBT_SECONDS_MIN
+        exact_at_seconds = trio.current_time()
         while not tree.is_removed:
             request = names.WatchRequest(task_id=tree.task_id, after_revision=tree.revision)
             try:
@@ -265,6 +270,7 @@ class TreeSync:
                             break
                         self._tell_kernel(tree.apply_changes(response))
                         self._note_health(tree, is_healthy=True)
+                        exact_at_seconds = trio.current_time()
                         # (That it is sealed may be known before, from its user's watch; the changes before it come
                         # here alone.)
                         is_last = any(change.run_changed.sealed for change in response.changes)
@@ -284,6 +290,11 @@ class TreeSync:
                 self._note_health(tree, is_healthy=False)
                 logger.info("the watch of %s broke: %s", tree.path, error)
                 await self._pause()
+                if trio.current_time() >= exact_at_seconds + UNFOLLOWED_SECONDS_MAX:
+                    with suppress(CloudAIError):  # it is away altogether
+                        if await self._list_run(tree):
+                            return
+                    exact_at_seconds = trio.current_time()
 
     def _note_health(self, tree: RunTree, *, is_healthy: bool) -> None:
         tree.watch_was_tried.set()

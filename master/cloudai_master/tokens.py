@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import jwt
 from cachetools import TTLCache
-from sqlalchemy import insert, select, update
+from sqlalchemy import insert, or_, select, update
 
 from cloudai_master.authorization import Caller, find_run
 from cloudai_master.database import Database
@@ -69,6 +69,10 @@ def load_key(path: Path) -> bytes:
     return key
 
 
+_CHILD_MARK: Final = "."
+"""In the id of a token, behind that of the token which it was made with."""
+
+
 def _fingerprint(token: str) -> bytes:
     """The digest, so that no cache holds a token."""
     return digest_of(token.encode("utf-8", "surrogatepass"))
@@ -84,8 +88,12 @@ class Tokens:
         self._checked: TTLCache[bytes, Caller] = TTLCache(CHECKED_TOKENS_MAX, CHECKED_SECONDS)
         self._lock = Lock()
 
-    def create(self, user: str, *, valid_seconds: float, admin: bool = False, task_id: str = "") -> str:
+    def create(
+        self, user: str, *, valid_seconds: float, admin: bool = False, task_id: str = "", parent_id: str = ""
+    ) -> str:
         """A new token, which exists in no other place than the returned text. Makes the user when new.
+
+        Its id begins with that of the token it is made with, if any, which is revoked for both.
 
         Raises InvalidName for a bad user name, NotFound for a run that is not the user's.
         """
@@ -93,6 +101,8 @@ class Tokens:
         now_ns = self._clock_ns()
         expires_at_ns = now_ns + int(valid_seconds * NS_PER_SECOND)
         token_id = secrets.token_hex(8)
+        if parent_id:
+            token_id = f"{parent_id}{_CHILD_MARK}{token_id}"
         with self._database.write() as transaction:
             connection = transaction.connection
             if connection.execute(select(users.c.user_key).where(users.c.name == user)).first() is None:
@@ -137,7 +147,7 @@ class Tokens:
         valid_seconds = min(valid_seconds, left_seconds)
         if valid_seconds <= 0:
             raise InvalidRequest("a token has to be valid for some time", task_id=task_id)
-        token = self.create(user, valid_seconds=valid_seconds, task_id=task_id)
+        token = self.create(user, valid_seconds=valid_seconds, task_id=task_id, parent_id=caller.token_id)
         return token, self.check(token).expires_at_ns
 
     def list_all(self) -> list[TokenRecord]:
@@ -158,14 +168,23 @@ class Tokens:
         ]
 
     def revoke(self, token_id: str) -> None:
-        """From at most CHECKED_SECONDS on it is refused. Twice is once; raises NotFound for an unknown id."""
+        """From at most CHECKED_SECONDS on it is refused, and so are those that were made with it.
+
+        Twice is once; raises NotFound for an unknown id.
+        """
         with self._database.write() as transaction:
             known = select(tokens.c.token_id).where(tokens.c.token_id == token_id)
             if transaction.connection.execute(known).first() is None:
                 raise NotFound("token", token_id=token_id)
             transaction.connection.execute(
                 update(tokens)
-                .where(tokens.c.token_id == token_id, tokens.c.revoked_at_ns.is_(None))
+                .where(
+                    or_(
+                        tokens.c.token_id == token_id,
+                        tokens.c.token_id.startswith(token_id + _CHILD_MARK, autoescape=True),
+                    ),
+                    tokens.c.revoked_at_ns.is_(None),
+                )
                 .values(revoked_at_ns=self._clock_ns())
             )
 

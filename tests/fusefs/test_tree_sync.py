@@ -10,7 +10,7 @@ import trio
 from trio.testing import MockClock
 
 from cloudai_fusefs import tree_sync
-from cloudai_fusefs.tree_sync import WATCH_PATIENCE_SECONDS
+from cloudai_fusefs.tree_sync import UNFOLLOWED_SECONDS_MAX, WATCH_PATIENCE_SECONDS
 from cloudai_model.errors import MasterUnavailable
 from cloudai_proto.storage.v1 import names_pb2 as names
 from cloudai_proto.storage.v1 import types_pb2 as types
@@ -128,6 +128,23 @@ async def test_look_that_is_cancelled_while_it_waits_leaves_the_run_loaded_and_f
     assert await load(file_system) == 0
     await trio.sleep(1)
     assert file_system.tree.watch_is_healthy
+
+
+async def test_run_whose_watches_are_refused_is_listed_every_few_seconds(
+    clock: MockClock,
+    file_system: FileSystemHarness,
+    client: FakeMasterClient,
+    run: types.Run,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await trio.sleep(1)
+    refuse_watches(client, monkeypatch)
+    await load(file_system)
+
+    await commit_one(client, run, file_commit(b"elsewhere", b"content"))
+    await trio.sleep(2 * UNFOLLOWED_SECONDS_MAX)
+
+    assert b"elsewhere" in file_system.shown()
 
 
 async def test_sealed_run_has_no_watch_to_wait_for(

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 from cloudai_daemon.exit_codes import ExitCode
 from cloudai_daemon.mount_lookup import find_at
 from cloudai_daemon.process_identity import ProcessIdentity
 from support.master_process import MasterProcess
-from support.mount_process import RUN, MakeMount, MountProcess, run_in, wait_until
+from support.mount_process import PROGRAM, RUN, MakeMount, MountProcess, run_in, wait_until
 
 SUPERVISED = "insecure,timeo=20,supervise"
 
@@ -23,6 +25,18 @@ def daemon_of(mount: MountProcess) -> ProcessIdentity | None:
 def supervisor_of(mount: MountProcess) -> ProcessIdentity:
     fields = Path(f"/proc/{mount.pid}/stat").read_text().rpartition(")")[2].split()
     return ProcessIdentity.of(int(fields[1]))
+
+
+def processes_of_session(session: int) -> list[int]:
+    """Those that live; a zombie does not."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            with suppress(OSError):  # it has ended
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+                if fields[0] != "Z" and int(fields[3]) == session:
+                    found.append(int(entry.name))
+    return found
 
 
 def kill_daemon(mount: MountProcess) -> None:
@@ -100,6 +114,22 @@ def test_mount_that_cannot_be_made_is_refused_in_a_line_and_leaves_no_supervisor
     assert done.returncode == ExitCode.MOUNT_FAILED
     assert len(done.stderr.splitlines()) == 1
     assert "supervise" not in (done.stderr + mount.log_text()).lower()
+    assert not os.path.ismount(mount.mount_point)
+
+
+def test_mount_that_is_interrupted_leaves_neither_daemon_nor_supervisor(
+    make_mount: MakeMount, master: MasterProcess
+) -> None:
+    mount = make_mount(options=SUPERVISED)
+    mount.umount()
+    with master.silent():
+        mounting = subprocess.Popen([PROGRAM, *mount.mount_arguments], start_new_session=True)
+        wait_until(lambda: len(processes_of_session(mounting.pid)) >= 3, "the supervisor and its daemon")
+
+        os.killpg(mounting.pid, signal.SIGINT)  # as a terminal does
+
+        wait_until(lambda: processes_of_session(mounting.pid) == [], "the end of all three")
+    assert mounting.wait() != 0
     assert not os.path.ismount(mount.mount_point)
 
 

@@ -17,8 +17,9 @@ from cloudai_master.data_dir import DataDir
 from cloudai_master.tokens import CHECKED_SECONDS, Tokens, load_key
 from cloudai_model.errors import InvalidName, NotFound, Unauthenticated
 from cloudai_proto.storage.v1 import names_pb2 as names
+from support.local_storage import LocalStorage
 from support.master_process import MasterProcess
-from support.storage_requests import commit_one, file_commit, make_run
+from support.storage_requests import USER, commit_one, file_commit, make_run
 
 DAY_SECONDS = 86_400
 
@@ -39,6 +40,21 @@ def claims_of(token: str) -> dict[str, Any]:
 def test_made_token_speaks_for_its_user(tokens: Tokens) -> None:
     caller = tokens.check(tokens.create("user-123", valid_seconds=DAY_SECONDS, admin=True))
     assert (caller.user, caller.admin, caller.task_id) == ("user-123", True, "")
+
+
+def test_tokens_that_were_made_with_a_revoked_one_are_refused(storage: LocalStorage) -> None:
+    tokens, checking_anew = (Tokens(storage.database, b"k" * 32) for _ in range(2))
+    parents = [tokens.create(USER, valid_seconds=DAY_SECONDS) for _ in range(2)]
+    made = [
+        tokens.create_for_run(tokens.check(parent), storage.run.task_id, valid_seconds=60)[0]
+        for parent in parents
+    ]
+
+    tokens.revoke(claims_of(parents[0])["jti"])
+
+    with pytest.raises(Unauthenticated, match="revoked"):
+        checking_anew.check(made[0])
+    assert checking_anew.check(made[1]).task_id == storage.run.task_id
 
 
 def test_expired_token_is_refused_as_such(tmp_path: Path) -> None:
