@@ -18,7 +18,7 @@ from cloudai_fusefs.node import DIRECTORY, Node, NodeAttributes, new_node_id
 from cloudai_fusefs.run_tree import RunTree
 from cloudai_fusefs.staged_file import StagedFile
 from cloudai_fusefs.wire_manifests import manifest_from_wire
-from cloudai_model.errors import CloudAIError
+from cloudai_model.errors import CloudAIError, IsADirectory
 from cloudai_proto.storage.v1 import types_pb2 as types
 
 if TYPE_CHECKING:
@@ -164,7 +164,12 @@ class Recovery:
             has_content = False
         is_misplaced = record.place and tree.path_of(node) != record.path
         if not node.is_attached or is_misplaced:
-            taken, replaced = self._recover_place(tree, node, record)
+            try:
+                taken, replaced = self._recover_place(tree, node, record)
+            except IsADirectory:
+                if staged is not None:
+                    staged.close()
+                raise
             if taken is not node:
                 # The directory is there already: it was replaced here, or made by somebody else too.
                 taken.attributes = _attributes_of(record)
@@ -201,6 +206,8 @@ class Recovery:
     def _recover_place(self, tree: RunTree, node: Node, record: JournalRecord) -> tuple[Node, Node | None]:
         """Puts the node into its recorded directory, wherever that is now, or else at its recorded path,
         making directories that are gone. Returns what is there, and what was there and had to go.
+
+        Raises IsADirectory where it has no place: without a name it would be taken for removed.
         """
         parent_path, _, name = record.path.rpartition(b"/")
         directory = tree.nodes.get(record.parent_node_id)
@@ -213,7 +220,10 @@ class Recovery:
         if is_taken and node.is_directory and not node.edges:
             return holder or node, None
         if holder is not None and holder.children:
-            return node, None  # others have filled a directory of that name: the node stays where it is
+            # Others have filled a directory of that name.
+            if not node.edges:
+                raise IsADirectory("it is a directory with something in it by now", name=name)
+            return node, None  # it stays where it is
         if node.edges:
             # Its first commit arrived, and it was renamed here after that had left.
             tree.detach(*node.edges[0])

@@ -288,6 +288,40 @@ def unread_bytes(address: str) -> int:
     return waiting_bytes
 
 
+def test_file_staged_under_a_name_that_is_a_filled_directory_by_now_is_kept_and_named(
+    make_mount: MakeMount, master: MasterProcess
+) -> None:
+    mount, other = make_mount(), make_mount("other")
+    run = mount.make_run(RUN)
+    (run / "first").touch()
+    mount.wait_durable()
+    with master.silent():
+        (run / "results").write_bytes(b"acknowledged")
+        mount.kill()
+    wait_until(run_in(other).exists, "the run elsewhere")
+    (run_in(other) / "results").mkdir()
+    (run_in(other) / "results" / "inner").write_bytes(b"of the other mount")
+    other.wait_durable()
+
+    for _ in range(2):
+        mount.start()
+        wait_until(lambda: mount.status()["failed_count"] == 1, "what could not be placed")
+        assert [path.read_bytes() for path in (run / "results").iterdir()] == [b"of the other mount"]
+        (named,) = mount.status()["pending"]
+        assert named["path"] == f"user-123/training/{RUN}/results"
+        assert "directory" in named["reason"]
+        staged = [path for path in (mount.state_dir / "staged").rglob("*") if path.is_file()]
+        assert [path.read_bytes() for path in staged] == [b"acknowledged"]
+        mount.kill()
+
+    (run_in(other) / "results").rename(run_in(other) / "theirs")
+    other.wait_durable()
+    mount.start()
+    mount.wait_durable()
+    wait_until(lambda: (run_in(other) / "results").is_file(), "the file elsewhere")
+    assert (run_in(other) / "results").read_bytes() == b"acknowledged"
+
+
 def test_acknowledged_rename_survives_a_crash_before_the_commits_answer(
     make_mount: MakeMount, master: MasterProcess
 ) -> None:
