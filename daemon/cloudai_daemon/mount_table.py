@@ -22,6 +22,9 @@ from cloudai_daemon.places import is_root
 PROBE_SECONDS_MAX: Final = 5.0
 """The longest wait for an answer of a mounted tree: a healthy one takes well under a millisecond."""
 
+SHIELD_SOURCE: Final = "cloudai-shield"
+"""What stands under a supervised mount, see mount_shield."""
+
 _UNMOUNT_SECONDS_MAX: Final = 30.0
 _TRIGGER_TYPE: Final = "autofs"
 _FUSE_OWNER: Final = re.compile(rb"(?:^|,)user_id=(\d+)")
@@ -76,9 +79,28 @@ def list_mounted(process: int | str = "self") -> list[MountedTree]:
 
 
 def find_mounted(mount_point: Path, process: int | str = "self") -> MountedTree | None:
-    """The topmost mount at exactly this absolute path; one that is mounted when it is looked into is none yet."""
+    """The topmost mount at exactly this absolute path; one that is mounted when it is looked into is none yet, and a
+    shield is none either.
+    """
     found = _find_topmost(mount_point, process)
-    return None if found is None or found.file_system_type == _TRIGGER_TYPE else found
+    if found is None or found.file_system_type == _TRIGGER_TYPE or _is_shield(found):
+        return None
+    return found
+
+
+def is_shield(mount_point: Path) -> bool:
+    """Whether a shield is the topmost mount there."""
+    found = _find_topmost(mount_point, "self")
+    return found is not None and _is_shield(found)
+
+
+def has_shield(mount_point: Path) -> bool:
+    """Whether a shield is there, whatever is mounted over it."""
+    return any(tree.mount_point == mount_point and _is_shield(tree) for tree in list_mounted())
+
+
+def _is_shield(tree: MountedTree) -> bool:
+    return (tree.file_system_type, tree.source) == ("tmpfs", SHIELD_SOURCE)
 
 
 def is_trigger(mount_point: Path) -> bool:

@@ -53,6 +53,11 @@ class RegistryEntry:
             raise ValueError(f"not a registry entry: {error}") from error
 
 
+def supervisor_dir(directory: Path) -> Path:
+    """Where the supervisors of mounts are registered, which live while no daemon does."""
+    return directory / "supervisors"
+
+
 def register(entry: RegistryEntry, directory: Path) -> Path:
     """Writes the entry in one step; the file's path. 0644 in a 0755 directory as root: it holds no secret."""
     directory.mkdir(mode=0o755, parents=True, exist_ok=True)

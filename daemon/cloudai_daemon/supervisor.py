@@ -15,15 +15,19 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from types import FrameType
 from typing import Final
 
 from cloudai_daemon.exit_codes import CommandFailed, ExitCode
 from cloudai_daemon.mount_config_codec import decode_config
 from cloudai_daemon.mount_report import open_report
-from cloudai_daemon.mount_table import find_mounted
+from cloudai_daemon.mount_shield import raise_shield, take_shield_away
+from cloudai_daemon.mount_table import find_mounted, has_shield, is_dead
 from cloudai_daemon.mounting import prepare_mount, start_mount
+from cloudai_daemon.places import runtime_dir
 from cloudai_daemon.process_identity import ProcessIdentity
+from cloudai_daemon.registry import RegistryEntry, register, supervisor_dir, unregister
 from cloudai_fusefs.mount_control import MountConfig
 
 log = logging.getLogger("cloudai_daemon.supervisor")
@@ -45,8 +49,9 @@ Start = Callable[[MountConfig], ProcessIdentity]
 
 
 def start_daemon(config: MountConfig) -> ProcessIdentity:
-    """See `Start`. What a dead daemon has left mounted is taken away first."""
+    """See `Start`. What a dead daemon has left mounted is taken away first; what is under it shields the place."""
     prepare_mount(config)
+    raise_shield(config.mount_point)
     return start_mount(replace(config, supervise=False)).process
 
 
@@ -90,7 +95,7 @@ class Supervisor:
             exit_status = _await_end(daemon)
             if exit_status == ExitCode.OK:
                 return exit_status
-            if find_mounted(self._config.mount_point) is None:
+            if _is_unmounted(self._config.mount_point):
                 log.error("the mount daemon ended with %d after the unmount", exit_status)
                 return exit_status
             log.error("the mount daemon ended with %d: it is started again", exit_status)
@@ -114,8 +119,16 @@ class Supervisor:
         return daemon
 
     def _start_again(self) -> ProcessIdentity | None:
-        """None: this process was told to end meanwhile."""
+        """None: this process was told to end meanwhile, or somebody else has unmounted the place or mounted there."""
+        mount_point = self._config.mount_point
+        was_shielded = has_shield(mount_point)
         while not _is_told_to_end(self._pause_seconds):
+            if was_shielded and not has_shield(mount_point):
+                log.info("%s was unmounted", mount_point)
+                return None
+            if not _is_unmounted(mount_point) and not is_dead(mount_point):
+                log.info("somebody else has mounted %s", mount_point)
+                return None
             self._pause_seconds = min(max(PAUSE_SECONDS_MIN, self._pause_seconds * 2), PAUSE_SECONDS_MAX)
             try:
                 return self._start_or_end()
@@ -125,6 +138,10 @@ class Supervisor:
                 # As of a machine without memory for another process, which may be what the daemon died of.
                 log.error("not mounted: %s", error)  # noqa: TRY400
         return None
+
+
+def _is_unmounted(mount_point: Path) -> bool:
+    return find_mounted(mount_point) is None
 
 
 def _await_end(daemon: ProcessIdentity) -> int:
@@ -162,11 +179,26 @@ def main() -> int:
     config = decode_config(sys.stdin.buffer.read())
     report = open_report()
     _configure_logging(config)
+    entry = _entry_of(config)
+    register(entry, supervisor_dir(runtime_dir()))
     try:
         return Supervisor(config).run(lambda: report(None))
     except CommandFailed as error:
         report(error.line)
         return error.exit_code
+    finally:
+        take_shield_away(config.mount_point)
+        unregister(entry, supervisor_dir(runtime_dir()))
+
+
+def _entry_of(config: MountConfig) -> RegistryEntry:
+    return RegistryEntry(
+        mount_point=config.mount_point,
+        source=config.source,
+        control_socket=config.state_dir,  # it has none
+        state_dir=config.state_dir,
+        process=ProcessIdentity.of(os.getpid()),
+    )
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ What is not durable by then stays staged, and the next mount goes on with it.
 
 from __future__ import annotations
 
+import signal
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -14,8 +15,10 @@ from cloudai_daemon.control_client import ControlClient, DaemonUnreachable
 from cloudai_daemon.control_protocol import RemoteError, StatusReport
 from cloudai_daemon.exit_codes import CommandFailed, ExitCode
 from cloudai_daemon.mount_lookup import find_at
+from cloudai_daemon.mount_shield import take_shield_away
 from cloudai_daemon.mount_table import find_mounted, is_dead, unmount
-from cloudai_daemon.registry import RegistryEntry
+from cloudai_daemon.places import runtime_dirs_to_search
+from cloudai_daemon.registry import RegistryEntry, list_live, supervisor_dir
 from cloudai_daemon.upload_wait import NotDurable, open_display, show_until_answered, wait_durable
 
 _END_SECONDS_MAX: Final = 30.0
@@ -63,15 +66,37 @@ def drain_and_unmount(mount_point: Path, *, timeout_seconds: float | None) -> St
             ExitCode.MOUNT_FAILED,
             f"{mount_point}: unmounted, but its daemon (pid {entry.process.pid}) has not ended",
         )
+    _end_supervisor(mount_point)
     return left
+
+
+def _end_supervisor(mount_point: Path) -> bool:
+    """Whether there was one, which would mount again. Raises CommandFailed where it does not end."""
+    was_there = False
+    for entry in list_live([supervisor_dir(directory) for directory in runtime_dirs_to_search()]):
+        if entry.mount_point == mount_point:
+            was_there = True
+            entry.process.send_signal(signal.SIGTERM)
+            if not entry.process.wait_gone(_END_SECONDS_MAX):
+                raise CommandFailed(
+                    ExitCode.MOUNT_FAILED,
+                    f"{mount_point}: its supervisor (pid {entry.process.pid}) has not ended",
+                )
+    take_shield_away(mount_point)  # of one that was killed
+    return was_there
 
 
 def _find_living(mount_point: Path) -> RegistryEntry | None:
     """The mount there; None: it was a dead one, and is gone."""
     if find_mounted(mount_point) is None:
+        if _end_supervisor(mount_point):
+            return None
         raise CommandFailed(ExitCode.MOUNT_FAILED, f"{mount_point}: not mounted")
     if is_dead(mount_point):
-        unmount(mount_point, lazily=True)
+        _end_supervisor(mount_point)
+        if find_mounted(mount_point) is not None:
+            unmount(mount_point, lazily=True)
+        take_shield_away(mount_point)
         return None
     entry = find_at(mount_point)
     if entry is None:

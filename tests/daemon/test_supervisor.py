@@ -60,7 +60,9 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 
 @pytest.fixture(autouse=True)
 def mounted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the dead daemons leave."""
     monkeypatch.setattr(supervisor, "find_mounted", lambda path: path)
+    monkeypatch.setattr(supervisor, "is_dead", lambda path: True)
 
 
 def test_daemon_that_keeps_dying_is_started_after_pauses_that_double_up_to_a_bound(
@@ -111,6 +113,24 @@ def test_daemon_that_dies_after_the_unmount_is_not_started_again(monkeypatch: py
     monkeypatch.setattr(supervisor, "find_mounted", lambda path: None)
 
     assert Supervisor(CONFIG, Daemons(1).start).run(lambda: None) == 1
+
+
+def test_place_that_somebody_else_has_mounted_meanwhile_is_left_to_him(
+    pauses: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "is_dead", lambda path: False)
+
+    assert Supervisor(CONFIG, Daemons(1).start).run(lambda: None) == ExitCode.OK
+
+
+def test_place_that_lost_its_shield_was_unmounted_and_stays_so(
+    pauses: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusal = CommandFailed(ExitCode.MOUNT_FAILED, "the master is not there")
+    shields = iter([True, True, False])
+    monkeypatch.setattr(supervisor, "has_shield", lambda path: next(shields))
+
+    assert Supervisor(CONFIG, Daemons(1, refusal).start).run(lambda: None) == ExitCode.OK
 
 
 def test_signal_between_two_daemons_ends_it() -> None:

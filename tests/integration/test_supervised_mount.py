@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
 from contextlib import suppress
 from pathlib import Path
+
+import pytest
 
 from cloudai_daemon.exit_codes import ExitCode
 from cloudai_daemon.mount_lookup import find_at
@@ -14,6 +17,7 @@ from cloudai_daemon.process_identity import ProcessIdentity
 from support.master_process import MasterProcess
 from support.mount_process import PROGRAM, RUN, MakeMount, MountProcess, run_in, wait_until
 
+USER = "user-123"
 SUPERVISED = "insecure,timeo=20,supervise"
 
 
@@ -77,6 +81,53 @@ def test_mount_whose_daemon_dies_is_there_again_and_its_uploads_go_on(
     kill_daemon(mount)
     (run / "after the second death").touch()
     mount.umount()
+
+
+def test_mount_point_takes_no_writes_while_no_daemon_serves_it(
+    make_mount: MakeMount, master: MasterProcess
+) -> None:
+    mount = make_mount(options=SUPERVISED)
+    daemon = daemon_of(mount)
+    assert daemon is not None
+    master.kill()
+    daemon.send_signal(signal.SIGKILL)
+    daemon.wait_gone(10)
+
+    def is_taken_away() -> bool:
+        try:
+            os.listdir(mount.mount_point)
+        except OSError as error:
+            return error.errno not in (errno.ENOTCONN, errno.ECONNABORTED)
+        return True
+
+    wait_until(is_taken_away, "the dead mount")
+    with pytest.raises(OSError, match="Read-only file system"):
+        (mount.mount_point / USER).mkdir()
+    master.start()
+    wait_until(lambda: daemon_of(mount) is not None, "another daemon", seconds_max=60)
+    assert os.listdir(mount.mount_point) == [USER]
+    mount.umount()
+    assert not os.path.ismount(mount.mount_point)
+
+
+def without_a_daemon(mount: MountProcess, master: MasterProcess) -> ProcessIdentity:
+    """Its supervisor, which cannot start one."""
+    supervisor = supervisor_of(mount)
+    master.kill()
+    os.kill(mount.pid, signal.SIGKILL)
+    wait_until(lambda: "not mounted: " in mount.log_text(), "an attempt in vain")
+    return supervisor
+
+
+def test_umount_ends_a_supervisor_that_has_no_daemon(make_mount: MakeMount, master: MasterProcess) -> None:
+    mount = make_mount(options=SUPERVISED)
+    supervisor = without_a_daemon(mount, master)
+
+    done = mount.cloudai("umount", str(mount.mount_point))
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not supervisor.is_alive
+    assert not os.path.ismount(mount.mount_point)
 
 
 def test_umount_ends_the_supervisor_too(make_mount: MakeMount) -> None:
