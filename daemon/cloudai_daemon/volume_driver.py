@@ -190,7 +190,9 @@ def _seal(record: VolumeRecord) -> None:
     request = {"path": record.path, "exit_status": 0}
     try:
         with ControlClient(entry) as client:
-            client.call("seal_run", request, REQUEST_SECONDS_MAX)
+            # A run of the same name that somebody made in its place is not the volume's.
+            if any((run.path, run.task_id) == (record.path, record.task_id) for run in client.list_runs()):
+                client.call("seal_run", request, REQUEST_SECONDS_MAX)
     except RemoteError as error:
         if not error.is_a(RunSealed) and not error.is_a(NotFound):
             raise VolumeRefused(f"{record.run_dir} is not sealed: {error}") from error

@@ -96,6 +96,8 @@ class VolumePlugin:
             return JsonAnswer(200, {**handler(self._driver, request), "Err": ""})
         except VolumeRefused as error:
             return JsonAnswer(500, {"Err": str(error)})
+        except OSError as error:
+            return JsonAnswer(500, {"Err": f"{error.filename or 'the plugin'}: {error.strerror}"})
         # The plugin must outlive a fault in one request.
         except Exception:
             log.exception("a request failed")

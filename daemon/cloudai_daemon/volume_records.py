@@ -89,6 +89,8 @@ def parse_volume_options(given: Mapping[str, str]) -> VolumeOptions:
         raise VolumeRefused("seal= is on-remove or never") from error
     if given.get("ro", "") not in ("", "true"):
         raise VolumeRefused("ro takes no value")
+    if "ro" in given and seal is SealWhen.ON_REMOVE:
+        raise VolumeRefused("ro and seal=on-remove exclude each other: who may only read ends no run")
     try:
         parse_container_user(given.get("uid", ""))
     except ValueError as error:
@@ -113,12 +115,10 @@ class VolumeRecords:
 
     def find(self, name: str) -> VolumeRecord | None:
         try:
-            text = self._path(name).read_text()
+            return _from_json(self._path(name).read_text())
         except FileNotFoundError:
             return None
-        try:
-            return _from_json(text)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise VolumeRefused(
                 f"{self._path(name)} is damaged: remove it, the run stays where it is"
             ) from error
@@ -164,7 +164,7 @@ class VolumeRecords:
 
 
 def _from_json(text: str) -> VolumeRecord:
-    """Raises ValueError, KeyError or TypeError for anything that `save` did not write."""
+    """Raises ValueError, KeyError, TypeError or AttributeError for anything that `save` did not write."""
     fields = json.loads(text)
     options = fields.pop("options")
     return VolumeRecord(

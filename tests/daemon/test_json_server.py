@@ -68,7 +68,13 @@ async def test_request_that_is_too_long_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "nonsense", [b"\x16\x03\x01 hello\r\n\r\n", b"POST /call HTTP/1.1\r\n: :\r\n\r\n", b""]
+    "nonsense",
+    [
+        b"\x16\x03\x01 hello\r\n\r\n",
+        b"POST /call HTTP/1.1\r\n: :\r\n\r\n",
+        b"HEAD /call HTTP/1.1\r\nHost: plugin\r\n\r\n",
+        b"",
+    ],
 )
 async def test_peer_that_talks_nonsense_loses_its_own_connection_alone(
     tmp_path: Path, nonsense: bytes

@@ -37,10 +37,13 @@ def test_record_is_read_as_it_was_saved_until_it_is_removed(tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
-def test_damaged_record_is_named_and_hides_no_other(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("damage", [b'{"name": "damaged"', b"\xff\xfe", b'"text"', b"null", b"3", b"[]", b""])
+def test_damaged_record_is_named_and_hides_no_other(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: bytes
+) -> None:
     records = VolumeRecords(tmp_path)
     records.save(RECORD)
-    (tmp_path / "damaged.json").write_text('{"name": "damaged"')
+    (tmp_path / "damaged.json").write_bytes(damage)
 
     with pytest.raises(VolumeRefused, match=r"damaged\.json is damaged: remove it"):
         records.find("damaged")
@@ -56,17 +59,23 @@ def test_name_that_would_lead_elsewhere_is_refused(name: str) -> None:
 
 
 def test_options_are_what_docker_and_podman_send() -> None:
-    given = {"task": "training", "run": "2026-11-20_15-04-05", "seal": "on-remove", "uid": "1000", "ro": ""}
+    given = {"task": "training", "run": "2026-11-20_15-04-05", "uid": "1000", "ro": ""}
 
     options = parse_volume_options(given)
 
     assert options == VolumeOptions(
         task="training",
         run="2026-11-20_15-04-05",
-        seal=SealWhen.ON_REMOVE,
+        seal=SealWhen.NEVER,
         uid="1000",
         read_only=True,
     )
+    assert parse_volume_options({"task": "training", "seal": "on-remove"}).seal is SealWhen.ON_REMOVE
     assert options.user is not None
     assert (options.user.uid, options.user.gid) == (1000, 1000)
     assert parse_volume_options({"task": "training", "uid": "root"}).user is None
+
+
+def test_volume_that_is_only_read_seals_nothing() -> None:
+    with pytest.raises(VolumeRefused, match="exclude each other"):
+        parse_volume_options({"task": "training", "seal": "on-remove", "ro": ""})
