@@ -66,16 +66,16 @@ class Rearrangements:
         async with self._namespace.changing_names(tree):
             if not directory.is_attached:
                 raise NotFound("the directory is removed")
-            response = await self._client.link(
-                names.LinkRequest(
-                    request_id=new_request_id(),
-                    task_id=tree.task_id,
-                    node_id=node.node_id,
-                    parent_node_id=directory.node_id,
-                    name=new_name,
-                    mtime_ns=time.time_ns(),
-                )
+            request = names.LinkRequest(
+                request_id=new_request_id(),
+                task_id=tree.task_id,
+                node_id=node.node_id,
+                parent_node_id=directory.node_id,
+                name=new_name,
+                mtime_ns=time.time_ns(),
             )
+            with tree.asking((directory.node_id, new_name)):
+                response = await self._client.link(request)
             # The watch may have told of the name before, of what became of it since, or of the directory's end.
             if response.revision > tree.revision and directory.is_attached:
                 self._give_name(directory, new_name, node)
@@ -158,19 +158,19 @@ class Rearrangements:
                 if replaced is not None:
                     self._staging.note_replacing(replaced, node)
                 moment_ns = time.time_ns()
-                response = await self._client.rename(
-                    names.RenameRequest(
-                        request_id=new_request_id(),
-                        task_id=tree.task_id,
-                        node_id=node.node_id,
-                        old_parent_node_id=source.node_id,
-                        old_name=old_name,
-                        new_parent_node_id=target.node_id,
-                        new_name=new_name,
-                        no_replace=no_replace,
-                        mtime_ns=moment_ns,
-                    )
+                request = names.RenameRequest(
+                    request_id=new_request_id(),
+                    task_id=tree.task_id,
+                    node_id=node.node_id,
+                    old_parent_node_id=source.node_id,
+                    old_name=old_name,
+                    new_parent_node_id=target.node_id,
+                    new_name=new_name,
+                    no_replace=no_replace,
+                    mtime_ns=moment_ns,
                 )
+                with tree.asking((source.node_id, old_name), (target.node_id, new_name)):
+                    response = await self._client.rename(request)
                 self._finish_rename(source, old_name, target, new_name, node, replaced, response.revision)
                 for renamed in (node, replaced):
                     if renamed is not None:
@@ -237,7 +237,8 @@ class Rearrangements:
         )
         with suppress(NotFound):  # it had not arrived after all, or somebody else was faster
             try:
-                response = await self._client.remove(request)
+                with directory.tree.asking((directory.node_id, name)):
+                    response = await self._client.remove(request)
             except DirectoryNotEmpty:
                 # Here it is empty: what is in it has yet to be shown.
                 directory.tree.is_in_doubt = True

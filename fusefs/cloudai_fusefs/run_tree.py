@@ -7,7 +7,8 @@ Pure state: nothing here waits. Functions that take in news return what the kern
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 import trio
 
@@ -48,6 +49,10 @@ class RunTree(RunNodes):
         # Without a name here, and left with one at the master by a commit: to be removed there.
         self.stray_ids: list[int] = []
         self.removals = WaitingRemovals()
+        # Others have changed names while this mount had changes of its own under way: once both are at rest, a listing
+        # shows whether every order of the two was foreseen.
+        self.is_disputed = False
+        self._asked: set[Place] = set()
         self.answered = AnsweredNames()
         # Files that news gave a further name, and how many the master says they have: until the end of the news, as the
         # removal of the earlier one comes behind it.
@@ -101,6 +106,25 @@ class RunTree(RunNodes):
         for node in list(self.nodes.values()):
             self.forget_if_unused(node)
 
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether no change of a name is under way from here."""
+        return not (
+            self.mutation_lock.locked()
+            or self.removals
+            or self.answered
+            or any(pending.place for pending in self.pending.values())
+        )
+
+    @contextmanager
+    def asking(self, *places: Place) -> Iterator[None]:
+        """Around a call that changes what these names stand for at the master: news of them are its own."""
+        self._asked.update(places)
+        try:
+            yield
+        finally:
+            self._asked.difference_update(places)
+
     # --- news from the master ----------------------------------------------------------------------------
 
     def forget_revisions(self) -> None:
@@ -119,7 +143,7 @@ class RunTree(RunNodes):
         is_new = not self.is_loaded and len(self.nodes) == 1
         if is_new and not self.pending and not self.answered and not self.removals:
             return self._take_first_tree(pages)
-        self.is_in_doubt = False
+        self.is_in_doubt = self.is_disputed = False
         told: list[Invalidation] = []
         seen: set[Place] = set()
         first = True
@@ -304,6 +328,7 @@ class RunTree(RunNodes):
                 node.pending.held_news[place] = news
             _take_news(node, edge.node, told)
             return
+        self._note_dispute(place)
         if node is not None and (node.pending is not None and node.pending.place):
             node.take_server_state(edge.node)
             node.pending.held_news[place] = news
@@ -365,6 +390,11 @@ class RunTree(RunNodes):
             self.is_in_doubt |= node.pending is None or not node.pending.place
         else:
             self._drop_edge(parent, removed.name, told)
+        self._note_dispute((removed.parent_node_id, removed.name))
+
+    def _note_dispute(self, place: Place) -> None:
+        if not self.is_disputed and place not in self._asked:
+            self.is_disputed = not self.is_at_rest
 
     @staticmethod
     def _take_attributes(node: Node, attributes: types.Attributes) -> None:

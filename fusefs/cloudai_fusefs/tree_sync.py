@@ -45,6 +45,9 @@ DOUBT_SECONDS_MAX: Final = 30.0
 """Between two listings of a run in which what is pending here stands against what others have done: the pause doubles
 from MIN to MAX for as long as it does."""
 
+REST_SECONDS: Final = 5.0
+"""Without news and without changes of its own a run in which several have changed names is listed once more."""
+
 WATCH_PATIENCE_SECONDS: Final = 0.2
 """The first answer of a watch takes one round trip."""
 
@@ -256,7 +259,7 @@ class TreeSync:
 
     async def _follow_run(self, tree: RunTree) -> None:
         look_again_at_seconds, pause_seconds = -math.inf, DOUBT_SECONDS_MIN
-        exact_at_seconds = trio.current_time()
+        exact_at_seconds = rested_at_seconds = trio.current_time()
         while not tree.is_removed:
             request = names.WatchRequest(task_id=tree.task_id, after_revision=tree.revision)
             try:
@@ -274,7 +277,8 @@ class TreeSync:
                         # (That it is sealed may be known before, from its user's watch; the changes before it come
                         # here alone.)
                         is_last = any(change.run_changed.sealed for change in response.changes)
-                        if tree.is_in_doubt and (is_last or trio.current_time() >= look_again_at_seconds):
+                        is_unsure = tree.is_in_doubt or (is_last and tree.is_disputed)
+                        if is_unsure and (is_last or trio.current_time() >= look_again_at_seconds):
                             # What was told is not enough to know. The watch goes on behind the listing.
                             if await self._list_run(tree):
                                 return
@@ -284,6 +288,12 @@ class TreeSync:
                             break
                         if is_last:
                             return
+                        if response.changes or not tree.is_at_rest:
+                            rested_at_seconds = trio.current_time() + REST_SECONDS
+                        elif tree.is_disputed and trio.current_time() >= rested_at_seconds:
+                            if await self._list_run(tree):
+                                return
+                            break
             except NotFound:
                 tree.is_removed = True
             except CloudAIError as error:
