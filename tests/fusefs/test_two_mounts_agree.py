@@ -96,6 +96,9 @@ def seen(mount: FileSystemHarness) -> dict[bytes, tuple[int, int]]:
 async def test_mounts_at_rest_show_what_the_master_has(
     master: FakeMaster, run: types.Run, tmp_path: Path, clock: MockClock, seed: int
 ) -> None:
+    """W10. Whatever mounts do at the same time under the same names, once they are at rest they show the same, within a
+    minute at most.
+    """
     script = Script(seed)
     story: list[str] = []
     master.latency_seconds, master.answer_latency_seconds = script.random.choice(

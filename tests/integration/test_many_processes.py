@@ -43,7 +43,7 @@ def holds(mount: MountProcess, held: Held) -> bool:
     return held_by(mount) == held
 
 
-# Two mounts only when asked for: they do not agree yet after every order of calls (docs/SEMANTICS.md).
+# Two mounts only when asked for: it takes them a minute (W10 is held by tests/fusefs/test_two_mounts_agree.py).
 @pytest.mark.parametrize("mount_count", [1, 2] if "CROWD_SECONDS" in os.environ else [1])
 def test_crowd_leaves_nothing_behind(master: MasterProcess, make_mount: MakeMount, mount_count: int) -> None:
     mounts = [
