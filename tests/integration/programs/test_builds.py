@@ -83,6 +83,7 @@ def digest_of(path: Path) -> str:
     return f"sha256={urlsafe_b64encode(digest).decode().rstrip('=')}"
 
 
+@pytest.mark.timeout(300)  # pip builds and installs: half of the usual bound on a quiet machine
 def test_virtual_environment_in_a_run_is_made_and_used_by_pip(run: Path, at_master: AtMaster) -> None:
     """pip builds this project from its sources in the run, and installs it."""
     sources = run / "sources"
