@@ -129,7 +129,10 @@ class Journal:
         """
         self._path = path
         # The log and its index get the mode of the database, whatever the umask.
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        # Kept open: closing any descriptor of the file would give up the locks that SQLite has on it (its "How To Corrupt
+        # An SQLite Database File", 2.2), and another process that looks into it would take log and index away.
+        self._index_descriptor: int | None = None
+        self._descriptor: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=True)
         try:
             self._prepare()
@@ -137,10 +140,10 @@ class Journal:
             self.strays()
             self.removals()
         except sqlite3.DatabaseError as error:
-            self._database.close()
+            self.close()
             raise _to_refusal(error, path) from error
         except BaseException:
-            self._database.close()
+            self.close()
             raise
 
     def _prepare(self) -> None:
@@ -152,7 +155,7 @@ class Journal:
         if version > SCHEMA_VERSION:
             raise JournalTooNew(path=str(self._path), version=version, known_version=SCHEMA_VERSION)
         # Its index is exact now: the version was read through it.
-        check_log(self._path)
+        self._index_descriptor = check_log(self._path)
         execute("PRAGMA journal_mode = WAL")
         # A checkpoint syncs; checkpoint() does it off the loop.
         execute("PRAGMA wal_autocheckpoint = 0")
@@ -262,12 +265,14 @@ class Journal:
 
     def sync_now(self) -> None:
         """The same, in the caller's thread."""
-        for path in (self._path.with_name(self._path.name + "-wal"), self._path):
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.fdatasync(descriptor)
-            finally:
-                os.close(descriptor)
+        # On the log itself SQLite has no locks.
+        log = os.open(self._path.with_name(self._path.name + "-wal"), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fdatasync(log)
+        finally:
+            os.close(log)
+        assert self._descriptor is not None
+        os.fdatasync(self._descriptor)
 
     async def checkpoint(self) -> None:
         """Moves the log into the database, so that it does not grow without bound. Leaves the loop.
@@ -287,7 +292,12 @@ class Journal:
         await trio.to_thread.run_sync(run)
 
     def close(self) -> None:
+        """Twice is once."""
         self._database.close()
+        for descriptor in (self._descriptor, self._index_descriptor):
+            if descriptor is not None:
+                os.close(descriptor)
+        self._descriptor = self._index_descriptor = None
 
     def _execute(self, statement: str, values: tuple[object, ...]) -> None:
         try:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import struct
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -24,24 +25,28 @@ _MAGIC_BIG_ENDIAN: Final = 0x377F0683
 _WORD: Final = 1 << 32
 
 
-def check_log(database_path: Path) -> None:
+def check_log(database_path: Path) -> int | None:
     """Raises JournalDamaged for a log with commits that SQLite does not see. The database must be open, and read.
 
     A transaction that a death cut short has no whole frame with a commit, and is none. Reads 24 bytes of each
-    frame that SQLite does not see: none of a log that is whole.
+    frame that SQLite does not see: none of a log that is whole. Returns a descriptor of the log's index, if there is
+    one, to be closed once the database is: sooner, it would give up the locks that SQLite has on that file.
     """
     log_path = database_path.with_name(database_path.name + "-wal")
     index_path = database_path.with_name(database_path.name + "-shm")
     if not log_path.exists() or log_path.stat().st_size <= _HEADER_BYTES:
-        return
-    with log_path.open("rb") as log, index_path.open("rb") as index:
+        return None
+    with log_path.open("rb") as log, ExitStack() as on_failure:
+        index = os.open(index_path, os.O_RDONLY | os.O_CLOEXEC)
+        on_failure.callback(os.close, index)
         header = log.read(_HEADER_BYTES)
         if not _is_header(header):
             raise JournalDamaged("its log has no beginning", path=str(log_path))
-        index.seek(_INDEX_FRAME_COUNT_OFFSET)
-        seen_count = int.from_bytes(index.read(4), sys.byteorder)
+        seen_count = int.from_bytes(os.pread(index, 4, _INDEX_FRAME_COUNT_OFFSET), sys.byteorder)
         if _has_commit_after(log, header, seen_count):
             raise JournalDamaged("its log breaks off in the middle", path=str(log_path))
+        on_failure.pop_all()
+    return index
 
 
 def _has_commit_after(log: BinaryIO, header: bytes, frame_count: int) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import sqlite3
 import subprocess
 from collections.abc import Iterator
@@ -290,3 +291,24 @@ def test_full_disk_refuses_all_of_what_is_put_together(small_disk: Path) -> None
         with journal.together():
             journal.put(record(2))
         assert [row.node_id for row in journal.records()] == [1, 2]
+
+
+@pytest.mark.parametrize("has_log", [False, True], ids=["anew", "after a death"])
+def test_another_process_that_looks_into_it_takes_nothing_away(tmp_path: Path, has_log: bool) -> None:
+    path = tmp_path / "journal"
+    if has_log:
+        with closing(Journal(tmp_path / "dying")) as dying:
+            dying.put(record(1))
+            for left in tmp_path.glob("dying*"):
+                shutil.copy(left, left.with_name(left.name.replace("dying", "journal")))
+    with closing(Journal(path)) as journal:
+        journal.put(record(1))
+        journal.sync_now()
+
+        subprocess.run(["sqlite3", path, "SELECT count(*) FROM pending"], check=True, capture_output=True)
+
+        assert path.with_name("journal-wal").exists()
+        assert path.with_name("journal-shm").exists()
+        journal.put(record(2))
+    with closing(Journal(path)) as reopened:
+        assert {found.node_id for found in reopened.records()} == {1, 2}
