@@ -129,8 +129,8 @@ class Journal:
         """
         self._path = path
         # The log and its index get the mode of the database, whatever the umask.
-        # Kept open: closing any descriptor of the file would give up the locks that SQLite has on it (its "How To Corrupt
-        # An SQLite Database File", 2.2), and another process that looks into it would take log and index away.
+        # Kept open: closing any descriptor of the file gives up the locks that SQLite has on it (2.2 of its "How To
+        # Corrupt An SQLite Database File"), and another process that looks into it would take log and index away.
         self._index_descriptor: int | None = None
         self._descriptor: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=True)
