@@ -80,7 +80,11 @@ def list_live(directories: Sequence[Path]) -> list[RegistryEntry]:
     """The entries whose process is alive, by mount point; stale and damaged ones are removed if we may."""
     found: dict[Path, RegistryEntry] = {}
     for directory in directories:
-        for path in sorted(directory.glob("*.json")):
+        try:
+            paths = sorted(directory.glob("*.json"))
+        except PermissionError:
+            continue  # root's, who keeps them to himself
+        for path in paths:
             entry = _read(path)
             if entry is not None and entry.process.is_alive:
                 found.setdefault(entry.mount_point, entry)

@@ -307,9 +307,13 @@ def test_container_writes_on_after_its_mount_daemon_was_killed(make_mount: MakeM
 def test_command_of_the_readme_makes_a_sealed_run(mount: MountProcess) -> None:
     run_block(
         "container",
-        {"trainer:1": IMAGE, "python train.py": "touch /output/model"},
+        {
+            "trainer:1": IMAGE,
+            "python train.py": "touch /output/model",
+            "--task training": "--task of-the-readme",
+        },
         environment=mount.environment | {"CLOUDAI_MOUNT": str(mount.mount_point)},
     )
 
-    assert [path.name for path in latest(mount, "training").iterdir()] == ["model"]
-    assert statuses(mount, "training") == [0]
+    assert [path.name for path in latest(mount, "of-the-readme").iterdir()] == ["model"]
+    assert statuses(mount, "of-the-readme") == [0]

@@ -79,7 +79,7 @@ def test_bug_behind_any_handler_is_eio_and_the_mount_goes_on(mount: MountProcess
         faults.write_text(NO_FAULT)
         call()
 
-    faults.write_text("RunTree.forget_if_unused")
+    faults.write_text("RunNodes.forget_if_unused")
     os.close(dropped)
     for handler in ("release", "forget"):  # which the kernel waits for in vain
         wait_until(partial(has_met_a_bug, mount, handler), f"a bug in {handler}")

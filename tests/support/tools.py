@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 TOOL_SECONDS_MAX = 100.0
@@ -20,7 +21,8 @@ def run_tool(
     done = subprocess.run(
         arguments,
         cwd=cwd,
-        env=os.environ | {"LC_ALL": "C.UTF-8", "TZ": "UTC", "GIT_CONFIG_GLOBAL": os.devnull},
+        # Without what `make test` gives: a make would take it for its parent's.
+        env=without_make(os.environ) | {"LC_ALL": "C.UTF-8", "TZ": "UTC", "GIT_CONFIG_GLOBAL": os.devnull},
         input=text_in,
         capture_output=True,
         encoding="utf-8",
@@ -36,3 +38,7 @@ def run_tool(
 def run_shell(script: str, *, cwd: Path, status: int = 0) -> str:
     """The same for a script of bash, whose pipes must not fail in the middle."""
     return run_tool("bash", "-euo", "pipefail", "-c", script, cwd=cwd, status=status)
+
+
+def without_make(environment: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in environment.items() if not name.startswith(("MAKE", "MFLAGS"))}

@@ -17,10 +17,10 @@ def _install(faults: Path) -> None:
     from cloudai_fusefs.namespace import Namespace
     from cloudai_fusefs.open_files import OpenFiles
     from cloudai_fusefs.rearrangements import Rearrangements
-    from cloudai_fusefs.run_tree import RunTree
+    from cloudai_fusefs.run_nodes import RunNodes
 
     # What stands behind the handlers.
-    for owner in (Namespace, OpenFiles, Rearrangements, RunTree):
+    for owner in (Namespace, OpenFiles, Rearrangements, RunNodes):
         for name, call in list(vars(owner).items()):
             if callable(call) and not name.startswith("_"):
                 setattr(owner, name, _faulty(call, f"{owner.__name__}.{name}", faults))
