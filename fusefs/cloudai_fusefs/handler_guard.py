@@ -29,32 +29,25 @@ def handler(
     call: Callable[Concatenate[Any, P], Awaitable[R]],
 ) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, R]]:
     """Bounds a handler's wait and turns what it raises into an errno."""
-    name = call.__name__
-
-    async def handle(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
-        self.counters.requests[name] += 1
-        try:
-            with self.patience.limited(self.wait_seconds_max):
-                return await call(self, *args, **kwargs)
-        except pyfuse3.FUSEError:
-            raise
-        except Exception as error:
-            raise to_fuse_error(name, error, self.counters) from error
-
-    functools.update_wrapper(handle, call)
-    return handle
+    return _guard(call, is_bounded=True)
 
 
 def prompt_handler(
     call: Callable[Concatenate[Any, P], Awaitable[R]],
 ) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, R]]:
     """As handler, for what waits for nobody or bounds its own waits: without the cost of a bound."""
+    return _guard(call, is_bounded=False)
+
+
+def _guard(
+    call: Callable[Concatenate[Any, P], Awaitable[R]], *, is_bounded: bool
+) -> Callable[Concatenate[Any, P], Coroutine[Any, Any, R]]:
     name = call.__name__
 
     async def handle(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
         self.counters.requests[name] += 1
         try:
-            with self.patience.limited(None):
+            with self.patience.limited(self.wait_seconds_max if is_bounded else None):
                 return await call(self, *args, **kwargs)
         except pyfuse3.FUSEError:
             raise

@@ -334,9 +334,8 @@ class RunTree(RunNodes):
             node.pending.held_news[place] = news
             return  # made or moved here: its place is what this mount will commit
         if node is not None and node.is_directory and self._is_inside(parent, node):
-            self.is_in_doubt = (
-                True  # the parent was moved into it here: in a circle, neither would have a path
-            )
+            # The parent was moved into it here: in a circle, neither would have a path.
+            self.is_in_doubt = True
             return
         if holder is not None:
             is_new_directory = edge.node.kind == DIRECTORY and (node is None or not node.is_attached)
