@@ -4,7 +4,7 @@ news, and in the end all mounts show what the master has.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 from random import Random
@@ -113,13 +113,28 @@ async def test_what_was_done_here_is_never_undone_by_late_news(
         nursery.cancel_scope.cancel()
 
 
+Mounts = tuple[FileSystemHarness, FileSystemHarness]
+
+
+@pytest.fixture
+async def mounts(client: FakeMasterClient, run: types.Run, tmp_path: Path) -> AsyncIterator[Mounts]:
+    """Two of one run, which both have looked into."""
+    async with (
+        open_file_system(client, run, tmp_path / "one", timeo_seconds=10) as one,
+        open_file_system(client, run, tmp_path / "other", timeo_seconds=10) as other,
+    ):
+        for mount in (one, other):
+            await mount.namespace.load(mount.tree.root)
+        yield one, other
+
+
 @pytest.mark.parametrize("seed", range(HISTORIES))
 async def test_mounts_that_change_the_same_names_agree_in_the_end(
     clock: MockClock,
     master: FakeMaster,
     client: FakeMasterClient,
     run: types.Run,
-    tmp_path: Path,
+    mounts: Mounts,
     seed: int,
 ) -> None:
     random = Random(seed)
@@ -129,79 +144,64 @@ async def test_mounts_that_change_the_same_names_agree_in_the_end(
             with suppress(CloudAIError):  # the other was faster
                 await random.choice(ACTS)(mount, random, set(mount.shown()) - {b"d"})
 
-    async with (
-        open_file_system(client, run, tmp_path / "one", timeo_seconds=10) as one,
-        open_file_system(client, run, tmp_path / "other", timeo_seconds=10) as other,
-    ):
-        for mount in (one, other):
-            await mount.namespace.load(mount.tree.root)
-        await one.mkdir(b"d")
-        await one.make_all_durable()
-        await trio.sleep(1)
-        slow_down(master, random)
+    one, other = mounts
+    await one.mkdir(b"d")
+    await one.make_all_durable()
+    await trio.sleep(1)
+    slow_down(master, random)
 
-        async with trio.open_nursery() as nursery:
-            for mount in (one, other):
-                nursery.start_soon(work, mount, Random(random.random()))
-        for mount in (one, other):
-            await mount.make_all_durable()
-            await mount.uploader.wait_strays_removed()
-        await trio.sleep(SETTLED_SECONDS)
+    async with trio.open_nursery() as nursery:
+        for mount in mounts:
+            nursery.start_soon(work, mount, Random(random.random()))
+    for mount in mounts:
+        await mount.make_all_durable()
+        await mount.uploader.wait_strays_removed()
+    await trio.sleep(SETTLED_SECONDS)
 
-        at_master = set(await tree_of(client, run)) - {b""}
-        assert (set(one.shown()) ^ at_master, set(other.shown()) ^ at_master) == (set(), set())
-        assert one.shown() == other.shown()
+    at_master = set(await tree_of(client, run)) - {b""}
+    assert (set(one.shown()) ^ at_master, set(other.shown()) ^ at_master) == (set(), set())
+    assert one.shown() == other.shown()
 
 
 async def test_file_made_elsewhere_while_a_rename_clears_the_old_name_is_hidden_on_no_mount(
-    clock: MockClock, master: FakeMaster, client: FakeMasterClient, run: types.Run, tmp_path: Path
+    clock: MockClock, master: FakeMaster, client: FakeMasterClient, run: types.Run, mounts: Mounts
 ) -> None:
-    async with (
-        open_file_system(client, run, tmp_path / "one") as one,
-        open_file_system(client, run, tmp_path / "other") as other,
-    ):
-        for mount in (one, other):
-            await mount.namespace.load(mount.tree.root)
-        await one.write_file(b"f", b"first")
-        await one.make_all_durable()
-        await trio.sleep(1)
-        await one.write_file(b"own", b"own")
-        await one.rename(b"own", b"f")
-        master.answer_latency_seconds = 0.4
+    one, other = mounts
+    await one.write_file(b"f", b"first")
+    await one.make_all_durable()
+    await trio.sleep(1)
+    await one.write_file(b"own", b"own")
+    await one.rename(b"own", b"f")
+    master.answer_latency_seconds = 0.4
 
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(one.rename, b"f", b"g")  # removes at the master what has the name there
-            await trio.sleep(0.1)
-            await other.write_file(b"f", b"elsewhere")
-        await one.make_all_durable()
-        await other.make_all_durable()
-        await trio.sleep(SETTLED_SECONDS)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(one.rename, b"f", b"g")  # removes at the master what has the name there
+        await trio.sleep(0.1)
+        await other.write_file(b"f", b"elsewhere")
+    await one.make_all_durable()
+    await other.make_all_durable()
+    await trio.sleep(SETTLED_SECONDS)
 
-        assert one.shown().keys() == set(await tree_of(client, run)) - {b""}
-        assert one.shown() == other.shown()
+    assert one.shown().keys() == set(await tree_of(client, run)) - {b""}
+    assert one.shown() == other.shown()
 
 
 async def test_directories_that_two_mounts_move_into_each_other_are_where_the_master_has_them_in_the_end(
-    clock: MockClock, master: FakeMaster, client: FakeMasterClient, run: types.Run, tmp_path: Path
+    clock: MockClock, master: FakeMaster, client: FakeMasterClient, run: types.Run, mounts: Mounts
 ) -> None:
-    async with (
-        open_file_system(client, run, tmp_path / "one") as one,
-        open_file_system(client, run, tmp_path / "other") as other,
-    ):
-        for mount in (one, other):
-            await mount.namespace.load(mount.tree.root)
-        await one.mkdir(b"theirs")
-        await one.make_all_durable()
-        await trio.sleep(1)
-        master.answer_latency_seconds = 2.0
-        await one.mkdir(b"own")
-        await trio.sleep(1)  # the commit is carried out, and known to the other, but not answered
-        await one.rename(b"own", b"theirs/own")
-        master.answer_latency_seconds = 0.0
+    one, other = mounts
+    await one.mkdir(b"theirs")
+    await one.make_all_durable()
+    await trio.sleep(1)
+    master.answer_latency_seconds = 2.0
+    await one.mkdir(b"own")
+    await trio.sleep(1)  # the commit is carried out, and known to the other, but not answered
+    await one.rename(b"own", b"theirs/own")
+    master.answer_latency_seconds = 0.0
 
-        await other.rename(b"theirs", b"own/theirs")
-        await one.make_all_durable()
-        await trio.sleep(SETTLED_SECONDS)
+    await other.rename(b"theirs", b"own/theirs")
+    await one.make_all_durable()
+    await trio.sleep(SETTLED_SECONDS)
 
-        assert one.shown().keys() == set(await tree_of(client, run)) - {b""}
-        assert one.shown() == other.shown()
+    assert one.shown().keys() == set(await tree_of(client, run)) - {b""}
+    assert one.shown() == other.shown()
