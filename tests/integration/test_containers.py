@@ -7,7 +7,8 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -200,17 +201,23 @@ def test_terminal_is_the_containers(
         assert "/dev/pts/" in program.received
 
 
-def test_signal_reaches_the_command_in_the_container(mount: MountProcess, podman: Podman) -> None:
+@contextmanager
+def waiting_for_a_signal(mount: MountProcess, podman: Podman, task: str) -> Iterator[subprocess.Popen[bytes]]:
+    """`cloudai run --image` of a command that ends with 9 and a line in its log when SIGTERM comes."""
     script = "trap 'echo ended > /output/log; exit 9' TERM; echo ready; while :; do sleep 0.05; done"
     with subprocess.Popen(
-        [PROGRAM, *run_arguments(mount, "signals", "--image", IMAGE, "--", "sh", "-c", script)],
+        [PROGRAM, *run_arguments(mount, task, "--image", IMAGE, "--", "sh", "-c", script)],
         env=os.environ | podman.environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"ready\n"
+        yield process
 
+
+def test_signal_reaches_the_command_in_the_container(mount: MountProcess, podman: Podman) -> None:
+    with waiting_for_a_signal(mount, podman, "signals") as process:
         process.send_signal(signal.SIGTERM)
 
         assert process.wait(COMMAND_SECONDS_MAX) == 9
@@ -239,15 +246,7 @@ def test_container_that_is_killed_leaves_what_it_wrote_in_a_sealed_run(
 def test_container_whose_podman_was_killed_is_stopped_before_its_run_is_sealed(
     mount: MountProcess, podman: Podman
 ) -> None:
-    script = "trap 'echo ended > /output/log; exit 9' TERM; echo ready; while :; do sleep 0.05; done"
-    with subprocess.Popen(
-        [PROGRAM, *run_arguments(mount, "orphaned", "--image", IMAGE, "--", "sh", "-c", script)],
-        env=os.environ | podman.environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-    ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"ready\n"
+    with waiting_for_a_signal(mount, podman, "orphaned") as process:
         (child,) = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
 
         os.kill(int(child), signal.SIGKILL)
