@@ -27,6 +27,7 @@ from cloudai_model.memory import keep_freed_memory
 log: Final = logging.getLogger(__name__)
 
 STOP_GRACE_SECONDS: Final = 5.0
+CALLS_END_SECONDS_MAX: Final = 1.0
 HOUSEKEEPING_SECONDS: Final = 3600.0
 
 
@@ -73,8 +74,18 @@ async def serve(config: ServeConfig, on_ready: Callable[[int], None]) -> None:
                 for task in beside:
                     task.cancel()
                 await server.stop(STOP_GRACE_SECONDS)
+                await _wait_for_calls()
         finally:
             database.close()
+
+
+async def _wait_for_calls() -> None:
+    """gRPC has not ended the tasks of cancelled calls when its server has stopped: torn down with the loop, each
+    would log a traceback (https://github.com/grpc/grpc/issues/37239).
+    """
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    if tasks:
+        await asyncio.wait(tasks, timeout=CALLS_END_SECONDS_MAX)
 
 
 async def _keep_house(service: StorageService) -> None:
