@@ -94,6 +94,17 @@ class VolumeDriver:
         record = self._require(name)
         return self._stand_dir / name if record.options.read_only else record.run_dir
 
+    def dead_stands(self) -> list[str]:
+        """The read-only volumes whose bind mount is of a daemon that is gone.
+
+        The engine asks for a volume once, for its first container: for the next one it has to be there again by itself.
+        """
+        try:
+            stands = list(self._stand_dir.iterdir())
+        except FileNotFoundError:
+            return []
+        return [stand.name for stand in stands if is_dead(stand)]
+
     def list_all(self) -> list[VolumeRecord]:
         return [record for record in self._records.list_all() if record.is_complete]
 

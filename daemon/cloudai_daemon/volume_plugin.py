@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import logging
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 from weakref import WeakValueDictionary
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 CONTENT_TYPE: Final = "application/vnd.docker.plugins.v1.2+json"
 
 _STOP_SECONDS_MAX: Final = 10.0
+_MEND_SECONDS: Final = 1.0
 
 Request: TypeAlias = Mapping[str, Any]
 Handler: TypeAlias = Callable[[VolumeDriver, Request], dict[str, Any]]
@@ -45,6 +47,7 @@ async def serve_volume_plugin(driver: VolumeDriver, socket_path: Path, on_ready:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(serve_json, listener, CONTENT_TYPE, plugin.answer)
                 nursery.start_soon(notifier.tell_alive)
+                nursery.start_soon(plugin.mend_volumes)
                 on_ready()
                 notifier.tell_ready()
                 await anext(signals)
@@ -70,6 +73,14 @@ class VolumePlugin:
         """Returns when nothing is being answered."""
         await self._idle.wait()
 
+    async def mend_volumes(self) -> None:
+        """Makes what containers are to be given anew, for ever, within seconds of the mount's return."""
+        while True:
+            await trio.sleep(_MEND_SECONDS)
+            for name in await trio.to_thread.run_sync(self._driver.dead_stands):
+                async with self._turn(name):
+                    await trio.to_thread.run_sync(self._mend, name)
+
     async def answer(self, method: str, path: str, body: bytes) -> JsonAnswer:
         """See AnswerJson. Cancelled: the call goes on in its thread."""
         if method != "POST" or path not in _HANDLERS:
@@ -82,14 +93,27 @@ class VolumePlugin:
         self._in_flight_count += 1
         self._idle = trio.Event() if self._idle.is_set() else self._idle
         try:
-            # Kept in a name: the dictionary holds a turn only while somebody has or awaits it.
-            turn = self._turns.setdefault(name, trio.Lock())
-            async with turn:
+            async with self._turn(name):
                 return await trio.to_thread.run_sync(self._carry_out, _HANDLERS[path], request)
         finally:
             self._in_flight_count -= 1
             if self._in_flight_count == 0:
                 self._idle.set()
+
+    @asynccontextmanager
+    async def _turn(self, name: str) -> AsyncIterator[None]:
+        # Kept in a name: the dictionary holds a turn only while somebody has or awaits it.
+        turn = self._turns.setdefault(name, trio.Lock())
+        async with turn:
+            yield
+
+    def _mend(self, name: str) -> None:
+        try:
+            self._driver.mount(name)
+        except VolumeRefused as error:
+            log.debug(
+                "not mounted again yet: %s", error
+            )  # the daemon is still away, or the volume is being removed
 
     def _carry_out(self, handler: Handler, request: Request) -> JsonAnswer:
         try:

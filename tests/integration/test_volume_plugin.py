@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from support.master_process import MasterProcess
-from support.mount_process import PROGRAM, MakeMount, MountProcess
+from support.mount_process import PROGRAM, MakeMount, MountProcess, wait_until
 from support.podman import IMAGE, USER_ID, WRITER, Podman, wait_for_more_lines
 from support.readme_blocks import run_block
 from support.tools import run_tool
@@ -195,6 +195,29 @@ def test_volume_survives_the_restart_of_plugin_and_daemon_under_a_container(
             assert plugin.post("/VolumeDriver.Mount", Name="v", ID="container-2") == (status, answer)
             (output / "stop").touch()
             assert podman("wait", container).stdout == "0\n"
+    mount.umount()
+
+
+def test_read_only_volume_is_there_again_for_the_next_container(
+    make_mount: MakeMount, podman: Podman, tmp_path: Path
+) -> None:
+    mount = make_mount()
+    with VolumePluginProcess(
+        mount, podman.plugin_socket.with_name("own.sock"), tmp_path / "volumes"
+    ) as plugin:
+        run = mount.make_run("2026-11-20_15-04-05")
+        (run / "file").write_text("content")
+        options = {"task": run.parent.name, "run": run.name, "ro": ""}
+        assert plugin.post("/VolumeDriver.Create", Name="v", Opts=options) == (200, {"Err": ""})
+        output = Path(plugin.post("/VolumeDriver.Mount", Name="v", ID="container-1")[1]["Mountpoint"])
+        assert (output / "file").read_text() == "content"
+
+        mount.restart()
+
+        # Of os.path: False, where the method of a Path raises for a dead mount.
+        wait_until(lambda: os.path.isfile(output / "file"), "the volume is the new daemon's")
+        assert (output / "file").read_text() == "content"
+        assert plugin.post("/VolumeDriver.Remove", Name="v") == (200, {"Err": ""})
     mount.umount()
 
 
