@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from cloudai_daemon.container_engine import Container, ContainerEngine, find_engine
 from cloudai_daemon.container_users import ContainerUser, give_to, parse_container_user, require_access
@@ -20,6 +21,9 @@ from cloudai_daemon.foreground_command import CommandNotStarted, run_in_foregrou
 from cloudai_daemon.output_namespace import OUTPUT_DIR
 from cloudai_daemon.run_token import TOKEN_FILE, run_token_file
 from cloudai_daemon.task_run import TaskRun
+
+_OWN_OPTIONS: Final = ("--name", "--detach", "-d", "--rm")
+"""What a container's exit status is found by."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +44,7 @@ def plan_container(mount_point: Path, image: str, user: str, options: Sequence[s
 
     Raises CommandFailed (125): there is no run then.
     """
+    _check_words(image, options)
     if ":" in str(mount_point):
         raise CommandFailed(ExitCode.NOT_STARTED, f"{mount_point}: no container takes a path with a colon")
     engine = find_engine()
@@ -56,6 +61,17 @@ def plan_container(mount_point: Path, image: str, user: str, options: Sequence[s
         raise CommandFailed(ExitCode.NOT_STARTED, why) from error
     require_access(mount_point, container_user)
     return ContainerPlan(engine=engine, image=image, user_words=user, user=container_user, options=options)
+
+
+def _check_words(image: str, options: Sequence[str]) -> None:
+    if image.startswith("-"):
+        raise CommandFailed(ExitCode.NOT_STARTED, f"{image}: not the name of an image")
+    for option in options:
+        if option.partition("=")[0] in _OWN_OPTIONS:
+            raise CommandFailed(
+                ExitCode.NOT_STARTED,
+                f"--container-option {option}: the container's name and its end are looked after here",
+            )
 
 
 def run_in_container(

@@ -53,6 +53,8 @@ MEASURING_SHARE_MAX: Final = 0.05
 
 # A peer that does not read what it asked for is gone for all we know.
 _SEND_SECONDS_MAX: Final = 30.0
+_SECONDS_MAX: Final = 10 * 365 * 86_400.0
+"""Of a parameter; what is longer than any mount's life is a mistake."""
 
 
 def choose_socket_path(state_dir: Path, runtime_dir: Path, name: str) -> Path:
@@ -223,10 +225,20 @@ class _Params:
     def __init__(self, given: Mapping[str, Json]) -> None:
         self._given = given
 
-    def text(self, name: str) -> str:
+    def path(self, name: str) -> str:
+        """Bytes of a name that are no UTF-8 are surrogates."""
         value = self._given.get(name, "")
         if not isinstance(value, str):
             raise InvalidRequest("a parameter must be text", parameter=name)
+        return value
+
+    def text(self, name: str) -> str:
+        """What the master can be told."""
+        value = self.path(name)
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise InvalidRequest("a parameter is not UTF-8", parameter=name) from error
         return value
 
     def texts(self, name: str) -> list[str]:
@@ -236,26 +248,27 @@ class _Params:
         return value
 
     def number(self, name: str) -> int:
+        """Of 32 bits."""
         value = self._given.get(name)
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise InvalidRequest("a parameter must be a whole number", parameter=name)
+        if not isinstance(value, int) or isinstance(value, bool) or not -(2**31) <= value < 2**31:
+            raise InvalidRequest("a parameter must be a whole number of 32 bits", parameter=name)
         return value
 
     def seconds(self, name: str) -> float | None:
         value = self._given.get(name)
         if value is None:
             return None
-        if not isinstance(value, int | float) or isinstance(value, bool) or not value >= 0:
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= _SECONDS_MAX:
             raise InvalidRequest("a parameter must be a number of seconds", parameter=name)
         return value
 
 
 async def _status(control: MountControl, params: _Params) -> Json:
-    return report_status(control.status(params.text("path")), await control.counters()).to_json()
+    return report_status(control.status(params.path("path")), await control.counters()).to_json()
 
 
 async def _wait_durable(control: MountControl, params: _Params, progress: _Progress) -> Json:
-    path = params.text("path")
+    path = params.path("path")
     progress.measure_by(partial(control.upload_counts, path))
     await control.wait_durable(path)
 

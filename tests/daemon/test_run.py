@@ -185,6 +185,24 @@ def test_image_without_an_engine_is_125_and_makes_no_run(
     assert cloudai("ls").stdout == ""
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--image=--help"],
+        ["--image=busybox", "--container-option=--name=x"],
+        ["--image=busybox", "--container-option=-d"],
+    ],
+)
+def test_words_that_would_lose_the_container_are_125_and_make_no_run(
+    cloudai: RunCloudai, fake_mount: FakeMount, words: list[str]
+) -> None:
+    done = cloudai("run", "--task", "digits", *words, "--", "true")
+
+    assert done.returncode == 125
+    assert len(done.stderr.splitlines()) == 1
+    assert cloudai("ls").stdout == ""
+
+
 def test_sealed_run_is_not_joined(cloudai: RunCloudai, fake_mount: FakeMount) -> None:
     cloudai(*run_arguments("true"))
     assert fake_mount.sealed_status(RUN) == "0"

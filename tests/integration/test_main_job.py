@@ -81,3 +81,15 @@ def test_output_is_the_run_in_the_commands_own_namespace_alone(make_mount: MakeM
     assert result.returncode == 0, result.stderr
     assert (mount.mount_point / "user-123" / "where" / "latest" / "file").read_text() == "here\n"
     assert not Path("/output/file").exists()
+
+
+@pytest.mark.parametrize("task", ["two\nlines", "\udcff", ".hidden", "a/b"])
+def test_name_that_no_task_can_have_is_refused_in_one_line(make_mount: MakeMount, task: str) -> None:
+    mount = make_mount()
+
+    done = mount.cloudai("run", "--mount", str(mount.mount_point), "--task", task, "--", "true")
+
+    assert done.returncode == 125
+    assert done.stderr.count("\n") == 1
+    assert "internal" not in done.stderr
+    assert mount.cloudai("ls").stdout == ""

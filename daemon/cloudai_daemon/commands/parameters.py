@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import click
 from click.shell_completion import CompletionItem
@@ -60,12 +61,18 @@ DURATION = Duration()
 PATH = AnyPath()
 MOUNT_OPTIONS = MountOptionWords()
 
+_CONTROL_CHARACTERS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 def say(line: str) -> None:
-    """One line for a person, beside whatever a command's output is."""
-    click.echo(f"cloudai: {line}", err=True)
+    """One line for a person, beside whatever a command's output is: control characters of names come escaped."""
+    click.echo(f"cloudai: {_CONTROL_CHARACTERS.sub(_escape, line)}", err=True)
+
+
+def _escape(found: re.Match[str]) -> str:
+    return repr(found.group())[1:-1]
 
 
 def print_json(value: object) -> None:
