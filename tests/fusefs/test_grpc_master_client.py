@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import socket
+import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import trio
@@ -57,6 +59,27 @@ async def test_cancelled_watch_returns_at_once(silent_address: str) -> None:
             async with client.watch(names.WatchRequest(user="user-123")) as messages:
                 await anext(messages)
         assert scope.cancelled_caught
+
+
+async def test_watch_without_news_lets_its_thread_sleep(silent_address: str) -> None:
+    async with client_of(silent_address) as client, trio.open_nursery() as nursery:
+
+        async def follow() -> None:
+            async with client.watch(names.WatchRequest(user="user-123")) as messages:
+                await anext(messages)
+
+        nursery.start_soon(follow)
+        await trio.testing.wait_all_tasks_blocked(0.2)
+        (thread,) = [thread for thread in threading.enumerate() if thread.name == "watch"]
+        before = sleep_count(thread)
+        await trio.sleep(1)
+        assert sleep_count(thread) - before < 5
+        nursery.cancel_scope.cancel()
+
+
+def sleep_count(thread: threading.Thread) -> int:
+    status = Path(f"/proc/self/task/{thread.native_id}/status").read_text()
+    return int(status.partition("\nvoluntary_ctxt_switches:")[2].split()[0])
 
 
 async def test_master_that_is_not_there_is_unavailable_at_once(closed_address: str) -> None:
