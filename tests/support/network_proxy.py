@@ -187,9 +187,9 @@ class NetworkProxy:
     async def _close(self) -> None:
         await self._stop_listening()
         self._cut_all()
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        if tasks:
-            await asyncio.wait(tasks, timeout=ACT_SECONDS_MAX)
+        # Again and again: taking a connection is a task that ends with the beginning of the one that serves it.
+        while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
+            await asyncio.wait(tasks)
 
     def _cut_all(self) -> None:
         for link in list(self._links):
