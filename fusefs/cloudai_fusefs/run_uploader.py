@@ -413,7 +413,7 @@ class RunUploader:
                 self._note_placed_in_vain(item, result)
                 continue
             if result.WhichOneof("result") == "node":
-                self._take_acknowledgement(item, result.node, response.revision)
+                self._take_acknowledgement(item, result, response.revision)
             else:
                 self._take_refusal(item, error_from_detail(result.error))
         self._uploader.note_progress()
@@ -458,8 +458,9 @@ class RunUploader:
             self._tree.is_in_doubt = True  # news of it were left aside
         return True
 
-    def _take_acknowledgement(self, item: ComposedCommit, message: types.Node, revision: int) -> None:
+    def _take_acknowledgement(self, item: ComposedCommit, result: names.NodeResult, revision: int) -> None:
         node, pending, staging = item.node, item.pending, self._uploader.staging
+        message = result.node
         if item.message.data:
             self._uploader.sent_inline_bytes += len(item.message.data)
             self._uploader.reader.keep_written(item.message.digest, item.message.data)
@@ -479,7 +480,8 @@ class RunUploader:
             for node_id in pending.stray_ids:
                 staging.note_stray(self._tree, node_id)
             pending.stray_ids = ()
-        if item.message.place and item.edge is not None:
+        # (An older master does not say that it has brought back what was removed elsewhere.)
+        if (item.message.place or result.placed) and item.edge is not None:
             self._note_placed(item, item.edge, message, revision)
         is_acknowledged = pending.change_count == item.change_count and not pending.place
         if is_acknowledged:

@@ -83,7 +83,8 @@ def commit_nodes(
     response = names.CommitNodesResponse()
     for commit in request.commits:
         try:
-            response.results.add(node=batch.carry_out(commit).to_wire())
+            node, placed = batch.carry_out(commit)
+            response.results.add(node=node.to_wire(), placed=placed)
         except CloudAIError as error:
             response.results.add(error=to_detail(error))
     tree.flush()
@@ -148,8 +149,8 @@ class _Batch:
         self._contents: dict[int, tuple[Chunk, ...]] = {}
         """Contents given by this batch, by node id: not in the database yet."""
 
-    def carry_out(self, commit: names.NodeCommit) -> Node:
-        """The node afterwards. Raises before the first change."""
+    def carry_out(self, commit: names.NodeCommit) -> tuple[Node, bool]:
+        """The node afterwards, and whether it was put at the commit's path. Raises before the first change."""
         check_node_id(commit.node_id)
         if commit.kind not in KINDS:
             raise InvalidRequest("a node has a kind", kind=commit.kind)
@@ -165,11 +166,11 @@ class _Batch:
         elif not commit.place and node is None:
             raise NotFound("node", node_id=commit.node_id)
         elif commit.place or (node is not None and node.link_count == 0):
-            return self._place(commit, node, content)
+            return self._place(commit, node, content), True
         assert node is not None
         if self._change(node, commit, content):
             self._tree.log_node(node)
-        return node
+        return node, False
 
     def _place(self, commit: names.NodeCommit, node: Node | None, content: tuple[Chunk, ...] | None) -> Node:
         components = split_path(commit.path)

@@ -117,9 +117,11 @@ async def test_change_without_place_of_a_removed_file_puts_it_back(
 ) -> None:
     node = await commit_one(client, run, file_commit(b"f", b"x"))
     await remove(client, run, run.root_node_id, b"f", node.node_id)
-    await commit_one(client, run, file_commit(b"f", b"y", node=node.node_id, place=False))
+    changes = [file_commit(b"f", content, node=node.node_id, place=False) for content in (b"y", b"z")]
+    (put_back, changed) = (await commit(client, run, *changes)).results
+    assert (put_back.placed, changed.placed) == (True, False)
     back = (await tree_of(client, run))[b"f"]
-    assert (back.node_id, back.link_count, back.generation) == (node.node_id, 1, 2)
+    assert (back.node_id, back.link_count, back.generation) == (node.node_id, 1, 3)
 
 
 async def test_change_without_place_of_an_unknown_node_is_not_found(

@@ -205,3 +205,25 @@ async def test_directories_that_two_mounts_move_into_each_other_are_where_the_ma
 
     assert one.shown().keys() == set(await tree_of(client, run)) - {b""}
     assert one.shown() == other.shown()
+
+
+async def test_file_that_a_change_brought_back_is_not_taken_away_by_the_late_news_of_its_removal(
+    clock: MockClock, master: FakeMaster, mounts: Mounts
+) -> None:
+    one, other = mounts
+    await one.write_file(b"kept", b"first")
+    await one.make_all_durable()
+    await trio.sleep(SETTLED_SECONDS)
+    master.news_latency_seconds = 1.0
+    handle = await one.open(b"kept")
+    await one.write(handle, 0, b"FIRST")
+    await other.unlink(b"kept")
+    await other.make_all_durable()
+    one.close_handle(handle)
+    await one.make_all_durable()
+
+    with trio.move_on_after(SETTLED_SECONDS):
+        while True:
+            assert b"kept" in one.shown()
+            await trio.sleep(0.01)
+    assert other.shown().keys() == {b"kept"}

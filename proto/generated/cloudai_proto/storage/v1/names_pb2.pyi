@@ -268,12 +268,14 @@ class NodeCommit(_message.Message):
     def __init__(self, node_id: _Optional[int] = ..., kind: _Optional[_Union[_types_pb2.NodeKind, str]] = ..., path: _Optional[bytes] = ..., place: _Optional[bool] = ..., attributes: _Optional[_Union[_types_pb2.Attributes, _Mapping]] = ..., manifest: _Optional[_Union[_types_pb2.Manifest, _Mapping]] = ..., data: _Optional[bytes] = ..., size_bytes: _Optional[int] = ..., digest: _Optional[bytes] = ..., symlink_target: _Optional[bytes] = ...) -> None: ...
 
 class NodeResult(_message.Message):
-    __slots__ = ("node", "error")
+    __slots__ = ("node", "error", "placed")
     NODE_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
+    PLACED_FIELD_NUMBER: _ClassVar[int]
     node: _types_pb2.Node
     error: _types_pb2.ErrorDetail
-    def __init__(self, node: _Optional[_Union[_types_pb2.Node, _Mapping]] = ..., error: _Optional[_Union[_types_pb2.ErrorDetail, _Mapping]] = ...) -> None: ...
+    placed: bool
+    def __init__(self, node: _Optional[_Union[_types_pb2.Node, _Mapping]] = ..., error: _Optional[_Union[_types_pb2.ErrorDetail, _Mapping]] = ..., placed: _Optional[bool] = ...) -> None: ...
 
 class CommitNodesResponse(_message.Message):
     __slots__ = ("results", "revision")
