@@ -65,13 +65,18 @@ _CLOCK_REALTIME_COARSE: Final = 5
 
 
 class TwoFilesystems(RuleBasedStateMachine):
-    """One program here and one there. After each call both have the same outcome and see the same."""
+    """One program here and one there. After each call both have the same outcome and see the same.
 
-    def __init__(self, mounted: Path, reference: Path, check_elsewhere: Callable[[Path], None]) -> None:
-        """The two directories are made, and are empty; `check_elsewhere` compares the mount's with another mount's."""
+    The one here goes from one mount to another between its calls.
+    """
+
+    def __init__(self, mounted: Path, reference: Path, find_elsewhere: Callable[[Path], Path]) -> None:
+        """The two directories are made, and are empty; `find_elsewhere` says where the mount's is in the other mount
+        once it is the same there.
+        """
         super().__init__()
         self._mounted, self._reference = mounted, reference
-        self._check_elsewhere = check_elsewhere
+        self._find_elsewhere = find_elsewhere
         for directory in (mounted, reference):
             directory.mkdir()
             directory.chmod(0o777)
@@ -90,7 +95,7 @@ class TwoFilesystems(RuleBasedStateMachine):
             self._there.close()
             if self._agree:
                 self._settle()
-                self._check_elsewhere(self._mounted)
+                self._find_elsewhere(self._mounted)
         finally:
             shutil.rmtree(self._reference)
 
@@ -298,6 +303,20 @@ class TwoFilesystems(RuleBasedStateMachine):
         """Everything that has a name is at the master: from here on calls ask it first."""
         self._story.append("settle")
         self._settle()
+        self._compare()
+
+    @rule()
+    def go_elsewhere(self) -> None:
+        """On the other mount, what was closed here is there."""
+        for slot in sorted(self._there.slots):
+            self._both(f"close {slot}", lambda program, slot=slot: program.close_slot(slot))  # type: ignore[misc]
+        self._story.append("go_elsewhere")
+        self._agree = False
+        self._settle()
+        self._mounted = self._find_elsewhere(self._mounted)
+        self._here.close()
+        self._here = Program(os.fsencode(self._mounted))
+        self._seen_here = Observation(self._here)
         self._compare()
 
     @rule()

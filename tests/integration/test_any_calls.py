@@ -39,19 +39,21 @@ def is_same(directory: Path, other: Path) -> bool:
 
 
 def test_any_calls_have_the_outcomes_that_they_have_on_tmpfs(
-    mount_shared: Callable[..., MountProcess], second_mount: MountProcess, reference: Path
+    mount_shared: Callable[..., MountProcess], reference: Path
 ) -> None:
-    here = mount_shared(options="insecure,timeo=20,allow_other")
-    run = here.make_run(RUN, task="any-calls")
+    mounts = [mount_shared(options="insecure,timeo=20,allow_other") for _ in range(2)]
+    run = mounts[0].make_run(RUN, task="any-calls")
     numbers = itertools.count()
 
-    def check_elsewhere(directory: Path) -> None:
-        other = place_in(here, directory, second_mount)
-        wait_until(lambda: is_same(directory, other), "the same on the other mount")
+    def find_elsewhere(directory: Path) -> Path:
+        one, other = sorted(mounts, key=lambda mount: not directory.is_relative_to(mount.mount_point))
+        elsewhere = place_in(one, directory, other)
+        wait_until(lambda: is_same(directory, elsewhere), "the same on the other mount")
+        return elsewhere
 
     def start() -> TwoFilesystems:
         name = f"{next(numbers)}"
-        return TwoFilesystems(run / name, reference / name, check_elsewhere)
+        return TwoFilesystems(run / name, reference / name, find_elsewhere)
 
     run_state_machine_as_test(
         cast("type[TwoFilesystems]", start),  # any callable that makes one will do
