@@ -19,6 +19,7 @@ import trio
 from cloudai_fusefs.background import keep_running
 from cloudai_fusefs.managed_tree import ManagedTree, UserDirectory
 from cloudai_fusefs.master_client import MasterClient
+from cloudai_fusefs.relisting import Relisting
 from cloudai_fusefs.run_nodes import Invalidation
 from cloudai_fusefs.run_tree import RunTree
 from cloudai_fusefs.sealed_cache import SealedCache
@@ -36,17 +37,6 @@ RUN_WATCHES_MAX: Final = 64
 
 UNWATCHED_SECONDS_MAX: Final = 1.0
 """Beyond that many, the run followed longest is listed again when it is looked into, at most this often."""
-
-UNFOLLOWED_SECONDS_MAX: Final = 10.0
-"""A run whose watch breaks each time, while the master answers other calls, is listed as often as that."""
-
-DOUBT_SECONDS_MIN: Final = 1.0
-DOUBT_SECONDS_MAX: Final = 30.0
-"""Between two listings of a run in which what is pending here stands against what others have done: the pause doubles
-from MIN to MAX for as long as it does."""
-
-REST_SECONDS: Final = 5.0
-"""Without news and without changes of its own a run in which several have changed names is listed once more."""
 
 WATCH_PATIENCE_SECONDS: Final = 0.2
 """The first answer of a watch takes one round trip."""
@@ -258,53 +248,54 @@ class TreeSync:
             del self._run_watches[tree]
 
     async def _follow_run(self, tree: RunTree) -> None:
-        look_again_at_seconds, pause_seconds = -math.inf, DOUBT_SECONDS_MIN
-        exact_at_seconds = rested_at_seconds = trio.current_time()
+        """Returns when nothing can follow: it is sealed and listed, or gone."""
+        relisting = Relisting(tree, trio.current_time())
         while not tree.is_removed:
-            request = names.WatchRequest(task_id=tree.task_id, after_revision=tree.revision)
             try:
-                async with self._client.watch(request) as responses:
-                    async for response in responses:
-                        if response.reload:
-                            tree.forget_revisions()
-                            if await self._list_run(tree):
-                                return
-                            await self._pause()
-                            break
-                        self._tell_kernel(tree.apply_changes(response))
-                        self._note_health(tree, is_healthy=True)
-                        exact_at_seconds = trio.current_time()
-                        # (That it is sealed may be known before, from its user's watch; the changes before it come
-                        # here alone.)
-                        is_last = any(change.run_changed.sealed for change in response.changes)
-                        is_unsure = tree.is_in_doubt or (is_last and tree.is_disputed)
-                        if is_unsure and (is_last or trio.current_time() >= look_again_at_seconds):
-                            # What was told is not enough to know. The watch goes on behind the listing.
-                            if await self._list_run(tree):
-                                return
-                            grown_seconds = min(2 * pause_seconds, DOUBT_SECONDS_MAX)
-                            pause_seconds = grown_seconds if tree.is_in_doubt else DOUBT_SECONDS_MIN
-                            look_again_at_seconds = trio.current_time() + pause_seconds
-                            break
-                        if is_last:
-                            return
-                        if response.changes or not tree.is_at_rest:
-                            rested_at_seconds = trio.current_time() + REST_SECONDS
-                        elif tree.is_disputed and trio.current_time() >= rested_at_seconds:
-                            if await self._list_run(tree):
-                                return
-                            break
+                if await self._follow_watch(tree, relisting):
+                    return
             except NotFound:
                 tree.is_removed = True
             except CloudAIError as error:
                 self._note_health(tree, is_healthy=False)
                 logger.info("the watch of %s broke: %s", tree.path, error)
                 await self._pause()
-                if trio.current_time() >= exact_at_seconds + UNFOLLOWED_SECONDS_MAX:
+                if relisting.is_due_without_news(trio.current_time()):
                     with suppress(CloudAIError):  # it is away altogether
-                        if await self._list_run(tree):
+                        if await self._list_again(tree, relisting):
                             return
-                    exact_at_seconds = trio.current_time()
+                    relisting.note_away(trio.current_time())
+
+    async def _follow_watch(self, tree: RunTree, relisting: Relisting) -> bool:
+        """Follows one stream. True: nothing can follow; False: the next goes on where this one, or a listing, ended.
+
+        Raises what a broken stream does.
+        """
+        request = names.WatchRequest(task_id=tree.task_id, after_revision=tree.revision)
+        async with self._client.watch(request) as responses:
+            async for response in responses:
+                if response.reload:
+                    tree.forget_revisions()
+                    is_final = await self._list_run(tree)
+                    if not is_final:
+                        await self._pause()
+                    return is_final
+                self._tell_kernel(tree.apply_changes(response))
+                self._note_health(tree, is_healthy=True)
+                # (That it is sealed may be known before, from its user's watch; the changes before it come here alone.)
+                is_last = any(change.run_changed.sealed for change in response.changes)
+                now_seconds = trio.current_time()
+                if relisting.is_due_after_news(now_seconds, is_news=bool(response.changes), is_last=is_last):
+                    return await self._list_again(tree, relisting)
+                if is_last:
+                    return True
+        return False
+
+    async def _list_again(self, tree: RunTree, relisting: Relisting) -> bool:
+        """As _list_run."""
+        is_final = await self._list_run(tree)
+        relisting.note_listed(trio.current_time())
+        return is_final
 
     def _note_health(self, tree: RunTree, *, is_healthy: bool) -> None:
         tree.watch_was_tried.set()

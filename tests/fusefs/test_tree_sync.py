@@ -10,7 +10,8 @@ import trio
 from trio.testing import MockClock
 
 from cloudai_fusefs import tree_sync
-from cloudai_fusefs.tree_sync import UNFOLLOWED_SECONDS_MAX, WATCH_PATIENCE_SECONDS
+from cloudai_fusefs.relisting import UNFOLLOWED_SECONDS_MAX
+from cloudai_fusefs.tree_sync import WATCH_PATIENCE_SECONDS
 from cloudai_model.errors import MasterUnavailable
 from cloudai_proto.storage.v1 import names_pb2 as names
 from cloudai_proto.storage.v1 import types_pb2 as types
