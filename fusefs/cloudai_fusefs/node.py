@@ -77,6 +77,7 @@ class Pending:
         "held_state",
         "is_recovered",
         "left_places",
+        "overtaken_since_seconds",
         "place",
         "publication",
         "sent",
@@ -117,6 +118,8 @@ class Pending:
         self.failure: Exception | None = None
         self.disk_state = DiskState.UNKNOWN  # of its staged bytes, as its row says
         self.told_failure = ""  # what the log says of it already
+        # Since when what others have done makes its commit impossible; NaN: nothing does.
+        self.overtaken_since_seconds = math.nan
 
     @property
     def is_urgent(self) -> bool:

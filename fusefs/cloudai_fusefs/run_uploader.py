@@ -35,6 +35,7 @@ from cloudai_model.errors import (
     CloudAIError,
     DirectoryNotEmpty,
     InternalError,
+    InvalidRequest,
     MasterUnavailable,
     MissingChunks,
     NoSpace,
@@ -75,6 +76,10 @@ RETRY_SECONDS_MAX: Final = 5.0
 
 REFUSED_RETRY_SECONDS: Final = 60.0
 """Until something is tried again that the master refused and that only a person can mend."""
+
+OVERTAKEN_RETRY_SECONDS: Final = 1.0
+OVERTAKEN_SECONDS_MAX: Final = 60.0
+"""How long a change that others have overtaken may wait for a listing to tell what the master has by now."""
 
 _MENDABLE: Final = (NoSpace, QuotaExceeded, Unauthenticated)
 """Refusals that pass without a change of the data: tried again every RETRY_SECONDS_MAX."""
@@ -280,6 +285,11 @@ class RunUploader:
             pending.due_seconds = trio.current_time() + self._next_pause_seconds()
             self.arm(node, pending)
             return
+        if _is_overtaken(node, pending, error):
+            self._tree.is_in_doubt = True
+            pending.due_seconds = trio.current_time() + OVERTAKEN_RETRY_SECONDS
+            self.arm(node, pending)
+            return
         if pending.told_failure != str(error):
             pending.told_failure = str(error)
             logger.warning("%s: not uploaded yet: %s", self._tree.label_of(node), error)
@@ -473,6 +483,7 @@ class RunUploader:
                 node.kernel_generation = message.generation  # the kernel's pages are those written here
             if node.staged is not None:
                 node.staged.view_generation = message.generation
+        pending.overtaken_since_seconds = math.nan
         pending.acknowledged_count = max(pending.acknowledged_count, item.change_count)
         pending.failure = None
         pending.publication = None
@@ -543,6 +554,21 @@ class RunUploader:
                 self.arm(item.node, item.pending)
                 return
         self._note_refused_node(item.node, item.pending, error)
+
+
+def _is_overtaken(node: Node, pending: Pending, error: CloudAIError) -> bool:
+    """Whether the refusal comes of what others have done with names meanwhile: a directory that was made here where
+    another was moved to elsewhere is that one at the master, which does not know ours; and one that was moved here may
+    be above its new place there.
+    """
+    is_unknown = isinstance(error, NotFound) and not pending.place
+    is_circle = isinstance(error, InvalidRequest) and pending.place and node.is_directory
+    if not (is_unknown or is_circle):
+        return False
+    now_seconds = trio.current_time()
+    if math.isnan(pending.overtaken_since_seconds):
+        pending.overtaken_since_seconds = now_seconds
+    return now_seconds < pending.overtaken_since_seconds + OVERTAKEN_SECONDS_MAX
 
 
 def _is_growing_slowly(node: Node) -> bool:

@@ -227,3 +227,44 @@ async def test_file_that_a_change_brought_back_is_not_taken_away_by_the_late_new
             assert b"kept" in one.shown()
             await trio.sleep(0.01)
     assert other.shown().keys() == {b"kept"}
+
+
+async def test_change_of_a_directory_that_is_another_at_the_master_needs_nobody(
+    clock: MockClock, master: FakeMaster, client: FakeMasterClient, run: types.Run, mounts: Mounts
+) -> None:
+    one, other = mounts
+    await one.mkdir(b"b")
+    await one.make_all_durable()
+    await trio.sleep(SETTLED_SECONDS)
+    master.news_latency_seconds = 3.0
+    await other.rename(b"b", b"a")
+    await one.mkdir(b"a")
+    await one.make_all_durable()
+
+    await one.set_attributes(b"a", mode=0o700)
+    await one.make_all_durable()
+
+    await trio.sleep(SETTLED_SECONDS)
+    assert one.shown() == other.shown()
+    assert set(one.shown()) == set(await tree_of(client, run)) - {b""} == {b"a"}
+
+
+async def test_directories_moved_into_each_other_here_and_elsewhere_need_nobody(
+    clock: MockClock, master: FakeMaster, client: FakeMasterClient, run: types.Run, mounts: Mounts
+) -> None:
+    one, other = mounts
+    for name in (b"a", b"b"):
+        await one.mkdir(name)
+        await one.write_file(name + b"/file", name)
+    await one.make_all_durable()
+    await trio.sleep(SETTLED_SECONDS)
+    master.news_latency_seconds = 3.0
+    await other.rename(b"a", b"b/a")
+
+    with suppress(CloudAIError):
+        await one.rename(b"b", b"a/b")
+    await one.make_all_durable()
+
+    await trio.sleep(SETTLED_SECONDS)
+    assert one.shown() == other.shown()
+    assert set(one.shown()) == set(await tree_of(client, run)) - {b""}
