@@ -4,7 +4,7 @@ A volume is a run of a mount that is there already, so nothing is started for a 
 its directory is. Which containers have it is the engine's to know; nothing here is lost when this process is, and every
 request may come twice. A read-only one has a bind mount of its own, which is made anew when it is missing or dead.
 
-Blocks, at most REQUEST_SECONDS_MAX. Raises VolumeRefused with one sentence.
+Blocks, for what it asks of the mount at most STEP_SECONDS_MAX each. Raises VolumeRefused with one sentence.
 """
 
 from __future__ import annotations
@@ -37,8 +37,7 @@ from cloudai_daemon.volume_records import (
 from cloudai_fusefs.mount_control import RunPlace
 from cloudai_model.errors import AlreadyExists, MasterUnavailable, NotFound, RunSealed
 
-REQUEST_SECONDS_MAX: Final = 4.0
-"""podman takes a plugin that has not answered after five for dead."""
+STEP_SECONDS_MAX: Final = 4.0
 
 
 class VolumeDriver:
@@ -83,7 +82,7 @@ class VolumeDriver:
         record = self._require(name)
         _require_alive(record.mount_point)
         try:
-            within_bound(record.run_dir.stat, REQUEST_SECONDS_MAX)
+            within_bound(record.run_dir.stat, STEP_SECONDS_MAX)
             if record.options.read_only:
                 self._make_stand(record)
         except OSError as error:
@@ -146,7 +145,7 @@ class VolumeDriver:
         self._take_stand_away(stand)
         make_private_dir(stand)
         try:
-            make_read_only_stand(record.run_dir, stand, REQUEST_SECONDS_MAX)
+            make_read_only_stand(record.run_dir, stand, STEP_SECONDS_MAX)
         except OSError:
             # Cut off, it may have left one that can be made writable again.
             self._take_stand_away(stand)
@@ -177,7 +176,7 @@ def _make_run(entry: RegistryEntry, options: VolumeOptions, task_id: str) -> Run
     wanted = {"task": options.task, "name": options.run, "task_id": task_id}
     with ControlClient(entry) as client:
         try:
-            return RunPlace(**client.call("create_run", wanted, REQUEST_SECONDS_MAX))
+            return RunPlace(**client.call("create_run", wanted, STEP_SECONDS_MAX))
         except RemoteError as error:
             if not error.is_a(AlreadyExists):
                 raise
@@ -203,7 +202,7 @@ def _seal(record: VolumeRecord) -> None:
         with ControlClient(entry) as client:
             # A run of the same name that somebody made in its place is not the volume's.
             if any((run.path, run.task_id) == (record.path, record.task_id) for run in client.list_runs()):
-                client.call("seal_run", request, REQUEST_SECONDS_MAX)
+                client.call("seal_run", request, STEP_SECONDS_MAX)
     except RemoteError as error:
         if not error.is_a(RunSealed) and not error.is_a(NotFound):
             raise VolumeRefused(f"{record.run_dir} is not sealed: {error}") from error

@@ -10,7 +10,7 @@ import json
 import logging
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 from weakref import WeakValueDictionary
@@ -29,6 +29,8 @@ CONTENT_TYPE: Final = "application/vnd.docker.plugins.v1.2+json"
 
 _STOP_SECONDS_MAX: Final = 10.0
 _MEND_SECONDS: Final = 1.0
+_ANSWER_SECONDS_MAX: Final = 4.5
+"""podman takes a plugin that has not answered after five for dead."""
 
 Request: TypeAlias = Mapping[str, Any]
 Handler: TypeAlias = Callable[[VolumeDriver, Request], dict[str, Any]]
@@ -41,10 +43,10 @@ async def serve_volume_plugin(driver: VolumeDriver, socket_path: Path, on_ready:
     """
     notifier = ServiceNotifier()
     listener = trio.SocketListener(trio.socket.from_stdlib_socket(listen_at(socket_path)))
-    plugin = VolumePlugin(driver)
     try:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             async with trio.open_nursery() as nursery:
+                plugin = VolumePlugin(driver, nursery)
                 nursery.start_soon(serve_json, listener, CONTENT_TYPE, plugin.answer)
                 nursery.start_soon(notifier.tell_alive)
                 nursery.start_soon(plugin.mend_volumes)
@@ -62,8 +64,10 @@ async def serve_volume_plugin(driver: VolumeDriver, socket_path: Path, on_ready:
 class VolumePlugin:
     """Requests of the protocol become calls of the driver, in worker threads, for one volume one after another."""
 
-    def __init__(self, driver: VolumeDriver) -> None:
+    def __init__(self, driver: VolumeDriver, nursery: trio.Nursery) -> None:
+        """Calls are tasks of the nursery, and outlive who asked for them."""
         self._driver = driver
+        self._nursery = nursery
         self._turns: WeakValueDictionary[str, trio.Lock] = WeakValueDictionary()
         self._in_flight_count = 0
         self._idle = trio.Event()
@@ -82,7 +86,7 @@ class VolumePlugin:
                     await trio.to_thread.run_sync(self._mend, name)
 
     async def answer(self, method: str, path: str, body: bytes) -> JsonAnswer:
-        """See AnswerJson. Cancelled: the call goes on in its thread."""
+        """See AnswerJson. What takes longer goes on, as it does when cancelled: who asks again waits for it."""
         if method != "POST" or path not in _HANDLERS:
             return JsonAnswer(404, {"Err": f"there is no {path[:80]}"})
         try:
@@ -90,11 +94,22 @@ class VolumePlugin:
             name = _text(request, "Name")
         except VolumeRefused as error:
             return JsonAnswer(500, {"Err": str(error)})
+        send, receive = trio.open_memory_channel[JsonAnswer](1)
         self._in_flight_count += 1
         self._idle = trio.Event() if self._idle.is_set() else self._idle
+        self._nursery.start_soon(self._carry_out_in_turn, name, _HANDLERS[path], request, send)
+        with receive, trio.move_on_after(_ANSWER_SECONDS_MAX):
+            return await receive.receive()
+        return JsonAnswer(500, {"Err": f"not done within {_ANSWER_SECONDS_MAX} s; it goes on: ask again"})
+
+    async def _carry_out_in_turn(
+        self, name: str, handler: Handler, request: Request, send: trio.MemorySendChannel[JsonAnswer]
+    ) -> None:
         try:
             async with self._turn(name):
-                return await trio.to_thread.run_sync(self._carry_out, _HANDLERS[path], request)
+                answer = await trio.to_thread.run_sync(self._carry_out, handler, request)
+            with send, suppress(trio.BrokenResourceError):  # nobody waits for it any more
+                send.send_nowait(answer)
         finally:
             self._in_flight_count -= 1
             if self._in_flight_count == 0:
