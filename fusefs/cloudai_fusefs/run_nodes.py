@@ -211,7 +211,9 @@ class RunNodes:
             # With a name in what has none, a file that is open would be committed in the run's root.
             for child_name in list(node.children):
                 self._drop_edge(node, child_name, told)
-        told.append(Invalidation(parent.ino, name, node.ino))
+        # (A directory that the kernel takes for removed is empty for good, and it may be moved or come back.)
+        is_gone = not node.edges and not node.is_directory
+        told.append(Invalidation(parent.ino, name, node.ino if is_gone else 0))
         told.append(Invalidation(parent.ino))
         self.forget_if_unused(node)
 

@@ -199,6 +199,25 @@ def test_log_that_was_kept_open_is_continued_behind_what_others_have_appended(
     wait_until(lambda: (run / "log").read_bytes() == expected, "the log elsewhere")
 
 
+def test_directory_that_is_open_goes_on_where_it_was_moved_elsewhere(
+    run: Path, in_second_mount: InSecondMount
+) -> None:
+    elsewhere = in_second_mount(run)
+    (run / "d").mkdir()
+    (run / "d" / "file").write_bytes(b"content")
+    wait_until((elsewhere / "d").exists, "the directory elsewhere")
+    with ExitStack() as held:
+        held.callback(os.close, descriptor := os.open(elsewhere / "d", os.O_RDONLY | os.O_DIRECTORY))
+
+        (run / "d").rename(run / "e")
+
+        wait_until((elsewhere / "e").exists, "its new name elsewhere")
+        wait_until(lambda: not (elsewhere / "d").exists(), "the end of its old name elsewhere")
+        assert os.listdir(elsewhere / "e") == ["file"]
+        assert os.listdir(descriptor) == ["file"]
+        (elsewhere / "e" / "more").touch()
+
+
 def test_file_being_written_outlives_a_removal_elsewhere(run: Path, in_second_mount: InSecondMount) -> None:
     """W5. A file with changes that are not yet committed is not taken away by a removal elsewhere: the later commit
     brings it back.
