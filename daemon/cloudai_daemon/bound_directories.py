@@ -112,19 +112,25 @@ def _one_process_of_each_namespace() -> list[int]:
     for process in (int(entry.name) for entry in _PROC.iterdir() if entry.name.isdecimal()):
         with suppress(OSError):  # it may have ended
             namespace = _PROC.joinpath(str(process), "ns/mnt").stat().st_ino
-            if namespace != own and namespace not in found and _is_of_our_user_namespace(process):
+            if namespace != own and namespace not in found and _has_our_namespace(process):
                 found[namespace] = process
     return list(found.values())
 
 
-def _is_of_our_user_namespace(process: int) -> bool:
-    """In one of their own, users mount what they like, and say what they like of whose it is."""
+def _has_our_namespace(process: int) -> bool:
     with ExitStack() as opened:
         namespace = os.open(f"/proc/{process}/ns/mnt", os.O_RDONLY)
         opened.callback(os.close, namespace)
-        owner = fcntl.ioctl(namespace, _NS_GET_USERNS)
-        opened.callback(os.close, owner)
+        return _is_of_our_user_namespace(namespace)
+
+
+def _is_of_our_user_namespace(namespace: int) -> bool:
+    """In one of their own, users mount what they like, and say what they like of whose it is."""
+    owner = fcntl.ioctl(namespace, _NS_GET_USERNS)
+    try:
         return os.fstat(owner).st_ino == _PROC.joinpath("self/ns/user").stat().st_ino
+    finally:
+        os.close(owner)
 
 
 def _find_like(mounted: MountedTree, earlier_devices: set[int], process: int) -> list[MountedTree]:
@@ -153,6 +159,8 @@ def _give_back(tree: int, bound: MountedTree, process: int) -> bool:
             return descriptor
 
         namespace = keep(os.open(f"/proc/{process}/ns/mnt", os.O_RDONLY))
+        if not _is_of_our_user_namespace(namespace):
+            return False  # another process has the number by now
         place = keep(open_beneath(keep(_open_path(Path(f"/proc/{process}/root"))), str(bound.mount_point)))
         if _mount_id_of(place) != bound.mount_id or not _is_dead(place):
             return False
