@@ -296,7 +296,8 @@ class StorageService:
     # Housekeeping.
 
     def forget_old(self) -> None:
-        """Drops change logs and remembered answers that are over their age; called once an hour."""
+        """Drops change logs, remembered answers and run tokens that are over their age; called once an hour."""
         with self._database.write() as transaction:
             changes.forget_old_changes(transaction)
             forget_old_requests(transaction)
+        self._tokens.forget_expired()

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import jwt
 from cachetools import TTLCache
-from sqlalchemy import insert, or_, select, update
+from sqlalchemy import delete, insert, or_, select, update
 
 from cloudai_master.authorization import Caller, find_run
 from cloudai_master.database import Database
@@ -35,6 +35,9 @@ CHECKED_TOKENS_MAX: Final = 4096
 
 # Longer than any token that is made here; what is longer is refused before it is looked at.
 TOKEN_CHARACTERS_MAX: Final = 4096
+
+RUN_TOKEN_KEPT_SECONDS: Final = 30 * 86_400
+"""How long after its expiry a token that was made with another can still be looked up."""
 
 NS_PER_SECOND: Final = 1_000_000_000
 
@@ -151,7 +154,7 @@ class Tokens:
         return token, self.check(token).expires_at_ns
 
     def list_all(self) -> list[TokenRecord]:
-        """Every token ever made, oldest first."""
+        """Every token that an operator ever made and every run token that is still known, oldest first."""
         with self._database.read() as connection:
             rows = connection.execute(select(tokens).order_by(tokens.c.created_at_ns)).all()
         return [
@@ -186,6 +189,19 @@ class Tokens:
                     tokens.c.revoked_at_ns.is_(None),
                 )
                 .values(revoked_at_ns=self._clock_ns())
+            )
+
+    def forget_expired(self) -> None:
+        """Drops the run tokens that have long expired: there is one for each container that ever ran. Those that an
+        operator made stay listed.
+        """
+        before_ns = self._clock_ns() - RUN_TOKEN_KEPT_SECONDS * NS_PER_SECOND
+        with self._database.write() as transaction:
+            transaction.connection.execute(
+                delete(tokens).where(
+                    tokens.c.token_id.contains(_CHILD_MARK, autoescape=True),
+                    tokens.c.expires_at_ns < before_ns,
+                )
             )
 
     def check(self, token: str) -> Caller:

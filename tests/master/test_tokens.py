@@ -14,7 +14,13 @@ import trio
 
 from cloudai_fusefs.grpc_master_client import GrpcMasterClient
 from cloudai_master.data_dir import DataDir
-from cloudai_master.tokens import CHECKED_SECONDS, Tokens, load_key
+from cloudai_master.tokens import (
+    CHECKED_SECONDS,
+    NS_PER_SECOND,
+    RUN_TOKEN_KEPT_SECONDS,
+    Tokens,
+    load_key,
+)
 from cloudai_model.errors import InvalidName, NotFound, Unauthenticated
 from cloudai_proto.storage.v1 import names_pb2 as names
 from support.local_storage import LocalStorage
@@ -55,6 +61,21 @@ def test_tokens_that_were_made_with_a_revoked_one_are_refused(storage: LocalStor
     with pytest.raises(Unauthenticated, match="revoked"):
         checking_anew.check(made[0])
     assert checking_anew.check(made[1]).task_id == storage.run.task_id
+
+
+def test_run_tokens_are_forgotten_a_while_after_they_expired(storage: LocalStorage) -> None:
+    now_ns = time.time_ns()
+    tokens = Tokens(storage.database, b"k" * 32, clock_ns=lambda: now_ns)
+    parent = tokens.check(tokens.create(USER, valid_seconds=DAY_SECONDS))
+    of_operators = tokens.list_all()
+    tokens.create_for_run(parent, storage.run.task_id, valid_seconds=60)
+
+    now_ns += (RUN_TOKEN_KEPT_SECONDS + 59) * NS_PER_SECOND
+    tokens.forget_expired()
+    assert len(tokens.list_all()) == len(of_operators) + 1
+    now_ns += 2 * NS_PER_SECOND
+    tokens.forget_expired()
+    assert tokens.list_all() == of_operators
 
 
 def test_expired_token_is_refused_as_such(tmp_path: Path) -> None:
