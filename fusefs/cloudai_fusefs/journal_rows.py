@@ -18,7 +18,7 @@ class DiskState(IntEnum):
     """They are in the page cache, and perhaps on the disk."""
     ON_DISK = 1
     """All of them are there: synced, and not written since."""
-    IN_DOUBT = 2
+    MAYBE_LOST = 2
     """Power was lost while they were UNKNOWN, and nobody has said since that they are right."""
 
 

@@ -131,7 +131,7 @@ class Pending:
 
     def want_now(self) -> None:
         """All changes up to now are due at once."""
-        if self.disk_state == DiskState.IN_DOUBT:
+        if self.disk_state == DiskState.MAYBE_LOST:
             return  # its failure says what is to be done
         self.wanted_count = self.change_count
         self.failure = None

@@ -184,7 +184,7 @@ class Recovery:
         pending.content = has_content
         pending.is_recovered = True
         pending.disk_state = DiskState(record.disk_state)
-        if pending.disk_state == DiskState.IN_DOUBT:
+        if pending.disk_state == DiskState.MAYBE_LOST:
             pending.failure = ContentInDoubt()
             logger.warning("%s: %s", tree.label_of(node), pending.failure)
         node.staged = staged

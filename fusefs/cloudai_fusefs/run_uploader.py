@@ -119,7 +119,7 @@ class RunUploader:
 
     def arm(self, node: Node, pending: Pending) -> None:
         """The node is due at its `due_seconds`, which may have changed."""
-        if pending.due_seconds < UNARMED_SECONDS and pending.disk_state != DiskState.IN_DOUBT:
+        if pending.due_seconds < UNARMED_SECONDS and pending.disk_state != DiskState.MAYBE_LOST:
             agenda = self._growing_agenda if node.writer_count and pending.content else self._agenda
             agenda.put(node, pending)
             self.wake_at(pending.due_seconds)
@@ -197,7 +197,7 @@ class RunUploader:
         for node, pending in due:
             if pending.uploading:
                 continue  # it is put on the agenda again when that has ended
-            if pending.disk_state == DiskState.IN_DOUBT and node.is_attached:
+            if pending.disk_state == DiskState.MAYBE_LOST and node.is_attached:
                 continue  # not before somebody has looked at it
             if not node.is_attached:
                 # News of its removal came by the watch while, say, a directory's new time was pending.
@@ -275,7 +275,7 @@ class RunUploader:
             self._refusal = error
         self.removals.put_off(RETRY_SECONDS_MAX, error)
         for node, pending in self._tree.pending.items():
-            if pending.disk_state != DiskState.IN_DOUBT:
+            if pending.disk_state != DiskState.MAYBE_LOST:
                 self._refuse(node, pending, error)
         self._uploader.note_progress()
 

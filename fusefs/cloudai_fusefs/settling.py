@@ -95,7 +95,7 @@ class Settling:
     async def settle_at_end(self) -> None:
         """Of a mount that ends in order: what is left goes to the disk, as much as fits in a few seconds.
 
-        Not cancelled from outside. What did not fit is in doubt only if power is lost before the next mount.
+        Not cancelled from outside. What did not fit may be lost only if power is lost before the next mount.
         """
         with trio.move_on_after(SETTLE_SECONDS_MAX, shield=True):
             try:

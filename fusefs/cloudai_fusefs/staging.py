@@ -129,7 +129,7 @@ class Staging:
             pending.change_count += 1
             pending.failure = None
             pending.is_recovered = False
-            if pending.disk_state == DiskState.IN_DOUBT:
+            if pending.disk_state == DiskState.MAYBE_LOST:
                 _accept_content(pending)
                 self._record(node, pending)
             self._on_change(node)
@@ -298,14 +298,14 @@ class Staging:
     # --- the last mount's leftovers ---------------------------------------------------------------------
 
     def _note_boot(self, records: Sequence[JournalRecord]) -> bool:
-        """Whether the machine went down since the last mount: what was not on its disk is then in doubt."""
+        """Whether the machine went down since the last mount: what was not on its disk may be lost then."""
         boot_id = _BOOT_ID_PATH.read_text().strip()
         has_lost_power = self._journal.boot_id not in ("", boot_id)
         if self._journal.boot_id != boot_id:
             with self._journal.together():
                 for record in records if has_lost_power else ():
                     if record.has_content and record.disk_state == DiskState.UNKNOWN:
-                        record.disk_state = DiskState.IN_DOUBT
+                        record.disk_state = DiskState.MAYBE_LOST
                         self._journal.put_again(record)
                 self._journal.note_boot(boot_id)
             # Before anything is written: a loss of power must not find the word of an earlier boot.
@@ -404,7 +404,7 @@ def _row_of(node: Node, pending: Pending, disk_state: DiskState) -> JournalRecor
 
 def _accept_content(pending: Pending) -> None:
     """Somebody has written or touched what a loss of power left: it is as they want it."""
-    if pending.disk_state == DiskState.IN_DOUBT:
+    if pending.disk_state == DiskState.MAYBE_LOST:
         pending.disk_state = DiskState.UNKNOWN
 
 

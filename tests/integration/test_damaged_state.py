@@ -178,7 +178,7 @@ def test_file_that_a_loss_of_power_tore_is_not_uploaded_before_somebody_says_tha
     mount.start()
 
     run = run_in(mount)
-    wait_until(lambda: mount.status()["failed_count"] == 2, "both in doubt")
+    wait_until(lambda: mount.status()["failed_count"] == 2, "both said to be maybe lost")
     waiting = mount.cloudai("wait", str(mount.mount_point))
     assert waiting.returncode != 0
     assert "the machine went down" in waiting.stderr
