@@ -9,6 +9,6 @@ rm -rf "$output/cloudai_proto"
 mkdir -p "$output"
 cd "$here"
 "$python" -m grpc_tools.protoc -I . --python_out="$output" --pyi_out="$output" --grpc_python_out="$output" \
-    cloudai_proto/storage/v1/*.proto
+    cloudai_proto/*/v1/*.proto
 find "$output/cloudai_proto" -type d -exec touch {}/__init__.py {}/py.typed \;
 find "$output/cloudai_proto" -mindepth 1 -name py.typed -path '*/*/py.typed' ! -path "$output/cloudai_proto/py.typed" -delete

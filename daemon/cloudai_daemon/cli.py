@@ -10,6 +10,7 @@ import click
 
 from cloudai_daemon.commands.completion import completion_command
 from cloudai_daemon.commands.config import config_command
+from cloudai_daemon.commands.csi_driver import csi_driver_command
 from cloudai_daemon.commands.doctor import doctor_command
 from cloudai_daemon.commands.install_helper import install_helper_command
 from cloudai_daemon.commands.ls import ls_command
@@ -38,6 +39,7 @@ for _command in (
     umount_command,
     run_task_command,
     volume_plugin_command,
+    csi_driver_command,
     status_command,
     wait_command,
     ls_command,

@@ -24,7 +24,7 @@ def listen_at(path: Path) -> socket.socket:
     Raises OSError: EADDRINUSE where somebody does, EEXIST for anything but a socket.
     """
     make_private_dir(path.parent)
-    _remove_stale(path)
+    remove_stale(path)
     return _listen(path)
 
 
@@ -52,7 +52,11 @@ def _listen(path: Path) -> socket.socket:
     return listening
 
 
-def _remove_stale(path: Path) -> None:
+def remove_stale(path: Path) -> None:
+    """Removes a socket that nobody listens to.
+
+    Raises OSError: EADDRINUSE where somebody does, EEXIST for anything but a socket.
+    """
     with suppress(FileNotFoundError):
         if not stat.S_ISSOCK(path.lstat().st_mode):
             raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import logging
 import math
 import os
 import re
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
@@ -40,6 +39,7 @@ from cloudai_fusefs.retrying_master_client import RetryingMasterClient
 from cloudai_fusefs.running_mount import RunningMount
 from cloudai_fusefs.sealed_cache import CACHE_SHARE, SealedCache
 from cloudai_fusefs.staging import Staging
+from cloudai_fusefs.state_lock import own_state_directory
 from cloudai_fusefs.tree_sync import TreeSync
 from cloudai_fusefs.uploader import Uploader
 from cloudai_fusefs.warmup import Warmup
@@ -82,7 +82,7 @@ async def serve_mount(
     """
     keep_freed_memory()
     require_private(config.cache_dir)
-    with _own_state_directory(config.state_dir):
+    with own_state_directory(config.state_dir):
         async with GrpcMasterClient(
             config.address,
             token_provider=lambda: _read_token(config),
@@ -288,20 +288,3 @@ def _read_token(config: MountConfig) -> str:
     if config.token_file is None:
         return config.token
     return config.token_file.read_text().strip()
-
-
-@contextmanager
-def _own_state_directory(directory: Path) -> Iterator[None]:
-    """Holds the state directory's lock. Raises BlockingIOError while another mount has it."""
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise BlockingIOError(
-                error.errno, "the state directory is in use by another mount", str(directory)
-            ) from None
-        yield
-    finally:
-        os.close(descriptor)

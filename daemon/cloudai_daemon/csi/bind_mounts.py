@@ -1,0 +1,100 @@
+"""A staged volume at the place of a pod: a bind mount of the mount's root.
+
+Nothing here asks the mounted tree without a bound. Raises CommandFailed or OSError, with the kernel's reason.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from cloudai_daemon.exit_codes import CommandFailed, ExitCode
+from cloudai_daemon.mount_calls import ATTRIBUTE_BY_WORD, pick_up, put_down
+from cloudai_daemon.mount_helper import FILE_SYSTEM_TYPE
+from cloudai_daemon.mount_table import MountedTree, find_mounted, is_dead, unmount, within_bound
+from cloudai_daemon.read_only_stand import make_read_only_stand
+
+log = logging.getLogger(__name__)
+
+_BIND_SECONDS_MAX: Final = 10.0
+# What a driver that was killed again and again can have left on top of each other at one place.
+_STACKED_MAX: Final = 16
+
+
+def find_bound(place: Path) -> MountedTree | None:
+    """What is mounted at the place. Raises CommandFailed when it is not of ours."""
+    mounted = find_mounted(place)
+    if mounted is not None and mounted.file_system_type != FILE_SYSTEM_TYPE:
+        raise CommandFailed(
+            ExitCode.MOUNT_FAILED, f"{place}: something else is mounted there: {mounted.source}"
+        )
+    return mounted
+
+
+def is_bound(place: Path, staging: Path, *, is_read_only: bool) -> bool:
+    """Whether the mount that is at the staging path now is at the place, as it is to be."""
+    mounted, staged = find_mounted(place), find_mounted(staging)
+    return (
+        mounted is not None
+        and staged is not None
+        and mounted.device == staged.device
+        and ("ro" in mounted.words or "ro" in staged.words) >= is_read_only
+        and ("ro" not in mounted.words or is_read_only or "ro" in staged.words)
+    )
+
+
+def bind(staging: Path, place: Path, *, is_read_only: bool) -> None:
+    """What an earlier mount of the volume has left at the place is taken away first."""
+    if is_bound(place, staging, is_read_only=is_read_only):
+        return
+    take_off_all(place)
+    place.mkdir(mode=0o750, parents=True, exist_ok=True)
+    if is_read_only:
+        _bind_read_only(staging, place)
+    else:
+        within_bound(lambda: _bind(staging, place), _BIND_SECONDS_MAX)
+
+
+def _bind_read_only(staging: Path, place: Path) -> None:
+    try:
+        make_read_only_stand(staging, place, _BIND_SECONDS_MAX)
+    except OSError as error:
+        # A machine without user namespaces. Kubernetes tells the runtime that the volume is read-only as well, so
+        # that whoever is in the container cannot take it back there either.
+        log.warning("%s can be made writable again by root of this machine: %s", place, error.strerror)
+        take_off_all(place)
+        within_bound(lambda: _bind(staging, place, attributes=ATTRIBUTE_BY_WORD["ro"]), _BIND_SECONDS_MAX)
+
+
+def _bind(staging: Path, place: Path, attributes: int = 0) -> None:
+    source = os.open(staging, os.O_PATH | os.O_DIRECTORY)
+    try:
+        tree = pick_up(source, attributes)
+        try:
+            target = os.open(place, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                put_down(tree, target)
+            finally:
+                os.close(target)
+        finally:
+            os.close(tree)
+    finally:
+        os.close(source)
+
+
+def take_off_all(place: Path) -> None:
+    """All of ours that is mounted at the place; what is still in use there is refused."""
+    for _ in range(_STACKED_MAX):
+        if find_bound(place) is None:
+            return
+        unmount(place, lazily=is_dead(place))
+
+
+def release(place: Path) -> None:
+    """The same, and the directory. Never removes anything that is in it."""
+    take_off_all(place)
+    with suppress(FileNotFoundError):
+        place.rmdir()

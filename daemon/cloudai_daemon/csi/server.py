@@ -1,0 +1,120 @@
+"""The socket of the CSI driver: calls of gRPC become calls of plain functions, in worker threads.
+
+The one module of the daemon that imports gRPC. A call that is not carried out is logged with the volume it was for and
+the sentence that it was answered with; requests themselves never are, as they hold secrets.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+import grpc
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message_factory import GetMessageClass
+from google.rpc import code_pb2 as codes
+
+from cloudai_daemon.csi.errors import Handler, VolumeFailed
+from cloudai_daemon.places import make_private_dir
+from cloudai_daemon.unix_sockets import remove_socket, remove_stale
+from cloudai_proto.csi.v1 import csi_pb2 as csi
+
+log = logging.getLogger(__name__)
+
+# Of some, each is a process that starts or ends; more wait.
+_WORKERS: Final = 32
+_CALLS_MAX: Final = 128
+_STOP_SECONDS_MAX: Final = 10.0
+_PATIENCE_SECONDS_DEFAULT: Final = 120.0
+"""Of who does not say how long it waits; the kubelet's."""
+
+# Of the caller's time, to have the answer there in time.
+_ANSWER_SECONDS: Final = 2.0
+
+_CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
+
+
+def serve_csi(
+    services: Mapping[str, Mapping[str, Handler]], socket_path: Path, on_ready: Callable[[], None]
+) -> None:
+    """Serves until SIGTERM or SIGINT; what is being answered then gets ten seconds. `services` by name, `Node`, and
+    their handlers by call.
+
+    Raises OSError when the socket cannot be had.
+    """
+    make_private_dir(socket_path.parent)
+    remove_stale(socket_path)
+    server = grpc.server(
+        ThreadPoolExecutor(_WORKERS, thread_name_prefix="csi"), maximum_concurrent_rpcs=_CALLS_MAX
+    )
+    for name, handlers in services.items():
+        service = csi.DESCRIPTOR.services_by_name[name]
+        server.add_generic_rpc_handlers(
+            (
+                grpc.method_handlers_generic_handler(
+                    service.full_name,
+                    {
+                        method.name: _handler(method, handlers[method.name])
+                        for method in service.methods
+                        if method.name in handlers
+                    },
+                ),
+            )
+        )
+    told_to_end = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: told_to_end.set())
+    # Until the mode is set nobody else may connect.
+    os.umask(0o077)
+    try:
+        server.add_insecure_port(f"unix://{socket_path}")
+    except RuntimeError as error:
+        raise OSError(0, "no socket can be made here", str(socket_path)) from error
+    server.start()
+    try:
+        on_ready()
+        told_to_end.wait()
+        server.stop(_STOP_SECONDS_MAX).wait()
+    finally:
+        remove_socket(socket_path)
+
+
+def _handler(method: MethodDescriptor, handle: Handler) -> grpc.RpcMethodHandler[Any, Any]:
+    def answer(request: Any, context: grpc.ServicerContext) -> Any:
+        try:
+            return handle(request, _patience(context))
+        except VolumeFailed as error:
+            failure = error
+        # The driver must outlive a fault in one call.
+        except Exception:
+            log.exception("%s failed", method.name)
+            failure = VolumeFailed(codes.INTERNAL, "a fault of the driver: see its log")
+        _refuse(context, method, request, failure)
+
+    return grpc.unary_unary_rpc_method_handler(
+        answer,
+        request_deserializer=GetMessageClass(method.input_type).FromString,
+        response_serializer=GetMessageClass(method.output_type).SerializeToString,
+    )
+
+
+def _refuse(
+    context: grpc.ServicerContext, method: MethodDescriptor, request: Any, failure: VolumeFailed
+) -> NoReturn:
+    code = _CODES[failure.code]
+    volume = getattr(request, "volume_id", "") or getattr(request, "name", "")
+    log.warning("%s %r: %s: %s", method.name, volume[:128], code.name, failure.sentence)
+    context.abort(code, failure.sentence)
+
+
+def _patience(context: grpc.ServicerContext) -> float:
+    remaining_seconds = context.time_remaining()
+    if remaining_seconds is None or remaining_seconds > _PATIENCE_SECONDS_DEFAULT:
+        return _PATIENCE_SECONDS_DEFAULT
+    return max(0.0, remaining_seconds - _ANSWER_SECONDS)

@@ -1,0 +1,125 @@
+"""The runs at the master that volumes are, as the token of a call may see and change them.
+
+Each call has a connection of its own, in a trio loop of its own: calls are rare, and each brings its token. Blocks at
+most CALL_SECONDS_MAX, from any thread. Raises VolumeFailed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, TypeVar
+
+import trio
+from google.rpc import code_pb2 as codes
+
+from cloudai_daemon.csi.errors import VolumeFailed
+from cloudai_fusefs.grpc_master_client import GrpcMasterClient
+from cloudai_model.errors import AlreadyExists, CloudAIError, MasterUnavailable, NotFound, RunSealed
+from cloudai_proto.storage.v1 import names_pb2 as names
+from cloudai_proto.storage.v1 import types_pb2 as types
+
+CALL_SECONDS_MAX: Final = 15.0
+"""Well below the ten seconds to two minutes after which a cluster's parts give a call up and repeat it."""
+
+_ATTEMPT_SECONDS_MAX: Final = 5.0
+
+T = TypeVar("T")
+
+
+def volume_id_of(name: str) -> str:
+    """The task id of the run that a volume of this name is: the same for the same name, whoever asks."""
+    return hashlib.blake2b(name.encode(), digest_size=12, person=b"cloudai-csi").hexdigest()
+
+
+def path_of(run: types.Run) -> str:
+    return f"{run.user}/{run.task}/{run.name}"
+
+
+class VolumeRuns:
+    """Of one master."""
+
+    def __init__(self, address: str, *, insecure: bool, ca_file: Path | None) -> None:
+        self._address = address
+        self._insecure = insecure
+        self._ca_file = ca_file
+
+    def create(self, token: str, name: str, task: str) -> types.Run:
+        """The open run of a volume's name, made if it is new. Raises ALREADY_EXISTS for another task, of somebody
+        else's, or when it was sealed.
+        """
+        return self._ask(token, lambda client: _create(client, volume_id_of(name), task))
+
+    def find(self, token: str, volume_id: str, user: str = "", task: str = "") -> types.Run:
+        """Raises NOT_FOUND. Without a user it is looked for among the token's own."""
+        return self._ask(token, lambda client: _find(client, volume_id, user, task))
+
+    def seal(self, token: str, volume_id: str) -> None:
+        """Exit status 0: what became of containers is not told to drivers. Nothing to do for one that is sealed, or
+        is not there.
+        """
+        request = names.SealRunRequest(request_id=secrets.token_bytes(16), task_id=volume_id, exit_status=0)
+        with suppress(RunSealed, NotFound):
+            self._ask_plainly(token, lambda client: client.seal_run(request))
+
+    def _ask(self, token: str, ask: Callable[[GrpcMasterClient], Awaitable[T]]) -> T:
+        try:
+            return self._ask_plainly(token, ask)
+        except CloudAIError as error:
+            raise VolumeFailed.of(error) from error
+
+    def _ask_plainly(self, token: str, ask: Callable[[GrpcMasterClient], Awaitable[T]]) -> T:
+        """Raises CloudAIError."""
+
+        async def call() -> T:
+            with trio.move_on_after(CALL_SECONDS_MAX):
+                async with self._client(token) as client:
+                    return await ask(client)
+            raise MasterUnavailable(self._address, timeout_seconds=CALL_SECONDS_MAX)
+
+        try:
+            return trio.run(call)
+        except MasterUnavailable as error:
+            raise MasterUnavailable(f"{self._address} is away, or not to be reached from here") from error
+        except OSError as error:
+            raise MasterUnavailable(f"{error.filename}: {error.strerror}") from error
+
+    def _client(self, token: str) -> GrpcMasterClient:
+        return GrpcMasterClient(
+            self._address,
+            token_provider=lambda: token,
+            insecure=self._insecure,
+            root_certificates=self._ca_file.read_bytes() if self._ca_file is not None else None,
+            call_deadline_seconds=_ATTEMPT_SECONDS_MAX,
+        )
+
+
+async def _create(client: GrpcMasterClient, volume_id: str, task: str) -> types.Run:
+    user = (await client.get_capabilities()).user
+    request = names.CreateRunRequest(
+        request_id=secrets.token_bytes(16), user=user, task=task, task_id=volume_id
+    )
+    try:
+        return await client.create_run(request)
+    except AlreadyExists:
+        pass
+    with suppress(NotFound):
+        run = await _find(client, volume_id, user, task)
+        if not run.sealed:
+            return run
+        raise VolumeFailed(codes.ALREADY_EXISTS, f"the run of this volume is sealed: {path_of(run)}")
+    raise VolumeFailed(
+        codes.ALREADY_EXISTS, "there is a volume of this name with another task, or of another user"
+    )
+
+
+async def _find(client: GrpcMasterClient, volume_id: str, user: str, task: str) -> types.Run:
+    user = user or (await client.get_capabilities()).user
+    runs, _ = await client.list_runs(user, task)
+    for run in runs:
+        if run.task_id == volume_id:
+            return run
+    raise NotFound("no run of this id can be seen with this token", volume_id=volume_id)
