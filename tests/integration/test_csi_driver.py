@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import subprocess
 from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
 
+import grpc
 import pytest
 
-from support.csi_driver_process import CsiDriverProcess
+from cloudai_proto.csi.v1 import csi_pb2 as csi
+from support.csi_driver_process import BLOCK, MODE, CsiDriverProcess, capability, refusal
 from support.master_process import MasterProcess
-from support.mount_process import MountProcess
+from support.mount_process import MountProcess, wait_until
+from support.podman import IMAGE, Podman
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the driver mounts as root")
 
 USER = "user-123"
+NOBODYS = "0123456789abcdef01234567"
+"""The id of no run."""
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +46,17 @@ def driver(
     directory = tmp_path_factory.mktemp("csi")
     with CsiDriverProcess(directory, shared_master.address, "--node-id", "node-1") as driver:
         yield driver
+
+
+@pytest.fixture
+def volume(driver: CsiDriverProcess, token: str, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The id of one that is staged; gone afterwards."""
+    volume_id = driver.create(f"pvc-{request.node.name}", token).volume_id
+    driver.stage(volume_id, token)
+    yield volume_id
+    for place in driver.target_root.glob("*/mount"):
+        driver.unpublish(volume_id, place.parent.name)
+    driver.unstage(volume_id)
 
 
 def exit_status(mount: MountProcess, run: str) -> int | None:
@@ -66,8 +87,476 @@ def test_volume_lives_from_its_creation_to_a_sealed_run(
     for _ in range(2):
         driver.unstage(volume.volume_id)
     assert not os.path.ismount(staging)
-    assert not list(driver.state_dir.iterdir())
+    assert volume.volume_id not in os.listdir(driver.state_dir)
     assert exit_status(reader, run) is None
     for _ in range(2):
         driver.delete(volume.volume_id, token)
     assert exit_status(reader, run) == 0
+
+
+def test_driver_says_who_it_is_and_what_it_can(driver: CsiDriverProcess) -> None:
+    assert driver.call("Identity", csi.GetPluginInfoRequest()).name == "csi.cloudai"
+    assert driver.call("Identity", csi.ProbeRequest()).ready.value
+    (plugin,) = driver.call("Identity", csi.GetPluginCapabilitiesRequest()).capabilities
+    assert plugin.service.type == csi.PluginCapability.Service.CONTROLLER_SERVICE
+    controller = driver.call("Controller", csi.ControllerGetCapabilitiesRequest()).capabilities
+    assert [one.rpc.type for one in controller] == [1, 13]  # CREATE_DELETE_VOLUME, SINGLE_NODE_MULTI_WRITER
+    node = driver.call("Node", csi.NodeGetCapabilitiesRequest()).capabilities
+    assert [one.rpc.type for one in node] == [1, 2, 5]  # STAGE_UNSTAGE, GET_STATS, SINGLE_NODE_MULTI_WRITER
+    assert driver.call("Node", csi.NodeGetInfoRequest()).node_id == "node-1"
+
+
+def test_calls_that_are_not_offered_are_unimplemented(driver: CsiDriverProcess) -> None:
+    with grpc.insecure_channel(f"unix://{driver.socket_path}") as channel:
+        for call in ("Controller/ListVolumes", "Node/NodeExpandVolume", "GroupController/CreateVolumeGroup"):
+            method: Any = channel.unary_unary(f"/csi.v1.{call}")
+            assert refusal(partial(method, b"", timeout=10))[0] == "UNIMPLEMENTED"
+
+
+def test_driver_without_a_node_makes_volumes_and_mounts_none(
+    shared_master: MasterProcess, token: str, tmp_path: Path
+) -> None:
+    with CsiDriverProcess(tmp_path, shared_master.address, "--on-delete", "keep") as controller:
+        volume = controller.create("pvc-controller", token)
+        code, _ = refusal(lambda: controller.stage(volume.volume_id, token))
+        assert code == "UNIMPLEMENTED"
+        controller.delete(volume.volume_id, token)
+        # Kept open: the same name is the same run.
+        assert controller.create("pvc-controller", token) == volume
+        assert not controller.state_dir.exists()
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "sentence"),
+    [
+        ({"name": ""}, "INVALID_ARGUMENT", "name: is missing"),
+        ({"name": "n" * 129}, "INVALID_ARGUMENT", "name: has at most 128 bytes"),
+        ({"name": "a\x07"}, "INVALID_ARGUMENT", "name: has control characters"),
+        ({"volume_capabilities": []}, "INVALID_ARGUMENT", "volume_capabilities: is missing"),
+        ({"volume_capabilities": [BLOCK]}, "INVALID_ARGUMENT", "volume_capability: a run is no block device"),
+        (
+            {"volume_capabilities": [csi.VolumeCapability()]},
+            "INVALID_ARGUMENT",
+            "volume_capability: access_type and access_mode are needed",
+        ),
+        (
+            {"volume_capabilities": [capability(), capability(MODE.UNKNOWN)]},
+            "INVALID_ARGUMENT",
+            "volume_capability: the access mode is not known",
+        ),
+        (
+            {"volume_capabilities": [capability(fs_type="ext4")]},
+            "INVALID_ARGUMENT",
+            "volume_capability: fs_type is for other drivers",
+        ),
+        (
+            {"volume_capabilities": [capability(flags=("uid=1000", "cache_dir=/etc"))]},
+            "INVALID_ARGUMENT",
+            "mount_flags: there are uid=, gid=",
+        ),
+        ({"parameters": {}}, "INVALID_ARGUMENT", "parameters: task is missing"),
+        ({"parameters": {"task": "../other"}}, "INVALID_ARGUMENT", "parameters: task: not a valid name"),
+        ({"parameters": {"task": "t", "taks": "u"}}, "INVALID_ARGUMENT", "parameters: 'taks' is not known"),
+        (
+            {"volume_content_source": csi.VolumeContentSource()},
+            "INVALID_ARGUMENT",
+            "volume_content_source: a run begins empty",
+        ),
+        ({"capacity_range": csi.CapacityRange(required_bytes=-1)}, "INVALID_ARGUMENT", "capacity_range: is"),
+        (
+            {"capacity_range": csi.CapacityRange(required_bytes=2, limit_bytes=1)},
+            "OUT_OF_RANGE",
+            "capacity_range: more is required than is the limit",
+        ),
+        ({"secrets": {}}, "UNAUTHENTICATED", "secrets: `token` is missing"),
+        ({"secrets": {"token": "no token"}}, "UNAUTHENTICATED", "secrets: what `token` holds is none"),
+        ({"secrets": {"token": "e30.e30.e30"}}, "UNAUTHENTICATED", "not authenticated"),
+    ],
+)
+def test_creation_that_cannot_be_is_refused_by_name(
+    driver: CsiDriverProcess, token: str, fields: dict[str, Any], code: str, sentence: str
+) -> None:
+    found_code, found_sentence = refusal(lambda: driver.create(**{"name": "pvc-x", "token": token, **fields}))
+
+    assert (found_code, found_sentence[: len(sentence)]) == (code, sentence)
+
+
+def test_same_name_with_another_task_or_user_exists_already(
+    driver: CsiDriverProcess, shared_master: MasterProcess, token: str
+) -> None:
+    volume = driver.create("pvc-same", token, task="one")
+    other = shared_master.make_token("user-456")
+
+    for call in (
+        lambda: driver.create("pvc-same", token, task="two"),
+        lambda: driver.create("pvc-same", other, task="one"),
+    ):
+        assert refusal(call) == (
+            "ALREADY_EXISTS",
+            "there is a volume of this name with another task, or of another user",
+        )
+    driver.delete(volume.volume_id, token)
+    code, sentence = refusal(lambda: driver.create("pvc-same", token, task="one"))
+    assert (code, sentence) == (
+        "ALREADY_EXISTS",
+        f"the run of this volume is sealed: {volume.volume_context['run']}",
+    )
+
+
+def test_task_is_that_of_the_claim_where_the_class_names_none(driver: CsiDriverProcess, token: str) -> None:
+    parameters = {"csi.storage.k8s.io/pvc/name": "results", "csi.storage.k8s.io/pvc/namespace": "team"}
+
+    volume = driver.create("pvc-claim", token, parameters=parameters)
+
+    assert volume.volume_context["run"].split("/")[:2] == [USER, "results"]
+
+
+def test_token_of_one_run_makes_no_volume(
+    driver: CsiDriverProcess, shared_master: MasterProcess, token: str
+) -> None:
+    volume = driver.create("pvc-scope", token)
+    limited = shared_master.make_token(USER, task_id=volume.volume_id)
+
+    assert refusal(lambda: driver.create("pvc-other", limited))[0] == "PERMISSION_DENIED"
+    # It is enough to mount that one.
+    driver.stage(volume.volume_id, limited)
+    driver.unstage(volume.volume_id)
+
+
+def test_capabilities_are_confirmed_or_said_not_to_be(driver: CsiDriverProcess, token: str) -> None:
+    volume = driver.create("pvc-validate", token)
+
+    def validate(*wanted: csi.VolumeCapability, **fields: Any) -> csi.ValidateVolumeCapabilitiesResponse:
+        request = csi.ValidateVolumeCapabilitiesRequest(
+            **{
+                "volume_id": volume.volume_id,
+                "volume_capabilities": wanted,
+                "volume_context": volume.volume_context,
+                "secrets": {"token": token},
+                **fields,
+            }
+        )
+        response: csi.ValidateVolumeCapabilitiesResponse = driver.call("Controller", request)
+        return response
+
+    confirmed = validate(capability(), parameters={"task": "training"}).confirmed
+    assert list(confirmed.volume_capabilities) == [capability()]
+    assert dict(confirmed.parameters) == {"task": "training"}
+    for refused in (
+        validate(BLOCK),
+        validate(capability(), volume_context={"run": f"{USER}/training/2026-01-01_00-00-00"}),
+    ):
+        assert not refused.HasField("confirmed")
+        assert refused.message
+    assert refusal(validate)[0] == "INVALID_ARGUMENT"
+    assert refusal(lambda: validate(capability(), volume_id=""))[0] == "INVALID_ARGUMENT"
+    assert refusal(lambda: validate(capability(), volume_id=NOBODYS))[0] == "NOT_FOUND"
+    assert refusal(lambda: validate(capability(), secrets={}))[0] == "UNAUTHENTICATED"
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "sentence"),
+    [
+        ({"volume_id": ""}, "INVALID_ARGUMENT", "volume_id: is missing"),
+        ({"volume_id": "../../etc"}, "NOT_FOUND", "volume_id: there is no such volume"),
+        ({"volume_id": NOBODYS}, "NOT_FOUND", "not found"),
+        ({"staging_target_path": ""}, "INVALID_ARGUMENT", "staging_target_path: is missing"),
+        ({"staging_target_path": "here"}, "INVALID_ARGUMENT", "staging_target_path: is no absolute path"),
+        ({"staging_target_path": "/tmp/../etc/x"}, "INVALID_ARGUMENT", "staging_target_path: is no place"),
+        ({"staging_target_path": "/" + "a/" * 3000}, "INVALID_ARGUMENT", "staging_target_path: is no"),
+        ({"access": BLOCK}, "INVALID_ARGUMENT", "volume_capability: a run is no block device"),
+        ({"access": csi.VolumeCapability()}, "INVALID_ARGUMENT", "volume_capability: access_type"),
+        ({"secrets": {}}, "UNAUTHENTICATED", "secrets: `token` is missing"),
+        ({"secrets": {"token": "e30.e30.e30"}}, "UNAUTHENTICATED", "not authenticated"),
+        ({"context": {"run": "../../.."}}, "INVALID_ARGUMENT", "volume_context: run"),
+        ({"context": {"run": f"{USER}/training"}}, "INVALID_ARGUMENT", "volume_context: run is USER/TASK"),
+        (
+            {"context": {"run": f"{USER}/training/2026-01-01_00-00-00"}},
+            "NOT_FOUND",
+            f"the run {USER}/training/2026-01-01_00-00-00 is not that of",
+        ),
+    ],
+)
+def test_staging_that_cannot_be_is_refused_by_name(
+    driver: CsiDriverProcess, token: str, fields: dict[str, Any], code: str, sentence: str
+) -> None:
+    volume = driver.create("pvc-refused", token)
+    wanted = {"volume_id": volume.volume_id, "token": token, **fields}
+    if wanted["volume_id"] in ("", "../../etc"):
+        wanted["staging_target_path"] = str(driver.staging("other"))
+
+    found_code, found_sentence = refusal(lambda: driver.stage(**wanted))
+
+    assert (found_code, found_sentence[: len(sentence)]) == (code, sentence)
+    assert volume.volume_id not in os.listdir(driver.state_dir)
+    assert driver.daemon_of(volume.volume_id) is None
+
+
+def test_publishing_what_is_not_staged_fails(driver: CsiDriverProcess, token: str) -> None:
+    volume = driver.create("pvc-not-staged", token)
+
+    code, sentence = refusal(lambda: driver.publish(volume.volume_id, "pod"))
+
+    assert code == "FAILED_PRECONDITION"
+    assert sentence.endswith("NodeStageVolume first")
+    assert not driver.target("pod").exists()
+
+
+@pytest.mark.parametrize(
+    ("fields", "code"),
+    [
+        ({"volume_id": ""}, "INVALID_ARGUMENT"),
+        ({"target_path": ""}, "INVALID_ARGUMENT"),
+        ({"target_path": "mount"}, "INVALID_ARGUMENT"),
+        ({"target_path": "/tmp/a/../b"}, "INVALID_ARGUMENT"),
+        ({"target_path": "/tmp"}, "INVALID_ARGUMENT"),
+        ({"staging_target_path": ""}, "FAILED_PRECONDITION"),
+        ({"volume_capability": BLOCK}, "INVALID_ARGUMENT"),
+        ({"volume_capability": None}, "INVALID_ARGUMENT"),
+    ],
+)
+def test_publishing_request_that_is_not_valid_is_refused(
+    driver: CsiDriverProcess, fields: dict[str, Any], code: str
+) -> None:
+    request = {
+        "volume_id": NOBODYS,
+        "staging_target_path": str(driver.staging(NOBODYS)),
+        "target_path": str(driver.target("pod")),
+        "volume_capability": capability(),
+        **fields,
+    }
+
+    assert refusal(lambda: driver.call("Node", csi.NodePublishVolumeRequest(**request)))[0] == code
+
+
+def test_taking_away_what_is_not_there_is_done_already(driver: CsiDriverProcess, token: str) -> None:
+    driver.unpublish(NOBODYS, "pod-of-nothing")
+    driver.unstage(NOBODYS)
+    driver.delete(NOBODYS, token)
+    driver.delete("../../etc", token)
+    requests = {
+        "Node": (
+            csi.NodeUnpublishVolumeRequest(volume_id=NOBODYS),
+            csi.NodeUnpublishVolumeRequest(target_path="/tmp/x"),
+            csi.NodeUnstageVolumeRequest(volume_id=NOBODYS),
+            csi.NodeUnstageVolumeRequest(staging_target_path="/tmp/x"),
+        ),
+        "Controller": (csi.DeleteVolumeRequest(),),
+    }
+    for service, invalid in requests.items():
+        for request in invalid:
+            assert refusal(partial(driver.call, service, request))[0] == "INVALID_ARGUMENT"
+    assert refusal(lambda: driver.delete(NOBODYS, ""))[0] == "UNAUTHENTICATED"
+
+
+def test_unpublishing_removes_nothing_that_is_in_a_directory(driver: CsiDriverProcess) -> None:
+    target = driver.target("bare")
+    target.mkdir(parents=True)
+    (target / "of somebody else").touch()
+
+    code, sentence = refusal(lambda: driver.unpublish(NOBODYS, "bare"))
+
+    assert (code, sentence) == ("INTERNAL", f"{target}: {target}: Directory not empty")
+    assert (target / "of somebody else").exists()
+    (target / "of somebody else").unlink()
+
+
+def test_volume_at_two_places_may_be_written_at_one(driver: CsiDriverProcess, volume: str) -> None:
+    writer = driver.publish(volume, "writer")
+    reader = driver.publish(volume, "reader", readonly=True)
+
+    (writer / "file").write_text("content")
+
+    assert (reader / "file").read_text() == "content"
+    for write in (lambda: (reader / "more").touch(), lambda: (reader / "file").write_text("other")):
+        with pytest.raises(OSError) as refused:
+            write()
+        assert refused.value.errno == errno.EROFS
+    # Nor can whoever mounts it again, as runtimes do for containers.
+    again = subprocess.run(["mount", "-o", "remount,bind,rw", str(reader)], capture_output=True, check=False)
+    assert again.returncode != 0
+    assert refusal(lambda: driver.publish(volume, "reader")) == (
+        "ALREADY_EXISTS",
+        f"{volume} is published at {reader}, read-only",
+    )
+    assert refusal(lambda: driver.publish(volume, "writer", readonly=True))[0] == "ALREADY_EXISTS"
+    assert refusal(lambda: driver.unstage(volume)) == (
+        "FAILED_PRECONDITION",
+        f"{volume} is published at {writer}: unpublish it first",
+    )
+    driver.unpublish(volume, "reader")
+    (writer / "more").touch()
+
+
+@pytest.mark.parametrize("mode", [MODE.SINGLE_NODE_WRITER, MODE.SINGLE_NODE_SINGLE_WRITER])
+def test_volume_of_one_writer_is_at_one_place_at_a_time(
+    driver: CsiDriverProcess, volume: str, mode: csi.VolumeCapability.AccessMode.Mode
+) -> None:
+    driver.publish(volume, "first", access=capability(mode))
+
+    code, _ = refusal(lambda: driver.publish(volume, "second", access=capability(mode)))
+
+    assert code == "FAILED_PRECONDITION"
+    driver.unpublish(volume, "first")
+    driver.publish(volume, "second", access=capability(mode))
+
+
+@pytest.mark.parametrize(
+    "access",
+    [
+        capability(MODE.MULTI_NODE_READER_ONLY),
+        capability(MODE.SINGLE_NODE_READER_ONLY),
+        capability(flags=("ro",)),
+    ],
+    ids=("many readers", "one reader", "flag"),
+)
+def test_volume_to_be_read_takes_no_writes_anywhere(
+    driver: CsiDriverProcess, token: str, access: csi.VolumeCapability
+) -> None:
+    volume = driver.create("pvc-read", token).volume_id
+    staging = driver.stage(volume, token, access=access)
+    target = driver.publish(volume, "pod-read", access=access)
+
+    for directory in (staging, target):
+        with pytest.raises(OSError, match="Read-only file system"):
+            (directory / "file").touch()
+    code, sentence = refusal(lambda: driver.stage(volume, token))
+    assert (code, sentence) == ("ALREADY_EXISTS", f"{volume} is staged at {staging} with another capability")
+    driver.unpublish(volume, "pod-read")
+    driver.unstage(volume)
+
+
+def test_flags_of_a_volume_are_those_of_its_mount(driver: CsiDriverProcess, token: str) -> None:
+    volume = driver.create("pvc-flags", token).volume_id
+    staging = driver.stage(volume, token, access=capability(flags=("uid=1000,gid=1000", "noexec")))
+
+    assert (staging.stat().st_uid, staging.stat().st_gid) == (1000, 1000)
+    assert os.statvfs(staging).f_flag & os.ST_NOEXEC
+    driver.unstage(volume)
+
+
+def test_run_that_is_there_is_a_volume_by_its_id(
+    driver: CsiDriverProcess, reader: MountProcess, token: str
+) -> None:
+    """As a PersistentVolume that a person has written."""
+    run = reader.make_run("2026-11-20_15-04-05", task="by-hand")
+    (run / "result").write_text("42")
+    reader.seal(run)
+    listing = json.loads(reader.cloudai("ls", "--json", str(reader.mount_point)).stdout)
+    path = str(run.relative_to(reader.mount_point))
+    (volume,) = [found["task_id"] for found in listing if found["path"] == path]
+
+    driver.stage(volume, token)
+    target = driver.publish(volume, "pod-by-hand")
+
+    assert (target / "result").read_text() == "42"
+    with pytest.raises(OSError, match="Read-only file system"):
+        (target / "more").touch()
+    driver.unpublish(volume, "pod-by-hand")
+    driver.unstage(volume)
+
+
+def test_volume_is_staged_at_one_place(driver: CsiDriverProcess, volume: str, token: str) -> None:
+    elsewhere = driver.staging_root / "elsewhere" / "globalmount"
+
+    code, sentence = refusal(lambda: driver.stage(volume, token, staging_target_path=str(elsewhere)))
+
+    assert (code, sentence) == (
+        "FAILED_PRECONDITION",
+        f"{volume} is staged at {driver.staging(volume)}: unstage it there",
+    )
+    # Nothing is at that place, so there is nothing to be done.
+    request = csi.NodeUnstageVolumeRequest(volume_id=volume, staging_target_path=str(elsewhere))
+    driver.call("Node", request)
+    assert driver.daemon_of(volume) is not None
+
+
+def test_volume_that_is_staged_is_not_deleted(driver: CsiDriverProcess, volume: str, token: str) -> None:
+    assert refusal(lambda: driver.delete(volume, token)) == (
+        "FAILED_PRECONDITION",
+        f"{volume} is staged on this node: unstage it first",
+    )
+
+
+def test_usage_of_a_volume_is_what_df_says(driver: CsiDriverProcess, volume: str) -> None:
+    target = driver.publish(volume, "pod-usage")
+
+    def usage(path: Path, volume_id: str = volume) -> csi.VolumeUsage:
+        request = csi.NodeGetVolumeStatsRequest(volume_id=volume_id, volume_path=str(path))
+        (found,) = driver.call("Node", request).usage
+        assert isinstance(found, csi.VolumeUsage)
+        return found
+
+    found = usage(target)
+    told = os.statvfs(target)
+    assert (found.unit, found.total) == (csi.VolumeUsage.BYTES, told.f_blocks * told.f_frsize)
+    assert 0 < found.available <= found.total
+    assert refusal(lambda: usage(target, NOBODYS))[0] == "NOT_FOUND"
+    assert refusal(lambda: usage(driver.target("another")))[0] == "NOT_FOUND"
+    assert refusal(lambda: usage(target, ""))[0] == "INVALID_ARGUMENT"
+    assert refusal(lambda: usage(Path("relative")))[0] == "INVALID_ARGUMENT"
+
+
+def test_another_token_takes_the_place_of_the_first_only_if_it_is_good(
+    driver: CsiDriverProcess, volume: str, token: str, shared_master: MasterProcess
+) -> None:
+    assert refusal(lambda: driver.stage(volume, "e30.e30.e30"))[0] == "UNAUTHENTICATED"
+    token_file = Path(os.environ["CLOUDAI_RUNTIME_DIR"]) / "csi" / volume
+    assert token_file.read_text() == token
+
+    renewed = shared_master.make_token(USER, days=2)
+    driver.stage(volume, renewed)
+
+    assert token_file.read_text() == renewed
+    assert (token_file.stat().st_mode & 0o777, token_file.parent.stat().st_mode & 0o777) == (0o600, 0o700)
+
+
+def test_second_request_for_a_volume_is_aborted_while_the_first_is_not_answered(
+    driver: CsiDriverProcess, token: str, shared_master: MasterProcess
+) -> None:
+    volume = driver.create("pvc-twice", token).volume_id
+    with shared_master.silent():
+        staging = driver.start_staging(volume, token)
+        wait_until(
+            lambda: refusal(lambda: driver.publish(volume, "twice"))[0] == "ABORTED", "a call that is aborted"
+        )
+    assert staging.result() == csi.NodeStageVolumeResponse()
+    driver.unstage(volume)
+
+
+def test_secrets_are_in_no_answer_log_record_or_command_line(
+    driver: CsiDriverProcess, token: str, shared_master: MasterProcess
+) -> None:
+    created = driver.create("pvc-secret", token)
+    volume = created.volume_id
+    assert refusal(lambda: driver.stage(volume, f"{token}x"))[0] == "UNAUTHENTICATED"
+    driver.stage(volume, token, context=created.volume_context)
+    driver.publish(volume, "pod-secret")
+
+    assert list(created.volume_context) == ["run"]
+    assert token not in str(created)
+    pids = [process.pid for process in driver.mount_processes()] + [driver.pid]
+    assert len(pids) >= 3
+    for pid in pids:
+        for name in ("cmdline", "environ"):
+            assert token.encode() not in Path(f"/proc/{pid}/{name}").read_bytes()
+    logs = [driver.log_path, shared_master.log_path]
+    for path in (*logs, *(found for found in driver.state_dir.rglob("*") if found.is_file())):
+        assert token.encode() not in path.read_bytes(), path
+    driver.unpublish(volume, "pod-secret")
+    driver.unstage(volume)
+
+
+def test_container_writes_to_a_published_volume(
+    driver: CsiDriverProcess, reader: MountProcess, podman: Podman, token: str
+) -> None:
+    volume = driver.create("pvc-container", token)
+    driver.stage(volume.volume_id, token)
+    target = driver.publish(volume.volume_id, "pod-container")
+
+    podman("run", "--rm", "--volume", f"{target}:/output", IMAGE, "sh", "-c", "echo done > /output/log")
+
+    driver.unpublish(volume.volume_id, "pod-container")
+    run = volume.volume_context["run"]
+    assert (reader.mount_point / run / "log").read_text() == "done\n"
+    driver.unstage(volume.volume_id)

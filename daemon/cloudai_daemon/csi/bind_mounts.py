@@ -41,8 +41,7 @@ def is_bound(place: Path, staging: Path, *, is_read_only: bool) -> bool:
         mounted is not None
         and staged is not None
         and mounted.device == staged.device
-        and ("ro" in mounted.words or "ro" in staged.words) >= is_read_only
-        and ("ro" not in mounted.words or is_read_only or "ro" in staged.words)
+        and ("ro" in mounted.words) == (is_read_only or "ro" in staged.words)
     )
 
 

@@ -9,7 +9,6 @@ from typing import Final
 from google.rpc import code_pb2 as codes
 
 from cloudai_daemon.csi.errors import Handler, VolumeFailed, invalid
-from cloudai_daemon.csi.node_volumes import VolumeTurns
 from cloudai_daemon.csi.requests import (
     RUN_CONTEXT,
     parse_all,
@@ -19,6 +18,7 @@ from cloudai_daemon.csi.requests import (
     require_token,
 )
 from cloudai_daemon.csi.volume_runs import VolumeRuns, path_of, volume_id_of
+from cloudai_daemon.csi.volume_turns import VolumeTurns
 from cloudai_model.errors import InvalidRequest
 from cloudai_model.names import check_managed_name
 from cloudai_proto.csi.v1 import csi_pb2 as csi

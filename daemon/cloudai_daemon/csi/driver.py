@@ -10,10 +10,11 @@ from cloudai_daemon.csi.errors import Handler
 from cloudai_daemon.csi.identity import Identity
 from cloudai_daemon.csi.keeper import Keeper
 from cloudai_daemon.csi.node import Node
-from cloudai_daemon.csi.node_volumes import MountChoices, NodeVolumes, VolumeTurns
+from cloudai_daemon.csi.node_volumes import MountChoices, NodeVolumes
 from cloudai_daemon.csi.server import serve_csi
 from cloudai_daemon.csi.staged_records import StagedRecords
 from cloudai_daemon.csi.volume_runs import VolumeRuns
+from cloudai_daemon.csi.volume_turns import VolumeTurns
 from cloudai_daemon.options import MountOptions
 
 

@@ -11,8 +11,6 @@ import threading
 import time
 from typing import Final
 
-from google.rpc import code_pb2 as codes
-
 from cloudai_daemon.csi.errors import VolumeFailed
 from cloudai_daemon.csi.node_volumes import NodeVolumes
 
@@ -57,8 +55,6 @@ class Keeper:
         try:
             self._volumes.revive(volume_id)
         except VolumeFailed as error:
-            if error.code == codes.ABORTED:
-                return  # a request has it
             log.warning("%s: %s", volume_id, error.sentence)
             pause = min(2 * self._pauses.get(volume_id, LOOK_SECONDS / 2), PAUSE_SECONDS_MAX)
             self._pauses[volume_id] = pause

@@ -11,10 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -27,6 +24,7 @@ from cloudai_daemon.csi.errors import VolumeFailed
 from cloudai_daemon.csi.requests import Access
 from cloudai_daemon.csi.staged_records import StagedRecords, StagedVolume
 from cloudai_daemon.csi.volume_runs import VolumeRuns, path_of
+from cloudai_daemon.csi.volume_turns import VolumeTurns
 from cloudai_daemon.exit_codes import CommandFailed
 from cloudai_daemon.mount_lookup import find_at
 from cloudai_daemon.mount_shield import take_shield_away
@@ -56,30 +54,6 @@ class MountChoices:
     options: MountOptions
     drain_seconds: float
     """How long a request waits for uploads before it is to be repeated."""
-
-
-class VolumeTurns:
-    """Who works on a volume, one at a time."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._taken: set[str] = set()
-
-    @contextmanager
-    def take(self, volume_id: str) -> Iterator[None]:
-        """Raises VolumeFailed (ABORTED) at once while somebody else has it."""
-        with self._lock:
-            if volume_id in self._taken:
-                raise VolumeFailed(
-                    codes.ABORTED,
-                    f"another request for {volume_id} is not answered yet: repeat this one later",
-                )
-            self._taken.add(volume_id)
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._taken.remove(volume_id)
 
 
 class NodeVolumes:
@@ -270,10 +244,10 @@ class NodeVolumes:
     def revive(self, volume_id: str) -> None:
         """Mounts again what died with its supervisor, and binds to its places what they have lost.
 
-        Nothing is done for a volume that a request has, and VolumeFailed (ABORTED) raised.
+        Nothing is done for a volume that a request has.
         """
-        with self._turns.take(volume_id):
-            record = self._records.find(volume_id)
+        with self._turns.take_if_free(volume_id) as is_ours:
+            record = self._records.find(volume_id) if is_ours else None
             if record is None or record.boot_id != boot_id():
                 return
             if not self._is_serving(record):

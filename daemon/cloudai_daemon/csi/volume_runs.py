@@ -61,31 +61,26 @@ class VolumeRuns:
         """Exit status 0: what became of containers is not told to drivers. Nothing to do for one that is sealed, or
         is not there.
         """
-        request = names.SealRunRequest(request_id=secrets.token_bytes(16), task_id=volume_id, exit_status=0)
-        with suppress(RunSealed, NotFound):
-            self._ask_plainly(token, lambda client: client.seal_run(request))
+        self._ask(token, lambda client: _seal(client, volume_id))
 
     def _ask(self, token: str, ask: Callable[[GrpcMasterClient], Awaitable[T]]) -> T:
-        try:
-            return self._ask_plainly(token, ask)
-        except CloudAIError as error:
-            raise VolumeFailed.of(error) from error
-
-    def _ask_plainly(self, token: str, ask: Callable[[GrpcMasterClient], Awaitable[T]]) -> T:
-        """Raises CloudAIError."""
-
         async def call() -> T:
             with trio.move_on_after(CALL_SECONDS_MAX):
                 async with self._client(token) as client:
                     return await ask(client)
-            raise MasterUnavailable(self._address, timeout_seconds=CALL_SECONDS_MAX)
+            raise MasterUnavailable(timeout_seconds=CALL_SECONDS_MAX)
 
         try:
             return trio.run(call)
         except MasterUnavailable as error:
-            raise MasterUnavailable(f"{self._address} is away, or not to be reached from here") from error
+            raise VolumeFailed(
+                codes.UNAVAILABLE,
+                f"the master {self._address} is away, or not to be reached from here: {error}",
+            ) from error
+        except CloudAIError as error:
+            raise VolumeFailed.of(error) from error
         except OSError as error:
-            raise MasterUnavailable(f"{error.filename}: {error.strerror}") from error
+            raise VolumeFailed(codes.INTERNAL, f"{error.filename}: {error.strerror}") from error
 
     def _client(self, token: str) -> GrpcMasterClient:
         return GrpcMasterClient(
@@ -123,3 +118,9 @@ async def _find(client: GrpcMasterClient, volume_id: str, user: str, task: str) 
         if run.task_id == volume_id:
             return run
     raise NotFound("no run of this id can be seen with this token", volume_id=volume_id)
+
+
+async def _seal(client: GrpcMasterClient, volume_id: str) -> None:
+    request = names.SealRunRequest(request_id=secrets.token_bytes(16), task_id=volume_id, exit_status=0)
+    with suppress(RunSealed, NotFound):
+        await client.seal_run(request)

@@ -1,0 +1,61 @@
+"""Who works on a volume: one at a time, and requests before whoever looks after it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from google.rpc import code_pb2 as codes
+
+from cloudai_daemon.csi.errors import VolumeFailed
+
+KEEPER_SECONDS_MAX: Final = 60.0
+"""A mount that is made again takes half of it at most."""
+
+
+class VolumeTurns:
+    """Of all volumes of a driver. For any threads."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._requested: set[str] = set()
+        self._kept: set[str] = set()
+
+    @contextmanager
+    def take(self, volume_id: str) -> Iterator[None]:
+        """For a request. Raises VolumeFailed (ABORTED) at once while another has it; waits for the keeper."""
+        with self._changed:
+            if volume_id in self._requested:
+                raise _aborted(volume_id)
+            # From here on the keeper finds it taken, and further requests are aborted.
+            self._requested.add(volume_id)
+            if not self._changed.wait_for(lambda: volume_id not in self._kept, KEEPER_SECONDS_MAX):
+                self._requested.remove(volume_id)
+                raise _aborted(volume_id)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._requested.remove(volume_id)
+
+    @contextmanager
+    def take_if_free(self, volume_id: str) -> Iterator[bool]:
+        """For the keeper, which is one: whether it is its turn."""
+        with self._changed:
+            is_free = volume_id not in self._requested
+            if is_free:
+                self._kept.add(volume_id)
+        try:
+            yield is_free
+        finally:
+            with self._changed:
+                self._kept.discard(volume_id)
+                self._changed.notify_all()
+
+
+def _aborted(volume_id: str) -> VolumeFailed:
+    return VolumeFailed(
+        codes.ABORTED, f"another request for {volume_id} is not answered yet: repeat this one later"
+    )

@@ -1,0 +1,338 @@
+"""The CSI driver when something dies or is away: its own process, a mount daemon, the container of both, the master."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cloudai_daemon.places import runtime_dir
+from support.csi_driver_process import CsiDriverProcess, refusal
+from support.master_process import MasterProcess
+from support.mount_process import MakeMount, MountProcess, wait_until
+from support.podman import IMAGE, WRITER, Podman, wait_for_more_lines
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the driver mounts as root")
+
+USER = "user-123"
+
+
+@pytest.fixture
+def token(master: MasterProcess) -> str:
+    return master.make_token(USER)
+
+
+@pytest.fixture
+def driver(master: MasterProcess, tmp_path: Path) -> Iterator[CsiDriverProcess]:
+    """One that a test may kill."""
+    driver = CsiDriverProcess(tmp_path / "csi", master.address, "--node-id", "node-1", "--drain", "3")
+    driver.start()
+    yield driver
+    driver.clear()
+    assert "Traceback" not in driver.log_text()
+
+
+@pytest.fixture
+def reader(make_mount: MakeMount) -> MountProcess:
+    return make_mount()
+
+
+def has(path: Path, content: str) -> bool:
+    """Whether it can be read, and is that."""
+    try:
+        return path.read_text() == content
+    except OSError:
+        return False
+
+
+def wait_for(path: Path, content: str) -> None:
+    wait_until(lambda: has(path, content), str(path))
+
+
+def test_driver_that_is_killed_between_calls_goes_on(
+    driver: CsiDriverProcess, reader: MountProcess, token: str
+) -> None:
+    volume = driver.create("pvc", token)
+    driver.kill()
+    driver.start()
+    assert driver.create("pvc", token) == volume
+    driver.stage(volume.volume_id, token)
+    driver.kill()
+    driver.start()
+    driver.stage(volume.volume_id, token)
+    target = driver.publish(volume.volume_id, "pod")
+    driver.kill()
+    (target / "written while no driver runs").write_text("content")
+    driver.start()
+    assert driver.publish(volume.volume_id, "pod") == target
+    (target / "more").write_text("content")
+    driver.kill()
+    driver.start()
+    driver.unpublish(volume.volume_id, "pod")
+    run = reader.mount_point / volume.volume_context["run"]
+    wait_until(lambda: sorted(os.listdir(run)) == ["more", "written while no driver runs"], "both files")
+    driver.kill()
+    driver.start()
+    driver.unstage(volume.volume_id)
+    assert not driver.mount_processes()
+    assert not os.path.ismount(driver.staging(volume.volume_id))
+
+
+def test_published_volume_is_there_again_when_its_mount_daemon_was_killed(
+    driver: CsiDriverProcess, reader: MountProcess, podman: Podman, token: str
+) -> None:
+    """
+    K2. A published volume whose mount daemon dies is there again, in the containers that have it too.
+    """
+    volume = driver.create("pvc", token)
+    driver.stage(volume.volume_id, token)
+    target = driver.publish(volume.volume_id, "pod")
+    read_only = driver.publish(volume.volume_id, "reader", readonly=True)
+    (target / "first").write_text("content")
+    with podman.start("--volume", f"{target}:/output", IMAGE, "sh", "-c", WRITER) as container:
+        wait_for_more_lines(target / "lines")
+        daemon = driver.daemon_of(volume.volume_id)
+        assert daemon is not None
+        daemon.send_signal(signal.SIGKILL)
+        daemon.wait_gone(10)
+        wait_for(target / "first", "content")
+        wait_for(read_only / "first", "content")
+        wait_for_more_lines(target / "lines")
+        (target / "stop").touch()
+        assert podman("wait", container).stdout == "0\n"
+    with pytest.raises(OSError, match="Read-only file system"):
+        (read_only / "more").touch()
+
+    for pod in ("pod", "reader"):
+        driver.unpublish(volume.volume_id, pod)
+    run = reader.mount_point / volume.volume_context["run"]
+    wait_for(run / "first", "content")
+    driver.unstage(volume.volume_id)
+    assert not driver.mount_processes()
+
+
+def test_volumes_are_there_again_when_the_container_of_the_driver_was_killed(
+    driver: CsiDriverProcess, reader: MountProcess, master: MasterProcess, token: str
+) -> None:
+    """
+    K3. A driver that starts anew mounts again what died with the one before it, and its uploads go on.
+    """
+    volume = driver.create("pvc", token)
+    driver.stage(volume.volume_id, token)
+    target = driver.publish(volume.volume_id, "pod")
+    (target / "looked into").touch()
+    reader.wait_durable()
+    with master.silent():
+        (target / "staged").write_bytes(b"content")
+        driver.kill_container()
+
+    driver.start()
+
+    wait_for(target / "staged", "content")
+    driver.unpublish(volume.volume_id, "pod")
+    wait_for(reader.mount_point / volume.volume_context["run"] / "staged", "content")
+    driver.unstage(volume.volume_id)
+
+
+def test_call_after_the_death_of_everything_is_carried_out(
+    driver: CsiDriverProcess, reader: MountProcess, token: str
+) -> None:
+    volume = driver.create("pvc", token)
+    driver.stage(volume.volume_id, token)
+    target = driver.publish(volume.volume_id, "pod")
+    (target / "file").write_text("content")
+    driver.kill_container()
+    driver.start()
+
+    # At once, whoever is faster.
+    driver.unpublish(volume.volume_id, "pod")
+
+    wait_for(reader.mount_point / volume.volume_context["run"] / "file", "content")
+    driver.kill_container()
+    driver.start()
+    driver.unstage(volume.volume_id)
+    assert not driver.mount_processes()
+    assert not os.path.ismount(driver.staging(volume.volume_id))
+    assert not list(driver.state_dir.iterdir())
+
+
+def test_calls_are_refused_in_time_while_the_master_is_away(
+    driver: CsiDriverProcess, master: MasterProcess, token: str
+) -> None:
+    volume = driver.create("pvc", token)
+    master.kill()
+
+    for call in (
+        lambda: driver.create("pvc", token),
+        lambda: driver.stage(volume.volume_id, token),
+        lambda: driver.delete(volume.volume_id, token),
+    ):
+        code, sentence = refusal(call)
+        assert code == "UNAVAILABLE"
+        assert f"{master.address} is away" in sentence
+    assert not list(driver.state_dir.iterdir())
+
+    master.start()
+    with master.silent():
+        assert refusal(lambda: driver.stage(volume.volume_id, token))[0] == "UNAVAILABLE"
+    driver.stage(volume.volume_id, token)
+    driver.unstage(volume.volume_id)
+
+
+def test_what_is_not_at_the_master_keeps_its_volume(
+    driver: CsiDriverProcess, reader: MountProcess, master: MasterProcess, token: str
+) -> None:
+    """
+    K1. A volume is taken from its last place, and unstaged, once all that was written to it is at the master; until
+    then it stays mounted, and the cluster is told to ask again.
+    """
+    volume = driver.create("pvc", token)
+    staging = driver.stage(volume.volume_id, token)
+    target = driver.publish(volume.volume_id, "pod")
+    (target / "looked into").touch()
+    run = reader.mount_point / volume.volume_context["run"]
+    wait_until(lambda: (run / "looked into").exists(), "the first file")
+    master.kill()
+    (target / "result").write_text("content")
+
+    for call in (
+        lambda: driver.unpublish(volume.volume_id, "pod"),
+        lambda: driver.unpublish(volume.volume_id, "pod"),
+        lambda: driver.unstage(volume.volume_id),
+        lambda: driver.unstage(volume.volume_id, seconds=5),
+    ):
+        code, sentence = refusal(call)
+        assert code == "DEADLINE_EXCEEDED"
+        assert "nothing is lost: it stays mounted" in sentence
+    assert not target.exists()
+    assert has(staging / "result", "content")
+
+    master.start()
+    driver.unpublish(volume.volume_id, "pod")
+    driver.unstage(volume.volume_id)
+    wait_for(run / "result", "content")
+
+
+def test_files_that_need_a_person_hold_the_node_and_not_the_pod(
+    driver: CsiDriverProcess, reader: MountProcess, master: MasterProcess, token: str
+) -> None:
+    volume = driver.create("pvc", token)
+    staging = driver.stage(volume.volume_id, token)
+    target = driver.publish(volume.volume_id, "pod")
+    run = reader.mount_point / volume.volume_context["run"]
+    with master.silent():
+        (target / "late").write_text("content")
+        daemon = driver.daemon_of(volume.volume_id)
+        assert daemon is not None
+        daemon.send_signal(signal.SIGSTOP)
+    reader.seal(run)
+    daemon.send_signal(signal.SIGCONT)
+
+    driver.unpublish(volume.volume_id, "pod")
+
+    code, sentence = refusal(lambda: driver.unstage(volume.volume_id))
+    assert code == "FAILED_PRECONDITION"
+    assert f"see `cloudai status {staging}` on this node" in sentence
+    assert has(staging / "late", "content")
+
+
+def test_what_is_left_of_before_a_reboot_is_sent_when_it_is_staged_again(
+    driver: CsiDriverProcess, reader: MountProcess, master: MasterProcess, token: str
+) -> None:
+    """
+    K4. What a machine had not sent when it was started again waits on its disk until the volume is staged there.
+    """
+    volume = driver.create("pvc", token)
+    driver.stage(volume.volume_id, token)
+    target = driver.publish(volume.volume_id, "pod")
+    (target / "looked into").touch()
+    run = reader.mount_point / volume.volume_context["run"]
+    wait_until(lambda: (run / "looked into").exists(), "the first file")
+    with master.silent():
+        (target / "staged").write_text("content")
+        driver.kill_container()
+    reboot(driver, volume.volume_id)
+    driver.start()
+
+    driver.unpublish(volume.volume_id, "pod")
+    code, sentence = refusal(lambda: driver.unstage(volume.volume_id))
+    assert (code, sentence[-len("stage it on this node once more") :]) == (
+        "FAILED_PRECONDITION",
+        "stage it on this node once more",
+    )
+    assert refusal(lambda: driver.delete(volume.volume_id, token))[0] == "FAILED_PRECONDITION"
+
+    driver.stage(volume.volume_id, token)
+    driver.unstage(volume.volume_id)
+    wait_for(run / "staged", "content")
+    assert not list(driver.state_dir.iterdir())
+
+
+def reboot(driver: CsiDriverProcess, volume_id: str) -> None:
+    """What is left of a volume on a machine that was started again: what is on its disk."""
+    for place in (driver.target("pod"), driver.staging(volume_id), driver.staging(volume_id)):
+        subprocess.run(["umount", "--lazy", str(place)], check=False, capture_output=True)
+    (runtime_dir() / "csi" / volume_id).unlink()
+    record = driver.state_dir / volume_id / "volume.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), "boot_id": "an earlier one"}))
+
+
+def test_second_driver_on_a_socket_is_refused(driver: CsiDriverProcess, master: MasterProcess) -> None:
+    second = driver.run_second()
+
+    assert second.returncode == 2
+    assert second.stderr == f"cloudai: {driver.socket_path}: Address already in use\n"
+
+
+@pytest.fixture
+def shared_place(tmp_path: Path) -> Iterator[Path]:
+    """A directory whose mounts are seen in other mount namespaces, as the kubelet's is in a driver's container."""
+    place = tmp_path / "kubelet"
+    place.mkdir()
+    subprocess.run(["mount", "--bind", place, place], check=True)
+    subprocess.run(["mount", "--make-shared", place], check=True)
+    yield place
+    subprocess.run(["umount", "--recursive", "--lazy", place], check=True)
+
+
+def test_driver_in_a_container_of_its_own_serves_pods_outside_of_it(
+    master: MasterProcess, token: str, shared_place: Path, reader: MountProcess
+) -> None:
+    """A mount namespace of its own, which is a new one each time, and mounts that go both ways."""
+    driver = CsiDriverProcess(
+        shared_place,
+        master.address,
+        *("--node-id", "node-1"),
+        within=("unshare", "--mount", "--propagation", "unchanged", "--"),
+    )
+    try:
+        driver.start()
+        volume = driver.create("pvc", token)
+        driver.stage(volume.volume_id, token)
+        target = driver.publish(volume.volume_id, "pod")
+        read_only = driver.publish(volume.volume_id, "reader", readonly=True)
+        (target / "file").write_text("content")
+        assert has(read_only / "file", "content")
+        with pytest.raises(OSError, match="Read-only file system"):
+            (read_only / "more").touch()
+
+        driver.kill_container()
+        assert not has(target / "file", "content")
+        driver.start()
+
+        wait_for(target / "file", "content")
+        wait_for(read_only / "file", "content")
+        (target / "more").write_text("content")
+        for pod in ("pod", "reader"):
+            driver.unpublish(volume.volume_id, pod)
+        driver.unstage(volume.volume_id)
+        assert not target.exists()
+        wait_for(reader.mount_point / volume.volume_context["run"] / "more", "content")
+        assert driver.end(signal.SIGTERM) == 0
+    finally:
+        driver.clear()
