@@ -64,7 +64,7 @@ class Controller:
     def create_volume(self, request: csi.CreateVolumeRequest, _: float) -> csi.CreateVolumeResponse:
         name = require_name(request.name)
         parse_all(request.volume_capabilities)
-        task = _task_of(request.parameters)
+        task = task_of(request.parameters)
         _check_capacity(request.capacity_range)
         if request.HasField("volume_content_source"):
             raise invalid("volume_content_source: a run begins empty: copy into it what is to be there")
@@ -101,7 +101,7 @@ class Controller:
         try:
             parse_all(request.volume_capabilities)
             if request.parameters:
-                _task_of(request.parameters)
+                task_of(request.parameters)
             if request.volume_context.get(RUN_CONTEXT, path_of(run)) != path_of(run):
                 raise invalid(f"volume_context: {RUN_CONTEXT} is {path_of(run)}")
         except VolumeFailed as error:
@@ -123,7 +123,8 @@ class Controller:
         return response
 
 
-def _task_of(parameters: Mapping[str, str]) -> str:
+def task_of(parameters: Mapping[str, str]) -> str:
+    """That a volume is to be a run of. Raises VolumeFailed (INVALID_ARGUMENT)."""
     unknown = sorted(
         name for name in parameters if name != TASK_PARAMETER and not name.startswith(_METADATA_PREFIX)
     )
