@@ -15,7 +15,8 @@ import grpc
 import pytest
 
 from cloudai_proto.csi.v1 import csi_pb2 as csi
-from support.csi_driver_process import BLOCK, MODE, CsiDriverProcess, capability, refusal
+from support.csi_client import BLOCK, MODE, capability, refusal
+from support.csi_driver_process import CsiDriverProcess
 from support.master_process import MasterProcess
 from support.mount_process import MountProcess, wait_until
 from support.podman import IMAGE, Podman

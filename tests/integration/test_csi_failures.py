@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from cloudai_daemon.places import runtime_dir
-from support.csi_driver_process import CsiDriverProcess, refusal
+from support.csi_client import refusal
+from support.csi_driver_process import CsiDriverProcess
 from support.master_process import MasterProcess
 from support.mount_process import MakeMount, MountProcess, wait_until
 from support.podman import IMAGE, WRITER, Podman, wait_for_more_lines

@@ -1,16 +1,18 @@
-"""The README's "On a workstation" and "At boot", as they stand there, with a master that has a certificate."""
+"""The README's commands with a master that has a certificate, as they stand there: on a workstation, in Kubernetes."""
 
 from __future__ import annotations
 
 import os
 import socket
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import trustme
 
+from support.csi_client import CsiClient
 from support.helped_machine import HelpedMachine
 from support.mount_process import PROGRAM, WAIT_SECONDS_MAX, wait_until
 from support.readme_blocks import read_blocks, run_block, say_on_this_machine
@@ -131,3 +133,31 @@ def test_line_of_fstab(workplace: Workplace, machine: HelpedMachine) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert machine.find_mounted("SOURCE", "FSTYPE") == [workplace.source, "fuse.cloudai"]
     assert machine.run("ls", machine.mount_point).stdout == f"{USER}\n"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the driver mounts as root")
+def test_driver_of_the_readme_serves_volumes_over_tls(workplace: Workplace, tmp_path: Path) -> None:
+    token = workplace.token_file.read_text().strip()
+    with tempfile.TemporaryDirectory(prefix="csi-") as socket_dir:
+        socket_path = Path(socket_dir) / "csi.sock"
+        words = {
+            "/csi/csi.sock": str(socket_path),
+            "master.example:7443": workplace.source,
+            "ca=ca.pem": f"ca=ca.pem,timeo=20,cache_dir={tmp_path / 'cache'} --state {tmp_path / 'csi'}",
+        }
+        script = say_on_this_machine(read_blocks()["csi-driver"], words)
+        with subprocess.Popen(
+            ["bash", "-c", f"exec {PROGRAM.parent}/{script}"], cwd=tmp_path, stderr=subprocess.DEVNULL
+        ) as process:
+            client = CsiClient(socket_path, tmp_path / "kubelet")
+            try:
+                client.connect()
+                volume = client.create("pvc-1", token)
+                client.stage(volume.volume_id, token, context=volume.volume_context)
+                (client.publish(volume.volume_id, "pod") / "model").write_bytes(b"weights")
+                client.unpublish(volume.volume_id, "pod")
+                client.unstage(volume.volume_id)
+            finally:
+                client.clear()
+                process.terminate()
+                assert process.wait(WAIT_SECONDS_MAX) == 0
