@@ -26,6 +26,7 @@ _CLONE_FS: Final = 0x200
 _CLONE_NEWNS: Final = 0x20000
 _CLONE_NEWUSER: Final = 0x10000000
 _MNT_DETACH: Final = 0x2
+_UMOUNT_NOFOLLOW: Final = 0x8
 
 ATTRIBUTE_BY_WORD: Final = {"ro": 0x1, "nosuid": 0x2, "nodev": 0x4, "noexec": 0x8}
 """What mountinfo calls the restrictions of one mount, and mount_setattr(2) too."""
@@ -78,6 +79,13 @@ def put_down(tree: int, directory: int) -> None:
 def take_off(place: Path) -> None:
     """Takes the topmost mount of a place away; what is open in it stays open. Raises OSError."""
     _check(_libc.umount2(os.fsencode(place), _MNT_DETACH))
+
+
+def take_off_unused(place: Path) -> None:
+    """The same for one that nobody uses, without asking what is mounted there: its daemon may hang. Raises OSError,
+    EBUSY where somebody has something open in it.
+    """
+    _check(_libc.umount2(os.fsencode(place), _UMOUNT_NOFOLLOW))
 
 
 def leave_shared_paths() -> None:

@@ -27,6 +27,8 @@ UPLOAD_SECONDS_MAX_DEFAULT: Final = 86400.0
 _RETURN_POLL_SECONDS: Final = 0.2
 # A daemon that was killed and is started again by whoever looks after it.
 _RETURN_SECONDS_MAX: Final = 30.0
+# When the time is over, for saying what is left: a healthy daemon takes milliseconds.
+_DESCRIPTION_SECONDS_MAX: Final = 5.0
 
 
 class NotDurable(CommandFailed):
@@ -94,7 +96,8 @@ def _wait_at(client: ControlClient, path: str, deadline: float, display: Progres
     request_id = client.send("wait_durable", {"path": path, "progress": display.is_shown})
     show_until_answered(client, request_id, display, deadline)
     if not client.poll(request_id, 0):
-        raise NotDurable(describe_backlog(client.entry.mount_point / path, client.status(path)))
+        report = client.status(path, _DESCRIPTION_SECONDS_MAX)
+        raise NotDurable(describe_backlog(client.entry.mount_point / path, report))
     client.take(request_id)
 
 

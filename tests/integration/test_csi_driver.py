@@ -357,9 +357,21 @@ def test_unpublishing_removes_nothing_that_is_in_a_directory(driver: CsiDriverPr
 
     code, sentence = refusal(lambda: driver.unpublish(NOBODYS, "bare"))
 
-    assert (code, sentence) == ("INTERNAL", f"{target}: {target}: Directory not empty")
+    assert (code, sentence) == ("INTERNAL", f"{target}: Directory not empty")
     assert (target / "of somebody else").exists()
     (target / "of somebody else").unlink()
+
+
+def test_place_that_is_in_use_stays_published(driver: CsiDriverProcess, volume: str) -> None:
+    target = driver.publish(volume, "pod-busy")
+    with (target / "file").open("w") as file:
+        assert refusal(lambda: driver.unpublish(volume, "pod-busy")) == (
+            "INTERNAL",
+            f"{target}: busy: a program has a file or its working directory there",
+        )
+        file.write("content")
+    assert (target / "file").read_text() == "content"
+    driver.unpublish(volume, "pod-busy")
 
 
 def test_volume_at_two_places_may_be_written_at_one(driver: CsiDriverProcess, volume: str) -> None:
@@ -561,3 +573,20 @@ def test_container_writes_to_a_published_volume(
     run = volume.volume_context["run"]
     assert (reader.mount_point / run / "log").read_text() == "done\n"
     driver.unstage(volume.volume_id)
+
+
+def test_container_of_another_user_writes_to_a_volume_of_its_group(
+    driver: CsiDriverProcess, volume: str, podman: Podman
+) -> None:
+    """With a pod's fsGroup the kubelet gives the volume to the group, as here."""
+    target = driver.publish(volume, "pod-group")
+    output = ("--user", "1000:1000", "--volume", f"{target}:/output", IMAGE)
+    refused = podman("run", "--rm", *output, "touch", "/output/before", check=False)
+    assert "Permission denied" in refused.stderr
+
+    os.chown(target, -1, 1000)
+    target.chmod(0o2775)
+
+    podman("run", "--rm", *output, "sh", "-c", "mkdir /output/folder && touch /output/folder/file")
+    folder = target / "folder"
+    assert (folder.stat().st_uid, folder.stat().st_gid) == (1000, 1000)

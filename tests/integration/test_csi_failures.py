@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from cloudai_daemon.mount_table import list_mounted
 from cloudai_daemon.places import runtime_dir
-from support.csi_client import refusal
+from support.csi_client import refusal, repeat
 from support.csi_driver_process import CsiDriverProcess
 from support.master_process import MasterProcess
 from support.mount_process import MakeMount, MountProcess, wait_until
@@ -214,9 +215,85 @@ def test_what_is_not_at_the_master_keeps_its_volume(
     assert has(staging / "result", "content")
 
     master.start()
+    repeat(lambda: driver.unpublish(volume.volume_id, "pod"))
+    repeat(lambda: driver.unstage(volume.volume_id))
+    wait_for(run / "result", "content")
+
+
+def test_what_died_with_its_driver_while_the_master_is_away_is_kept(
+    driver: CsiDriverProcess, reader: MountProcess, master: MasterProcess, token: str
+) -> None:
+    volume = driver.create("pvc", token)
+    driver.stage(volume.volume_id, token)
+    target = driver.publish(volume.volume_id, "pod")
+    (target / "looked into").touch()
+    run = reader.mount_point / volume.volume_context["run"]
+    wait_until(lambda: (run / "looked into").exists(), "the first file")
+    master.kill()
+    (target / "result").write_text("content")
+    driver.kill_container()
+    driver.start()
+
+    for call in (
+        lambda: driver.unpublish(volume.volume_id, "pod"),
+        lambda: driver.unstage(volume.volume_id),
+    ):
+        code, sentence = refusal(call)
+        assert code == "UNAVAILABLE"
+        assert "the master did not answer" in sentence
+
+    master.start()
+    repeat(lambda: driver.unpublish(volume.volume_id, "pod"))
+    repeat(lambda: driver.unstage(volume.volume_id))
+    wait_for(run / "result", "content")
+
+
+def test_mount_daemon_that_does_not_answer_keeps_its_volume(
+    driver: CsiDriverProcess, reader: MountProcess, token: str
+) -> None:
+    volume = driver.create("pvc", token)
+    driver.stage(volume.volume_id, token)
+    target = driver.publish(volume.volume_id, "pod")
+    (target / "result").write_text("content")
+    daemon = driver.daemon_of(volume.volume_id)
+    assert daemon is not None
+    daemon.send_signal(signal.SIGSTOP)
+
+    code, _ = refusal(lambda: driver.unpublish(volume.volume_id, "pod"))
+
+    assert code == "DEADLINE_EXCEEDED"
+    daemon.send_signal(signal.SIGCONT)
     driver.unpublish(volume.volume_id, "pod")
     driver.unstage(volume.volume_id)
-    wait_for(run / "result", "content")
+    wait_for(reader.mount_point / volume.volume_context["run"] / "result", "content")
+
+
+def test_driver_ends_while_a_call_waits_for_uploads(
+    master: MasterProcess, token: str, tmp_path: Path
+) -> None:
+    driver = CsiDriverProcess(tmp_path, master.address, "--node-id", "node-1", "--drain", "1h")
+    try:
+        driver.start()
+        volume = driver.create("pvc", token)
+        driver.stage(volume.volume_id, token)
+        target = driver.publish(volume.volume_id, "pod")
+        (target / "looked into").touch()
+        driver.unpublish(volume.volume_id, "pod")
+        target = driver.publish(volume.volume_id, "pod")
+        master.kill()
+        (target / "result").write_text("content")
+        waiting = driver.start_unpublishing(volume.volume_id, "pod")
+        wait_until(lambda: not target.exists(), "the call to wait for uploads")
+
+        assert driver.end(signal.SIGTERM) == 0
+
+        assert waiting.code().name in ("CANCELLED", "UNAVAILABLE")
+        master.start()
+        driver.start()
+        repeat(lambda: driver.unpublish(volume.volume_id, "pod"))
+        repeat(lambda: driver.unstage(volume.volume_id))
+    finally:
+        driver.clear()
 
 
 def test_files_that_need_a_person_hold_the_node_and_not_the_pod(
@@ -333,6 +410,8 @@ def test_driver_in_a_container_of_its_own_serves_pods_outside_of_it(
             driver.unpublish(volume.volume_id, pod)
         driver.unstage(volume.volume_id)
         assert not target.exists()
+        (place,) = [tree for tree in list_mounted() if tree.mount_point.is_relative_to(shared_place)]
+        assert place.mount_point == shared_place
         wait_for(reader.mount_point / volume.volume_context["run"] / "more", "content")
         assert driver.end(signal.SIGTERM) == 0
     finally:

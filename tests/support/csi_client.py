@@ -18,7 +18,7 @@ from cloudai_daemon.process_identity import ProcessIdentity
 from cloudai_daemon.registry import list_live, supervisor_dir
 from cloudai_proto.csi.v1 import csi_pb2 as csi
 from cloudai_proto.csi.v1 import csi_pb2_grpc
-from support.mount_process import COMMAND_SECONDS_MAX
+from support.mount_process import COMMAND_SECONDS_MAX, wait_until
 
 MODE = csi.VolumeCapability.AccessMode
 
@@ -47,6 +47,22 @@ def refusal(call: Callable[[], Any]) -> tuple[str, str]:
         call()
     error: Any = refused.value
     return error.code().name, error.details()
+
+
+def repeat(call: Callable[[], object]) -> None:
+    """As a cluster does, until it is carried out."""
+
+    def is_done() -> bool:
+        try:
+            call()
+        except grpc.RpcError as error:
+            refused: Any = error
+            if refused.code().name not in ("ABORTED", "DEADLINE_EXCEEDED", "UNAVAILABLE"):
+                raise
+            return False
+        return True
+
+    wait_until(is_done, "a call that is carried out", seconds_max=COMMAND_SECONDS_MAX)
 
 
 class CsiClient:
@@ -171,6 +187,11 @@ class CsiClient:
     def unpublish(self, volume_id: str, pod: str, *, seconds: float = COMMAND_SECONDS_MAX) -> None:
         request = csi.NodeUnpublishVolumeRequest(volume_id=volume_id, target_path=str(self.target(pod)))
         self.call("Node", request, seconds=seconds)
+
+    def start_unpublishing(self, volume_id: str, pod: str) -> Any:
+        """The same without waiting: gRPC's future."""
+        request = csi.NodeUnpublishVolumeRequest(volume_id=volume_id, target_path=str(self.target(pod)))
+        return self._stubs["Node"].NodeUnpublishVolume.future(request, timeout=COMMAND_SECONDS_MAX)
 
     def mount_processes(self) -> list[ProcessIdentity]:
         """Supervisors, then mount daemons, of what is staged."""

@@ -70,9 +70,10 @@ class CsiDriverProcess(CsiClient):
 
     def end(self, number: signal.Signals) -> int:
         assert self._process is not None
-        self.disconnect()
         os.kill(self._process.pid, number)
-        return self._process.wait(COMMAND_SECONDS_MAX)
+        status = self._process.wait(COMMAND_SECONDS_MAX)
+        self.disconnect()
+        return status
 
     def run_second(self) -> subprocess.CompletedProcess[str]:
         """Another one like this, to its end."""

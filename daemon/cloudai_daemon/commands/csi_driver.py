@@ -103,6 +103,10 @@ def csi_driver_command(
         token_dir=runtime_dir() / "csi",
         on_ready=lambda: say(f"volumes of {address} are served at {socket_path}"),
     )
+    # Without a wait for calls that were given up: their threads may wait for uploads for long. All that is under way is
+    # in the records, as after kill -9.
+    logging.shutdown()
+    os._exit(ExitCode.OK)
 
 
 def _socket_of(endpoint: str) -> Path:

@@ -5,16 +5,18 @@ Nothing here asks the mounted tree without a bound. Raises CommandFailed or OSEr
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from cloudai_daemon.exit_codes import CommandFailed, ExitCode
-from cloudai_daemon.mount_calls import ATTRIBUTE_BY_WORD, pick_up, put_down
+from cloudai_daemon.mount_calls import ATTRIBUTE_BY_WORD, pick_up, put_down, take_off, take_off_unused
 from cloudai_daemon.mount_helper import FILE_SYSTEM_TYPE
-from cloudai_daemon.mount_table import MountedTree, find_mounted, is_dead, unmount, within_bound
+from cloudai_daemon.mount_table import MountedTree, find_mounted, is_dead, within_bound
 from cloudai_daemon.read_only_stand import make_read_only_stand
 
 log = logging.getLogger(__name__)
@@ -22,6 +24,9 @@ log = logging.getLogger(__name__)
 _BIND_SECONDS_MAX: Final = 10.0
 # What a driver that was killed again and again can have left on top of each other at one place.
 _STACKED_MAX: Final = 16
+# Who looks at a place for a moment, as for `df`, uses it.
+_BUSY_SECONDS_MAX: Final = 3.0
+_BUSY_LOOK_SECONDS: Final = 0.05
 
 
 def find_bound(place: Path) -> MountedTree | None:
@@ -85,11 +90,26 @@ def _bind(staging: Path, place: Path, attributes: int = 0) -> None:
 
 
 def take_off_all(place: Path) -> None:
-    """All of ours that is mounted at the place; what is still in use there is refused."""
+    """All of ours that is mounted at the place. What somebody has open in it is refused, of a dead mount let go."""
+    deadline = time.monotonic() + _BUSY_SECONDS_MAX
     for _ in range(_STACKED_MAX):
-        if find_bound(place) is None:
-            return
-        unmount(place, lazily=is_dead(place))
+        while find_bound(place) is not None and not _is_taken_off(place):
+            if time.monotonic() > deadline:
+                raise OSError(errno.EBUSY, "busy: a program has a file or its working directory there", place)
+            time.sleep(_BUSY_LOOK_SECONDS)
+
+
+def _is_taken_off(place: Path) -> bool:
+    """False: it is in use."""
+    try:
+        take_off_unused(place)
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        if not is_dead(place):
+            return False
+        take_off(place)
+    return True
 
 
 def release(place: Path) -> None:

@@ -5,6 +5,7 @@ The one table of which error is which status.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -51,3 +52,10 @@ class VolumeFailed(Exception):
 def invalid(sentence: str) -> VolumeFailed:
     """A request that is not valid, and never will be."""
     return VolumeFailed(codes.INVALID_ARGUMENT, sentence)
+
+
+def failed_by(error: OSError) -> VolumeFailed:
+    """What this machine has refused, as a full disk does."""
+    is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    text = ": ".join(str(part) for part in (error.filename, error.strerror or error) if part)
+    return VolumeFailed(codes.RESOURCE_EXHAUSTED if is_full else codes.INTERNAL, text)

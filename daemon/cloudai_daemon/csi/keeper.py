@@ -54,8 +54,8 @@ class Keeper:
     def _look_at(self, volume_id: str) -> None:
         try:
             self._volumes.revive(volume_id)
-        except VolumeFailed as error:
-            log.warning("%s: %s", volume_id, error.sentence)
+        except (VolumeFailed, OSError) as error:
+            log.warning("%s: %s", volume_id, error)
             pause = min(2 * self._pauses.get(volume_id, LOOK_SECONDS / 2), PAUSE_SECONDS_MAX)
             self._pauses[volume_id] = pause
             self._not_before[volume_id] = time.monotonic() + pause

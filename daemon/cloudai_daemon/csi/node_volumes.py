@@ -28,7 +28,7 @@ from cloudai_daemon.csi.volume_turns import VolumeTurns
 from cloudai_daemon.exit_codes import CommandFailed
 from cloudai_daemon.mount_lookup import find_at
 from cloudai_daemon.mount_shield import take_shield_away
-from cloudai_daemon.mount_table import find_mounted, is_dead, unmount, within_bound
+from cloudai_daemon.mount_table import find_mounted, is_dead, within_bound
 from cloudai_daemon.mounting import prepare_mount, resolve_config, start_mount
 from cloudai_daemon.options import MountOptions
 from cloudai_daemon.places import runtime_dirs_to_search
@@ -175,7 +175,7 @@ class NodeVolumes:
                 bind(record.staging, place, is_read_only=is_read_only)
             except (CommandFailed, OSError) as error:
                 self._records.save(record)
-                raise _bind_failed(place, error) from error
+                raise _refused_at(place, error) from error
 
     def unpublish(self, volume_id: str, place: Path, seconds_max: float) -> None:
         """Takes it away from the place, with the directory.
@@ -187,7 +187,7 @@ class NodeVolumes:
             try:
                 release(place)
             except (CommandFailed, OSError) as error:
-                raise _bind_failed(place, error) from error
+                raise _refused_at(place, error) from error
             record = self._records.find(volume_id)
             if record is None or record.boot_id != boot_id():
                 return
@@ -234,7 +234,7 @@ class NodeVolumes:
                 raise VolumeFailed(codes.NOT_FOUND, f"nothing is mounted at {path}")
             return within_bound(lambda: os.statvfs(path))
         except (CommandFailed, OSError) as error:
-            raise VolumeFailed(codes.INTERNAL, f"{path}: {_text_of(error)}") from error
+            raise _refused_at(path, error) from error
 
     # What is there, and putting it back.
 
@@ -261,13 +261,9 @@ class NodeVolumes:
 
     def _bind_again(self, record: StagedVolume, place: Path, *, is_read_only: bool) -> None:
         try:
-            mounted = find_bound(place)
-            if mounted is not None and is_dead(place):
-                # Lazily: what pods have open there ends with an error, and is not waited for.
-                unmount(place, lazily=True)
             bind(record.staging, place, is_read_only=is_read_only)
         except (CommandFailed, OSError) as error:
-            raise _bind_failed(place, error) from error
+            raise _refused_at(place, error) from error
         log.info("%s is at %s again", record.volume_id, place)
 
     def gather_children(self) -> None:
@@ -330,8 +326,6 @@ class NodeVolumes:
             start_mount(config)
         except CommandFailed as error:
             raise VolumeFailed(codes.UNAVAILABLE, error.line) from error
-        except OSError as error:
-            raise VolumeFailed(codes.INTERNAL, _text_of(error)) from error
         supervisor = self._find_supervisor(record)
         if supervisor is not None:
             self._supervisors.add(supervisor.pid)
@@ -349,11 +343,6 @@ class NodeVolumes:
             self._records.forget(record.volume_id)
 
 
-def _bind_failed(place: Path, error: CommandFailed | OSError) -> VolumeFailed:
-    return VolumeFailed(codes.INTERNAL, f"{place}: {_text_of(error)}")
-
-
-def _text_of(error: CommandFailed | OSError) -> str:
-    if isinstance(error, CommandFailed):
-        return error.line
-    return ": ".join(str(part) for part in (error.filename, error.strerror or error) if part)
+def _refused_at(place: Path, error: CommandFailed | OSError) -> VolumeFailed:
+    text = error.line if isinstance(error, CommandFailed) else f"{place}: {error.strerror}"
+    return VolumeFailed(codes.INTERNAL, text)

@@ -20,15 +20,15 @@ from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message_factory import GetMessageClass
 from google.rpc import code_pb2 as codes
 
-from cloudai_daemon.csi.errors import Handler, VolumeFailed
+from cloudai_daemon.csi.errors import Handler, VolumeFailed, failed_by
 from cloudai_daemon.places import make_private_dir
 from cloudai_daemon.unix_sockets import remove_socket, remove_stale
 from cloudai_proto.csi.v1 import csi_pb2 as csi
 
 log = logging.getLogger(__name__)
 
-# Of some, each is a process that starts or ends; more wait.
-_WORKERS: Final = 32
+# While the master is away each pod that ends is a call that waits, and others are not to stand behind them. What comes
+# beyond is RESOURCE_EXHAUSTED, and comes again.
 _CALLS_MAX: Final = 128
 _STOP_SECONDS_MAX: Final = 10.0
 _PATIENCE_SECONDS_DEFAULT: Final = 120.0
@@ -51,7 +51,7 @@ def serve_csi(
     make_private_dir(socket_path.parent)
     remove_stale(socket_path)
     server = grpc.server(
-        ThreadPoolExecutor(_WORKERS, thread_name_prefix="csi"), maximum_concurrent_rpcs=_CALLS_MAX
+        ThreadPoolExecutor(_CALLS_MAX, thread_name_prefix="csi"), maximum_concurrent_rpcs=_CALLS_MAX
     )
     for name, handlers in services.items():
         service = csi.DESCRIPTOR.services_by_name[name]
@@ -91,6 +91,8 @@ def _handler(method: MethodDescriptor, handle: Handler) -> grpc.RpcMethodHandler
             return handle(request, _patience(context))
         except VolumeFailed as error:
             failure = error
+        except OSError as error:
+            failure = failed_by(error)
         # The driver must outlive a fault in one call.
         except Exception:
             log.exception("%s failed", method.name)
