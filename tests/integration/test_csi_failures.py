@@ -378,6 +378,18 @@ def shared_place(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--recursive", "--lazy", place], check=True)
 
 
+# What is mounted elsewhere when the namespace is made would stay mounted in it, whoever unmounts it outside, and the
+# daemons of tests that run beside this one would wait for that in vain. Taking it away is to be seen nowhere else.
+_IN_A_NAMESPACE = """
+place=$1
+shift
+elsewhere() { findmnt --list --noheadings --output TARGET "$@" | grep -v "^$place"; }
+elsewhere | while IFS= read -r other; do mount --make-private "$other"; done
+elsewhere --types fuse.cloudai | while IFS= read -r other; do umount --lazy "$other"; done
+exec "$@"
+"""
+
+
 def test_driver_in_a_container_of_its_own_serves_pods_outside_of_it(
     master: MasterProcess, token: str, shared_place: Path, reader: MountProcess
 ) -> None:
@@ -386,7 +398,10 @@ def test_driver_in_a_container_of_its_own_serves_pods_outside_of_it(
         shared_place,
         master.address,
         *("--node-id", "node-1"),
-        within=("unshare", "--mount", "--propagation", "unchanged", "--"),
+        within=(
+            *("unshare", "--mount", "--propagation", "unchanged", "--"),
+            *("sh", "-c", _IN_A_NAMESPACE, "sh", str(shared_place)),
+        ),
     )
     try:
         driver.start()
@@ -416,3 +431,29 @@ def test_driver_in_a_container_of_its_own_serves_pods_outside_of_it(
         assert driver.end(signal.SIGTERM) == 0
     finally:
         driver.clear()
+
+
+def test_volume_that_another_mount_namespace_has_still_is_unstaged(
+    driver: CsiDriverProcess, reader: MountProcess, token: str
+) -> None:
+    volume = driver.create("pvc", token)
+    staging = driver.stage(volume.volume_id, token)
+    (staging / "file").write_text("content")
+    with subprocess.Popen(
+        [
+            *("unshare", "--mount", "--propagation", "private", "--"),
+            *("sh", "-c", _IN_A_NAMESPACE, "sh", str(staging), "sh", "-c", "echo made; exec cat"),
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "made\n"
+
+        driver.unstage(volume.volume_id)
+
+        assert not driver.mount_processes()
+        assert not list(driver.state_dir.iterdir())
+        other.communicate(timeout=10)
+    wait_for(reader.mount_point / volume.volume_context["run"] / "file", "content")

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,6 +44,8 @@ log = logging.getLogger(__name__)
 # A supervisor mounts again within half a second, and a slow machine takes some to start Python.
 _RETURN_SECONDS_MAX: Final = 10.0
 _RETURN_LOOK_SECONDS: Final = 0.1
+# A mount that is told to end gives its uploads twenty seconds.
+_END_SECONDS_MAX: Final = 40.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +129,8 @@ class NodeVolumes:
                     raise VolumeFailed(
                         codes.FAILED_PRECONDITION, f"{volume_id} is published at {place}: unpublish it first"
                     )
+            if self._is_held_elsewhere(record):
+                self._end_processes(record)
             if has_remains(self._records.mount_state_dir(volume_id)):
                 self._require_serving(record)
             if self._is_there(record):
@@ -143,7 +148,29 @@ class NodeVolumes:
         except NotDurable as error:
             raise self._not_durable(record, error) from error
         except CommandFailed as error:
-            raise VolumeFailed(codes.FAILED_PRECONDITION, error.line) from error
+            if not self._is_held_elsewhere(record):
+                raise VolumeFailed(codes.FAILED_PRECONDITION, error.line) from error
+            self._end_processes(record)
+
+    def _is_held_elsewhere(self, record: StagedVolume) -> bool:
+        """Whether the daemon runs on although its mount is gone: a mount namespace that was copied from this one has it
+        still.
+        """
+        return find_mounted(record.staging) is None and find_at(record.staging) is not None
+
+    def _end_processes(self, record: StagedVolume) -> None:
+        """Ends what serves a mount that is not seen here, in order: what is written by then is sent, or stays staged."""
+        daemon = find_at(record.staging)
+        living = [self._find_supervisor(record), daemon.process if daemon is not None else None]
+        deadline = time.monotonic() + _END_SECONDS_MAX
+        for process in filter(None, living):
+            process.send_signal(signal.SIGTERM)
+        for process in filter(None, living):
+            if not process.wait_gone(max(0.0, deadline - time.monotonic())):
+                raise VolumeFailed(
+                    codes.UNAVAILABLE,
+                    f"{record.volume_id}: its mount daemon (pid {process.pid}) has not ended: repeat this request",
+                )
 
     def publish(
         self, volume_id: str, staging: Path, place: Path, access: Access, *, is_read_only: bool
