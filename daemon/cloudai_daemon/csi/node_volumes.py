@@ -159,7 +159,7 @@ class NodeVolumes:
         return find_mounted(record.staging) is None and find_at(record.staging) is not None
 
     def _end_processes(self, record: StagedVolume) -> None:
-        """Ends what serves a mount that is not seen here, in order: what is written by then is sent, or stays staged."""
+        """Ends what serves a mount that is not seen here, in order: what was written is sent, or stays staged."""
         daemon = find_at(record.staging)
         living = [self._find_supervisor(record), daemon.process if daemon is not None else None]
         deadline = time.monotonic() + _END_SECONDS_MAX
