@@ -457,3 +457,18 @@ def test_volume_that_another_mount_namespace_has_still_is_unstaged(
         assert not list(driver.state_dir.iterdir())
         other.communicate(timeout=10)
     wait_for(reader.mount_point / volume.volume_context["run"] / "file", "content")
+
+
+def test_volume_whose_record_is_damaged_is_not_given_up(driver: CsiDriverProcess, token: str) -> None:
+    volume = driver.create("pvc", token).volume_id
+    staging = driver.stage(volume, token)
+    (driver.state_dir / volume / "volume.json").write_text('{"volume_id"')
+
+    code, sentence = refusal(lambda: driver.unstage(volume))
+
+    assert (code, sentence.rpartition(": ")[2]) == ("FAILED_PRECONDITION", "stage it once more")
+    assert os.path.ismount(staging)
+    repeat(lambda: driver.stage(volume, token))
+    driver.unstage(volume)
+    assert not os.path.ismount(staging)
+    assert not list(driver.state_dir.iterdir())

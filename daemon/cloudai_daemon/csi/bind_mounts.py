@@ -41,12 +41,16 @@ def find_bound(place: Path) -> MountedTree | None:
 
 def is_bound(place: Path, staging: Path, *, is_read_only: bool) -> bool:
     """Whether the mount that is at the staging path now is at the place, as it is to be."""
-    mounted, staged = find_mounted(place), find_mounted(staging)
+    return is_bind_of(find_mounted(place), find_mounted(staging), is_read_only=is_read_only)
+
+
+def is_bind_of(bound: MountedTree | None, staged: MountedTree | None, *, is_read_only: bool) -> bool:
+    """The same of what the kernel says of both."""
     return (
-        mounted is not None
+        bound is not None
         and staged is not None
-        and mounted.device == staged.device
-        and ("ro" in mounted.words) == (is_read_only or "ro" in staged.words)
+        and bound.device == staged.device
+        and ("ro" in bound.words) == (is_read_only or "ro" in staged.words)
     )
 
 

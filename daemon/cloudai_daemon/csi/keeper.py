@@ -44,10 +44,10 @@ class Keeper:
     def look(self) -> None:
         """Once at all volumes."""
         self._volumes.gather_children()
-        staged = {record.volume_id for record in self._volumes.list_all()}
-        for gone in self._pauses.keys() - staged:
-            self._forget(gone)
-        for volume_id in sorted(staged):
+        unwell = self._volumes.list_unwell()
+        for well in self._pauses.keys() - set(unwell):
+            self._forget(well)
+        for volume_id in unwell:
             if time.monotonic() >= self._not_before.get(volume_id, 0.0):
                 self._look_at(volume_id)
 

@@ -13,6 +13,7 @@ import logging
 import os
 import signal
 import time
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -20,16 +21,17 @@ from typing import Final
 from google.rpc import code_pb2 as codes
 
 from cloudai_daemon.control_protocol import RemoteError
-from cloudai_daemon.csi.bind_mounts import bind, find_bound, is_bound, release
+from cloudai_daemon.csi.bind_mounts import bind, find_bound, is_bind_of, is_bound, release
 from cloudai_daemon.csi.errors import VolumeFailed
 from cloudai_daemon.csi.requests import Access
 from cloudai_daemon.csi.staged_records import StagedRecords, StagedVolume
 from cloudai_daemon.csi.volume_runs import VolumeRuns, path_of
 from cloudai_daemon.csi.volume_turns import VolumeTurns
 from cloudai_daemon.exit_codes import CommandFailed
-from cloudai_daemon.mount_lookup import find_at
+from cloudai_daemon.mount_helper import FILE_SYSTEM_TYPE
+from cloudai_daemon.mount_lookup import find_at, list_mounts
 from cloudai_daemon.mount_shield import take_shield_away
-from cloudai_daemon.mount_table import find_mounted, is_dead, within_bound
+from cloudai_daemon.mount_table import MountedTree, find_mounted, list_mounted, within_bound
 from cloudai_daemon.mounting import prepare_mount, resolve_config, start_mount
 from cloudai_daemon.options import MountOptions
 from cloudai_daemon.places import runtime_dirs_to_search
@@ -122,6 +124,12 @@ class NodeVolumes:
         """Unmounts once all that was written is at the master; until then DEADLINE_EXCEEDED, and all is as before."""
         with self._turns.take(volume_id):
             record = self._records.find(volume_id)
+            if record is None and find_at(staging) is not None:
+                raise VolumeFailed(
+                    codes.FAILED_PRECONDITION,
+                    f"{volume_id} has no record that can be read, and something is mounted at {staging}: "
+                    "stage it once more",
+                )
             if record is None or record.staging != staging:
                 return
             for place in record.published:
@@ -265,8 +273,14 @@ class NodeVolumes:
 
     # What is there, and putting it back.
 
-    def list_all(self) -> list[StagedVolume]:
-        return [record for record in self._records.list_all() if record.boot_id == boot_id()]
+    def list_unwell(self) -> list[str]:
+        """The ids of volumes that may need `revive`: a look at all costs what a look at one does."""
+        records = [record for record in self._records.list_all() if record.boot_id == boot_id()]
+        if not records:
+            return []
+        mounted = {tree.mount_point: tree for tree in list_mounted()}
+        served = {entry.mount_point for entry in list_mounts()}
+        return [record.volume_id for record in records if not _is_well(record, mounted, served)]
 
     def revive(self, volume_id: str) -> None:
         """Mounts again what died with its supervisor, and binds to its places what they have lost.
@@ -310,11 +324,11 @@ class NodeVolumes:
         )
 
     def _is_serving(self, record: StagedVolume) -> bool:
+        """Whether it is mounted and its daemon lives. The tree is not asked: it may hang, and a thread with it."""
         return (
             record.boot_id == boot_id()
             and find_mounted(record.staging) is not None
             and find_at(record.staging) is not None
-            and not is_dead(record.staging)
         )
 
     def _require_serving(self, record: StagedVolume) -> None:
@@ -368,6 +382,19 @@ class NodeVolumes:
         take_shield_away(record.staging)
         if not has_remains(self._records.mount_state_dir(record.volume_id)):
             self._records.forget(record.volume_id)
+
+
+def _is_well(record: StagedVolume, mounted: Mapping[Path, MountedTree], served: Collection[Path]) -> bool:
+    staged = mounted.get(record.staging)
+    return (
+        record.staging in served
+        and staged is not None
+        and staged.file_system_type == FILE_SYSTEM_TYPE
+        and all(
+            is_bind_of(mounted.get(place), staged, is_read_only=is_read_only)
+            for place, is_read_only in record.published.items()
+        )
+    )
 
 
 def _refused_at(place: Path, error: CommandFailed | OSError) -> VolumeFailed:

@@ -45,6 +45,7 @@ class StagedRecords:
     def __init__(self, directory: Path, token_dir: Path) -> None:
         self._directory = directory
         self._token_dir = token_dir
+        self._damaged: set[str] = set()
         make_private_dir(directory)
         make_private_dir(token_dir)
 
@@ -55,14 +56,16 @@ class StagedRecords:
         return self._token_dir / volume_id
 
     def find(self, volume_id: str) -> StagedVolume | None:
-        """One that is damaged is said in the log, and is as good as none."""
+        """One that is damaged is said in the log once, and is as good as none."""
         path = self._directory / volume_id / _RECORD_NAME
         try:
             return _from_json(path.read_text())
         except FileNotFoundError:
             return None
         except (ValueError, KeyError, TypeError, AttributeError):
-            log.warning("%s is damaged: what is staged beside it stays there until it is staged again", path)
+            if volume_id not in self._damaged:
+                self._damaged.add(volume_id)
+                log.warning("%s is damaged: what is beside it stays there until it is staged again", path)
             return None
 
     def list_all(self) -> list[StagedVolume]:
@@ -82,6 +85,7 @@ class StagedRecords:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
+        self._damaged.discard(record.volume_id)
         _sync_directory(directory)
         _sync_directory(self._directory)
 
