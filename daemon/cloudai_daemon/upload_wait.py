@@ -27,8 +27,8 @@ UPLOAD_SECONDS_MAX_DEFAULT: Final = 86400.0
 _RETURN_POLL_SECONDS: Final = 0.2
 # A daemon that was killed and is started again by whoever looks after it.
 _RETURN_SECONDS_MAX: Final = 30.0
-# When the time is over, for saying what is left: a healthy daemon takes milliseconds.
-_DESCRIPTION_SECONDS_MAX: Final = 5.0
+# When the time is over, for saying what is left: a daemon that answers at all takes far less.
+_DESCRIPTION_SECONDS_MAX: Final = 15.0
 
 
 class NotDurable(CommandFailed):
