@@ -11,7 +11,7 @@ from typing import Final
 
 from sqlalchemy import select
 
-from cloudai_master.attributes import check_attributes, complete_attributes
+from cloudai_master.attributes import check_attributes, check_xattrs, complete_attributes
 from cloudai_master.authorization import Caller, Run, find_open_run
 from cloudai_master.chunk_ownership import require_stored, stored_lengths
 from cloudai_master.database import Transaction
@@ -54,7 +54,7 @@ def check_batch(request: names.CommitNodesRequest) -> None:
     """Raises InvalidRequest for a batch over the limits of the wire."""
     if len(request.commits) > COMMIT_NODES_MAX:
         raise InvalidRequest("too many commits in one call", count=len(request.commits))
-    inline_bytes = sum(len(commit.data) for commit in request.commits)
+    inline_bytes = sum(len(commit.data) + commit.xattrs.ByteSize() for commit in request.commits)
     if inline_bytes > COMMIT_INLINE_BYTES_MAX:
         raise InvalidRequest("too many bytes of data in one call", size_bytes=inline_bytes)
 
@@ -156,6 +156,10 @@ class _Batch:
             raise InvalidRequest("a node has a kind", kind=commit.kind)
         if commit.HasField("attributes"):
             check_attributes(commit.attributes)
+        if commit.HasField("xattrs"):
+            if commit.kind == types.NODE_KIND_SYMLINK:
+                raise InvalidRequest("a symlink has no extended attributes", node_id=commit.node_id)
+            check_xattrs(commit.xattrs)
         content = self._content_of(commit)
         node = self._tree.node(commit.node_id)
         if node is not None and node.kind != commit.kind:
@@ -240,11 +244,15 @@ class _Batch:
         )
 
     def _change(self, node: Node, commit: names.NodeCommit, content: tuple[Chunk, ...] | None) -> bool:
-        """Gives the node the commit's attributes and content; whether anything is different now."""
+        """Gives the node the commit's attributes, extended ones and content; whether anything is different now."""
         changed = False
         if commit.HasField("attributes") and node.attributes() != commit.attributes:
             node.take(commit.attributes)
             changed = True
+        if commit.HasField("xattrs"):
+            xattrs = commit.xattrs.SerializeToString() or None
+            changed |= xattrs != node.xattrs
+            node.xattrs = xattrs
         if node.kind != types.NODE_KIND_FILE or content is None:
             return changed
         # The same content again is no new generation: a commit repeated after a lost answer changes nothing.

@@ -78,8 +78,8 @@ def list_tree(
             .limit(TREE_PAGE_EDGES_MAX - len(response.edges))
         ):
             _add_edge(response, row)
-            directory_id, name, symlink_target = row[0], row[1], row[-1]
-            page_bytes += EDGE_BYTES + len(name) + len(symlink_target)
+            directory_id, name, symlink_target, xattrs = row[0], row[1], row[-2], row[-1]
+            page_bytes += EDGE_BYTES + len(name) + len(symlink_target) + len(xattrs or b"")
             if len(response.edges) >= TREE_PAGE_EDGES_MAX or page_bytes >= TREE_PAGE_BYTES_MAX:
                 response.next_page_token = _Position(response.revision, directory_id, name).encode()
                 return response
@@ -105,6 +105,7 @@ _EDGE_QUERY: Final = select(
     nodes.c.revision,
     nodes.c.digest,
     nodes.c.symlink_target,
+    nodes.c.xattrs,
 ).join(nodes, and_(nodes.c.run_key == edges.c.run_key, nodes.c.node_id == edges.c.node_id))
 
 
@@ -130,7 +131,10 @@ def _add_edge(response: names.ListTreeResponse, row: _EdgeRow) -> None:
         node.revision,
         node.digest,
         node.symlink_target,
+        xattrs,
     ) = row
+    if xattrs is not None:
+        node.xattrs.ParseFromString(xattrs)
 
 
 def get_manifest(

@@ -31,7 +31,7 @@ metadata: Final = MetaData(
     }
 )
 
-SCHEMA_REVISION: Final = "0002"
+SCHEMA_REVISION: Final = "0003"
 """The migration that makes this schema."""
 
 # SQLite numbers rows by itself in an INTEGER PRIMARY KEY alone; elsewhere 64 bits are asked for.
@@ -197,6 +197,12 @@ nodes: Final = Table(
         " the trash period, so that who has it open reads on.",
     ),
     Column("revision", BigInteger, nullable=False, comment="Of the run, when this row last changed."),
+    Column(
+        "xattrs",
+        LargeBinary,
+        comment="All extended attributes of a file or directory, a serialised cloudai.storage.v1.Xattrs; NULL:"
+        " none.",
+    ),
     sqlite_with_rowid=False,
 )
 

@@ -99,6 +99,7 @@ class StorageService:
             task_id=caller.task_id,
             expires_at_ns=caller.expires_at_ns,
             now_ns=time.time_ns(),
+            keeps_xattrs=True,
         )
 
     def get_usage(self, caller: Caller, request: names.GetUsageRequest) -> names.GetUsageResponse:

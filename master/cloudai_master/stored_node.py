@@ -29,6 +29,7 @@ class Node:
     symlink_target: bytes = b""
     link_count: int = 0
     revision: int = 0
+    xattrs: bytes | None = None
 
     @property
     def is_directory(self) -> bool:
@@ -53,7 +54,7 @@ class Node:
         )
 
     def to_wire(self) -> types.Node:
-        return types.Node(
+        message = types.Node(
             node_id=self.node_id,
             kind=self.kind,
             attributes=self.attributes(),
@@ -64,6 +65,9 @@ class Node:
             digest=self.digest,
             revision=self.revision,
         )
+        if self.xattrs is not None:
+            message.xattrs.ParseFromString(self.xattrs)
+        return message
 
 
 NODE_COLUMNS: Final = tuple(nodes.c[name] for name in Node.__slots__)

@@ -49,6 +49,10 @@ PATH_BYTES_MAX: Final = 8191
 PATH_DEPTH_MAX: Final = 256
 SYMLINK_TARGET_BYTES_MAX: Final = 4095
 
+# Names and values of one node's extended attributes together. They travel with the node, in listings and news, and
+# are in the memory of every mount that has looked into the run. 4 KiB is what ext4 keeps, so programs manage with it.
+XATTR_BYTES_MAX: Final = 4 * KIB
+
 # Node ids are random positive 63-bit numbers: SQLite's INTEGER and the kernel's inode numbers both
 # hold them. Ids below this bound are left to the tree's managed levels (root, users, tasks).
 NODE_ID_MIN: Final = 1 << 32
@@ -65,9 +69,11 @@ assert COMMIT_INLINE_BYTES_MAX + COMMIT_NODES_MAX * 9 * KIB < MESSAGE_BYTES_MAX
 assert CHUNK_BYTES_MAX + 64 * KIB < MESSAGE_BYTES_MAX
 assert CHUNK_BYTES_MAX % BLOCK_BYTES == 0
 assert READ_FILES_BYTES_MAX + CHUNK_BYTES_MAX < MESSAGE_BYTES_MAX
-# An edge of a tree page is at most a name, a symlink's target and about 150 bytes; pages are cut by
-# bytes as well (TREE_PAGE_BYTES_MAX).
+# An edge of a tree page is at most a name, a symlink's target or extended attributes and about 150 bytes; pages are cut
+# by bytes as well (TREE_PAGE_BYTES_MAX).
 TREE_PAGE_BYTES_MAX: Final = 4 * MIB
 assert MANIFEST_PAGE_CHUNKS_MAX * (DIGEST_BYTES + 16) < MESSAGE_BYTES_MAX
 assert FILE_CHUNKS_MAX * (DIGEST_BYTES + 8) + COMMIT_INLINE_BYTES_MAX < MESSAGE_BYTES_MAX
 assert INLINE_BYTES_MAX <= CHUNK_BYTES_MAX
+# The kernel's own bounds of a value and of a list of names.
+assert XATTR_BYTES_MAX <= 64 * KIB

@@ -12,7 +12,7 @@ class GetCapabilitiesRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetCapabilitiesResponse(_message.Message):
-    __slots__ = ("version", "chunk_bytes_max", "inline_bytes_max", "commit_nodes_max", "user", "admin", "task_id", "expires_at_ns", "now_ns")
+    __slots__ = ("version", "chunk_bytes_max", "inline_bytes_max", "commit_nodes_max", "user", "admin", "task_id", "expires_at_ns", "now_ns", "keeps_xattrs")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     CHUNK_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
     INLINE_BYTES_MAX_FIELD_NUMBER: _ClassVar[int]
@@ -22,6 +22,7 @@ class GetCapabilitiesResponse(_message.Message):
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     EXPIRES_AT_NS_FIELD_NUMBER: _ClassVar[int]
     NOW_NS_FIELD_NUMBER: _ClassVar[int]
+    KEEPS_XATTRS_FIELD_NUMBER: _ClassVar[int]
     version: str
     chunk_bytes_max: int
     inline_bytes_max: int
@@ -31,7 +32,8 @@ class GetCapabilitiesResponse(_message.Message):
     task_id: str
     expires_at_ns: int
     now_ns: int
-    def __init__(self, version: _Optional[str] = ..., chunk_bytes_max: _Optional[int] = ..., inline_bytes_max: _Optional[int] = ..., commit_nodes_max: _Optional[int] = ..., user: _Optional[str] = ..., admin: _Optional[bool] = ..., task_id: _Optional[str] = ..., expires_at_ns: _Optional[int] = ..., now_ns: _Optional[int] = ...) -> None: ...
+    keeps_xattrs: bool
+    def __init__(self, version: _Optional[str] = ..., chunk_bytes_max: _Optional[int] = ..., inline_bytes_max: _Optional[int] = ..., commit_nodes_max: _Optional[int] = ..., user: _Optional[str] = ..., admin: _Optional[bool] = ..., task_id: _Optional[str] = ..., expires_at_ns: _Optional[int] = ..., now_ns: _Optional[int] = ..., keeps_xattrs: _Optional[bool] = ...) -> None: ...
 
 class GetUsageRequest(_message.Message):
     __slots__ = ("user",)
@@ -244,7 +246,7 @@ class CommitNodesRequest(_message.Message):
     def __init__(self, request_id: _Optional[bytes] = ..., task_id: _Optional[str] = ..., commits: _Optional[_Iterable[_Union[NodeCommit, _Mapping]]] = ...) -> None: ...
 
 class NodeCommit(_message.Message):
-    __slots__ = ("node_id", "kind", "path", "place", "attributes", "manifest", "data", "size_bytes", "digest", "symlink_target")
+    __slots__ = ("node_id", "kind", "path", "place", "attributes", "manifest", "data", "size_bytes", "digest", "symlink_target", "xattrs")
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     PATH_FIELD_NUMBER: _ClassVar[int]
@@ -255,6 +257,7 @@ class NodeCommit(_message.Message):
     SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     SYMLINK_TARGET_FIELD_NUMBER: _ClassVar[int]
+    XATTRS_FIELD_NUMBER: _ClassVar[int]
     node_id: int
     kind: _types_pb2.NodeKind
     path: bytes
@@ -265,7 +268,8 @@ class NodeCommit(_message.Message):
     size_bytes: int
     digest: bytes
     symlink_target: bytes
-    def __init__(self, node_id: _Optional[int] = ..., kind: _Optional[_Union[_types_pb2.NodeKind, str]] = ..., path: _Optional[bytes] = ..., place: _Optional[bool] = ..., attributes: _Optional[_Union[_types_pb2.Attributes, _Mapping]] = ..., manifest: _Optional[_Union[_types_pb2.Manifest, _Mapping]] = ..., data: _Optional[bytes] = ..., size_bytes: _Optional[int] = ..., digest: _Optional[bytes] = ..., symlink_target: _Optional[bytes] = ...) -> None: ...
+    xattrs: _types_pb2.Xattrs
+    def __init__(self, node_id: _Optional[int] = ..., kind: _Optional[_Union[_types_pb2.NodeKind, str]] = ..., path: _Optional[bytes] = ..., place: _Optional[bool] = ..., attributes: _Optional[_Union[_types_pb2.Attributes, _Mapping]] = ..., manifest: _Optional[_Union[_types_pb2.Manifest, _Mapping]] = ..., data: _Optional[bytes] = ..., size_bytes: _Optional[int] = ..., digest: _Optional[bytes] = ..., symlink_target: _Optional[bytes] = ..., xattrs: _Optional[_Union[_types_pb2.Xattrs, _Mapping]] = ...) -> None: ...
 
 class NodeResult(_message.Message):
     __slots__ = ("node", "error", "placed")

@@ -24,29 +24,33 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$cloudai_proto/storage/v1/types.proto\x12\x12\x63loudai.storage.v1\"j\n\nAttributes\x12\x0c\n\x04mode\x18\x01 \x01(\r\x12\x0b\n\x03uid\x18\x02 \x01(\r\x12\x0b\n\x03gid\x18\x03 \x01(\r\x12\x10\n\x08mtime_ns\x18\x04 \x01(\x12\x12\x10\n\x08\x63time_ns\x18\x05 \x01(\x12\x12\x10\n\x08\x61time_ns\x18\x06 \x01(\x12\"\xed\x01\n\x04Node\x12\x0f\n\x07node_id\x18\x01 \x01(\x06\x12*\n\x04kind\x18\x02 \x01(\x0e\x32\x1c.cloudai.storage.v1.NodeKind\x12\x32\n\nattributes\x18\x03 \x01(\x0b\x32\x1e.cloudai.storage.v1.Attributes\x12\x12\n\nsize_bytes\x18\x04 \x01(\x04\x12\x12\n\ngeneration\x18\x05 \x01(\x04\x12\x12\n\nlink_count\x18\x06 \x01(\r\x12\x16\n\x0esymlink_target\x18\x07 \x01(\x0c\x12\x0e\n\x06\x64igest\x18\x08 \x01(\x0c\x12\x10\n\x08revision\x18\t \x01(\x04\"T\n\x04\x45\x64ge\x12\x16\n\x0eparent_node_id\x18\x01 \x01(\x06\x12\x0c\n\x04name\x18\x02 \x01(\x0c\x12&\n\x04node\x18\x03 \x01(\x0b\x32\x18.cloudai.storage.v1.Node\"-\n\x05\x43hunk\x12\x14\n\x0clength_bytes\x18\x01 \x01(\r\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\"5\n\x08Manifest\x12)\n\x06\x63hunks\x18\x01 \x03(\x0b\x32\x19.cloudai.storage.v1.Chunk\"\xff\x01\n\x03Run\x12\x0c\n\x04user\x18\x01 \x01(\t\x12\x0c\n\x04task\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0f\n\x07task_id\x18\x04 \x01(\t\x12\x14\n\x0croot_node_id\x18\x05 \x01(\x06\x12\x15\n\rcreated_at_ns\x18\x06 \x01(\x12\x12\x0e\n\x06sealed\x18\x07 \x01(\x08\x12\x14\n\x0csealed_at_ns\x18\x08 \x01(\x12\x12\x13\n\x0b\x65xit_status\x18\t \x01(\x11\x12\x10\n\x08revision\x18\n \x01(\x04\x12\x0f\n\x07removed\x18\x0b \x01(\x08\x12\x32\n\nattributes\x18\x0c \x01(\x0b\x32\x1e.cloudai.storage.v1.Attributes\"J\n\x04Task\x12\x0c\n\x04user\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x15\n\rcreated_at_ns\x18\x03 \x01(\x12\x12\x0f\n\x07removed\x18\x04 \x01(\x08\"G\n\x0b\x45rrorDetail\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x17\n\x0fmissing_digests\x18\x03 \x03(\x0c*i\n\x08NodeKind\x12\x19\n\x15NODE_KIND_UNSPECIFIED\x10\x00\x12\x12\n\x0eNODE_KIND_FILE\x10\x01\x12\x17\n\x13NODE_KIND_DIRECTORY\x10\x02\x12\x15\n\x11NODE_KIND_SYMLINK\x10\x03\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$cloudai_proto/storage/v1/types.proto\x12\x12\x63loudai.storage.v1\"j\n\nAttributes\x12\x0c\n\x04mode\x18\x01 \x01(\r\x12\x0b\n\x03uid\x18\x02 \x01(\r\x12\x0b\n\x03gid\x18\x03 \x01(\r\x12\x10\n\x08mtime_ns\x18\x04 \x01(\x12\x12\x10\n\x08\x63time_ns\x18\x05 \x01(\x12\x12\x10\n\x08\x61time_ns\x18\x06 \x01(\x12\"$\n\x05Xattr\x12\x0c\n\x04name\x18\x01 \x01(\x0c\x12\r\n\x05value\x18\x02 \x01(\x0c\"3\n\x06Xattrs\x12)\n\x06xattrs\x18\x01 \x03(\x0b\x32\x19.cloudai.storage.v1.Xattr\"\x99\x02\n\x04Node\x12\x0f\n\x07node_id\x18\x01 \x01(\x06\x12*\n\x04kind\x18\x02 \x01(\x0e\x32\x1c.cloudai.storage.v1.NodeKind\x12\x32\n\nattributes\x18\x03 \x01(\x0b\x32\x1e.cloudai.storage.v1.Attributes\x12\x12\n\nsize_bytes\x18\x04 \x01(\x04\x12\x12\n\ngeneration\x18\x05 \x01(\x04\x12\x12\n\nlink_count\x18\x06 \x01(\r\x12\x16\n\x0esymlink_target\x18\x07 \x01(\x0c\x12\x0e\n\x06\x64igest\x18\x08 \x01(\x0c\x12\x10\n\x08revision\x18\t \x01(\x04\x12*\n\x06xattrs\x18\n \x01(\x0b\x32\x1a.cloudai.storage.v1.Xattrs\"T\n\x04\x45\x64ge\x12\x16\n\x0eparent_node_id\x18\x01 \x01(\x06\x12\x0c\n\x04name\x18\x02 \x01(\x0c\x12&\n\x04node\x18\x03 \x01(\x0b\x32\x18.cloudai.storage.v1.Node\"-\n\x05\x43hunk\x12\x14\n\x0clength_bytes\x18\x01 \x01(\r\x12\x0e\n\x06\x64igest\x18\x02 \x01(\x0c\"5\n\x08Manifest\x12)\n\x06\x63hunks\x18\x01 \x03(\x0b\x32\x19.cloudai.storage.v1.Chunk\"\xff\x01\n\x03Run\x12\x0c\n\x04user\x18\x01 \x01(\t\x12\x0c\n\x04task\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0f\n\x07task_id\x18\x04 \x01(\t\x12\x14\n\x0croot_node_id\x18\x05 \x01(\x06\x12\x15\n\rcreated_at_ns\x18\x06 \x01(\x12\x12\x0e\n\x06sealed\x18\x07 \x01(\x08\x12\x14\n\x0csealed_at_ns\x18\x08 \x01(\x12\x12\x13\n\x0b\x65xit_status\x18\t \x01(\x11\x12\x10\n\x08revision\x18\n \x01(\x04\x12\x0f\n\x07removed\x18\x0b \x01(\x08\x12\x32\n\nattributes\x18\x0c \x01(\x0b\x32\x1e.cloudai.storage.v1.Attributes\"J\n\x04Task\x12\x0c\n\x04user\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x15\n\rcreated_at_ns\x18\x03 \x01(\x12\x12\x0f\n\x07removed\x18\x04 \x01(\x08\"G\n\x0b\x45rrorDetail\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\x17\n\x0fmissing_digests\x18\x03 \x03(\x0c*i\n\x08NodeKind\x12\x19\n\x15NODE_KIND_UNSPECIFIED\x10\x00\x12\x12\n\x0eNODE_KIND_FILE\x10\x01\x12\x17\n\x13NODE_KIND_DIRECTORY\x10\x02\x12\x15\n\x11NODE_KIND_SYMLINK\x10\x03\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'cloudai_proto.storage.v1.types_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_NODEKIND']._serialized_start=1003
-  _globals['_NODEKIND']._serialized_end=1108
+  _globals['_NODEKIND']._serialized_start=1138
+  _globals['_NODEKIND']._serialized_end=1243
   _globals['_ATTRIBUTES']._serialized_start=60
   _globals['_ATTRIBUTES']._serialized_end=166
-  _globals['_NODE']._serialized_start=169
-  _globals['_NODE']._serialized_end=406
-  _globals['_EDGE']._serialized_start=408
-  _globals['_EDGE']._serialized_end=492
-  _globals['_CHUNK']._serialized_start=494
-  _globals['_CHUNK']._serialized_end=539
-  _globals['_MANIFEST']._serialized_start=541
-  _globals['_MANIFEST']._serialized_end=594
-  _globals['_RUN']._serialized_start=597
-  _globals['_RUN']._serialized_end=852
-  _globals['_TASK']._serialized_start=854
-  _globals['_TASK']._serialized_end=928
-  _globals['_ERRORDETAIL']._serialized_start=930
-  _globals['_ERRORDETAIL']._serialized_end=1001
+  _globals['_XATTR']._serialized_start=168
+  _globals['_XATTR']._serialized_end=204
+  _globals['_XATTRS']._serialized_start=206
+  _globals['_XATTRS']._serialized_end=257
+  _globals['_NODE']._serialized_start=260
+  _globals['_NODE']._serialized_end=541
+  _globals['_EDGE']._serialized_start=543
+  _globals['_EDGE']._serialized_end=627
+  _globals['_CHUNK']._serialized_start=629
+  _globals['_CHUNK']._serialized_end=674
+  _globals['_MANIFEST']._serialized_start=676
+  _globals['_MANIFEST']._serialized_end=729
+  _globals['_RUN']._serialized_start=732
+  _globals['_RUN']._serialized_end=987
+  _globals['_TASK']._serialized_start=989
+  _globals['_TASK']._serialized_end=1063
+  _globals['_ERRORDETAIL']._serialized_start=1065
+  _globals['_ERRORDETAIL']._serialized_end=1136
 # @@protoc_insertion_point(module_scope)

@@ -34,8 +34,22 @@ class Attributes(_message.Message):
     atime_ns: int
     def __init__(self, mode: _Optional[int] = ..., uid: _Optional[int] = ..., gid: _Optional[int] = ..., mtime_ns: _Optional[int] = ..., ctime_ns: _Optional[int] = ..., atime_ns: _Optional[int] = ...) -> None: ...
 
+class Xattr(_message.Message):
+    __slots__ = ("name", "value")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    name: bytes
+    value: bytes
+    def __init__(self, name: _Optional[bytes] = ..., value: _Optional[bytes] = ...) -> None: ...
+
+class Xattrs(_message.Message):
+    __slots__ = ("xattrs",)
+    XATTRS_FIELD_NUMBER: _ClassVar[int]
+    xattrs: _containers.RepeatedCompositeFieldContainer[Xattr]
+    def __init__(self, xattrs: _Optional[_Iterable[_Union[Xattr, _Mapping]]] = ...) -> None: ...
+
 class Node(_message.Message):
-    __slots__ = ("node_id", "kind", "attributes", "size_bytes", "generation", "link_count", "symlink_target", "digest", "revision")
+    __slots__ = ("node_id", "kind", "attributes", "size_bytes", "generation", "link_count", "symlink_target", "digest", "revision", "xattrs")
     NODE_ID_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     ATTRIBUTES_FIELD_NUMBER: _ClassVar[int]
@@ -45,6 +59,7 @@ class Node(_message.Message):
     SYMLINK_TARGET_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
+    XATTRS_FIELD_NUMBER: _ClassVar[int]
     node_id: int
     kind: NodeKind
     attributes: Attributes
@@ -54,7 +69,8 @@ class Node(_message.Message):
     symlink_target: bytes
     digest: bytes
     revision: int
-    def __init__(self, node_id: _Optional[int] = ..., kind: _Optional[_Union[NodeKind, str]] = ..., attributes: _Optional[_Union[Attributes, _Mapping]] = ..., size_bytes: _Optional[int] = ..., generation: _Optional[int] = ..., link_count: _Optional[int] = ..., symlink_target: _Optional[bytes] = ..., digest: _Optional[bytes] = ..., revision: _Optional[int] = ...) -> None: ...
+    xattrs: Xattrs
+    def __init__(self, node_id: _Optional[int] = ..., kind: _Optional[_Union[NodeKind, str]] = ..., attributes: _Optional[_Union[Attributes, _Mapping]] = ..., size_bytes: _Optional[int] = ..., generation: _Optional[int] = ..., link_count: _Optional[int] = ..., symlink_target: _Optional[bytes] = ..., digest: _Optional[bytes] = ..., revision: _Optional[int] = ..., xattrs: _Optional[_Union[Xattrs, _Mapping]] = ...) -> None: ...
 
 class Edge(_message.Message):
     __slots__ = ("parent_node_id", "name", "node")
