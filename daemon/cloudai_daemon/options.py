@@ -49,6 +49,7 @@ class MountOptions(TypedDict, total=False):
     umask: int
     read_only: bool
     allow_other: bool
+    xattr: bool
     insecure: bool
     ca_file: Path
     metrics_address: str
@@ -253,6 +254,12 @@ OPTION_SPECS: Final = (
         field="supervise",
         default="",
         help="a mount whose daemon dies is mounted again at once",
+    ),
+    OptionSpec(
+        name="xattr",
+        field="xattr",
+        default="",
+        help="extended attributes of `user.` are kept; the kernel then asks for more with each `ls -l` and write",
     ),
     OptionSpec(name="insecure", field="insecure", default="", help="no TLS; the master must be on loopback"),
     OptionSpec(

@@ -5,12 +5,13 @@ A commit reads the node's `change_count` before its attributes and bytes: what i
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from cloudai_fusefs.node import Node, Pending
 from cloudai_fusefs.staging import fingerprint
 from cloudai_fusefs.wire_manifests import manifest_to_wire
+from cloudai_fusefs.wire_xattrs import xattrs_to_wire
 from cloudai_model.chunks import Chunk, Manifest, digest_of
 from cloudai_model.limits import INLINE_BYTES_MAX
 from cloudai_proto.storage.v1 import names_pb2 as names
@@ -27,6 +28,8 @@ class ComposedCommit:
     """The node's changes up to here are in it."""
     manifest: Manifest | None
     """Of the content that it brings; None: it brings none."""
+    xattrs: Mapping[bytes, bytes] | None
+    """The extended attributes that it brings; None: it brings none."""
     edge: tuple[Node, bytes] | None = None
     """The name it was sent for."""
 
@@ -56,8 +59,13 @@ async def compose_commit(node: Node) -> ComposedCommit | None:
         node_id=node.node_id, kind=node.kind, place=pending.place, attributes=node.wire_attributes()
     )
     message.symlink_target = node.symlink_target
+    xattrs = None
+    if pending.xattrs:
+        xattrs = node.xattrs
+        message.xattrs.CopyFrom(xattrs_to_wire(xattrs))
+        message.xattrs.SetInParent()  # none is something else than not a word of them
     if not pending.content:
-        return ComposedCommit(node, pending, message, change_count, None)
+        return ComposedCommit(node, pending, message, change_count, None, xattrs)
     publication = pending.publication
     if publication is not None:
         change_count = publication.change_count
@@ -67,14 +75,14 @@ async def compose_commit(node: Node) -> ComposedCommit | None:
     if pending.is_recovered and not pending.place and fingerprint(manifest) == node.committed:
         # Committed before the last daemon died, and not written since: what others have written
         # meanwhile must not be covered by it.
-        return ComposedCommit(node, pending, message, change_count, None)
+        return ComposedCommit(node, pending, message, change_count, None, xattrs)
     message.size_bytes = manifest.size_bytes
     if data:
         message.data = data
         message.digest = manifest.chunks[0].digest
     else:
         message.manifest.CopyFrom(manifest_to_wire(manifest))
-    return ComposedCommit(node, pending, message, change_count, manifest)
+    return ComposedCommit(node, pending, message, change_count, manifest, xattrs)
 
 
 async def _content_of(node: Node, pending: Pending) -> tuple[Manifest | None, bytes]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from typing import Final
 
+from cloudai_fusefs.extended_attributes import NoXattr, XattrsTooLarge
 from cloudai_fusefs.rearrangements import CrossRun
 from cloudai_model import errors
 
@@ -35,6 +36,8 @@ _ERRNO_BY_ERROR: Final[dict[type[errors.CloudAIError], int]] = {
     errors.MasterUnavailable: errno.EIO,
     errors.InternalError: errno.EIO,
     CrossRun: errno.EXDEV,
+    NoXattr: errno.ENODATA,
+    XattrsTooLarge: errno.ENOSPC,  # as ext4, where a node's attributes share a block
 }
 
 

@@ -27,7 +27,7 @@ from cloudai_fusefs.journal_log import check_log
 from cloudai_fusefs.journal_rows import JournalRecord, RemovalRecord, StrayRecord, record_from_row, row_of
 from cloudai_model.limits import KIB
 
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 
 SCHEMA_VERSION_MAX: Final = 1000
 """A higher number is no version but damage."""
@@ -94,6 +94,10 @@ _UPGRADES: Final = {
         ) WITHOUT ROWID
         """,
     ),
+    4: (
+        # All extended attributes of the node, a wire Xattrs; NULL: as the master has them
+        "ALTER TABLE pending ADD COLUMN xattrs BLOB",
+    ),
 }
 assert max(_UPGRADES) == SCHEMA_VERSION <= SCHEMA_VERSION_MAX
 
@@ -104,7 +108,9 @@ _REMOVAL_COLUMNS: Final = tuple(RemovalRecord.__dataclass_fields__)
 _SELECT: Final = f"SELECT {', '.join(_COLUMNS)}, row_check FROM pending"  # noqa: S608 - column names only
 _SELECT_STRAYS: Final = f"SELECT {', '.join(_STRAY_COLUMNS)}, row_check FROM strays"  # noqa: S608
 _SELECT_REMOVALS: Final = f"SELECT {', '.join(_REMOVAL_COLUMNS)}, row_check FROM removals"  # noqa: S608
-_SELECT_OF_VERSION_1: Final = _SELECT.replace("disk_state, row_check", "0, NULL")
+_SELECT_OF_VERSION_3: Final = _SELECT.replace("xattrs, row_check", "NULL, row_check")
+_SELECT_OF_VERSION_1: Final = _SELECT.replace("disk_state, xattrs, row_check", "0, NULL, NULL")
+assert _SELECT not in (_SELECT_OF_VERSION_3, _SELECT_OF_VERSION_1)
 _UPSERT: Final = (
     f"INSERT OR REPLACE INTO pending ({', '.join(_COLUMNS)}, row_check) "  # noqa: S608
     f"VALUES ({', '.join('?' * (len(_COLUMNS) + 1))})"
@@ -331,7 +337,9 @@ def read_what_is_left(path: Path, node_ids: Iterable[int]) -> WhatIsLeft:
         with suppress(sqlite3.DatabaseError):
             # It must not be changed by a look at it: what a person may want to read stays.
             database.execute("PRAGMA wal_autocheckpoint = 0")
-        select = _SELECT if _has_checks(database) else _SELECT_OF_VERSION_1
+        select = _SELECT
+        if not _has_column(database, "xattrs"):
+            select = _SELECT_OF_VERSION_3 if _has_column(database, "row_check") else _SELECT_OF_VERSION_1
         for order in ("ASC", "DESC"):
             _take_rows(database, f"{select} ORDER BY node_id {order}", (), JournalRecord, records)
         for node_id in node_ids:
@@ -347,10 +355,10 @@ def read_what_is_left(path: Path, node_ids: Iterable[int]) -> WhatIsLeft:
     return WhatIsLeft(records, strays, removals, boot_id)
 
 
-def _has_checks(database: sqlite3.Connection) -> bool:
-    """False of version 1's rows alone."""
+def _has_column(database: sqlite3.Connection, name: str) -> bool:
+    """False of rows that an earlier version has made, which did not know it."""
     try:
-        database.execute("SELECT row_check FROM pending LIMIT 0")
+        database.execute(f"SELECT {name} FROM pending LIMIT 0")  # noqa: S608 - a column's name only
     except sqlite3.DatabaseError as error:
         return "no such column" not in str(error)
     return True

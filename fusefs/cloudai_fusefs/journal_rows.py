@@ -47,6 +47,7 @@ class JournalRecord:
     committed: bytes = b""
     written_at_ns: int = 0
     disk_state: int = DiskState.UNKNOWN
+    xattrs: bytes | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +77,7 @@ def row_of(record: JournalRecord | StrayRecord | RemovalRecord) -> tuple[object,
     """The values of the record's row, its check last."""
     # SQLite has no booleans: as what comes back, or the check would differ.
     values = tuple(int(value) if isinstance(value, int) else value for value in vars(record).values())
-    return (*values, check_of(values))
+    return (*values, _check_of_row(type(record), values))
 
 
 def record_from_row(record_type: type[Any], row: tuple[Any, ...]) -> Any:
@@ -84,11 +85,11 @@ def record_from_row(record_type: type[Any], row: tuple[Any, ...]) -> Any:
     *values, check = row
     if check is None and record_type is JournalRecord:
         # Of version 1, which kept no check: at least it must be of the right kind.
-        given = {"int": int, "bool": int, "str": str, "bytes": bytes}
+        given = {"int": int, "bool": int, "str": str, "bytes": bytes, "bytes | None": type(None)}
         types = [given[str(field.type)] for field in record_type.__dataclass_fields__.values()]
         if any(value.__class__ is not type_ for value, type_ in zip(values, types, strict=True)):
             return None
-    elif check != check_of(tuple(values)):
+    elif check != _check_of_row(record_type, tuple(values)):
         return None
     record = record_type(**dict(zip(record_type.__dataclass_fields__, values, strict=True)))
     if isinstance(record, JournalRecord):
@@ -96,6 +97,12 @@ def record_from_row(record_type: type[Any], row: tuple[Any, ...]) -> Any:
         record.has_content = bool(record.has_content)
         record.disk_state = DiskState(record.disk_state)
     return record
+
+
+def _check_of_row(record_type: type[Any], values: tuple[object, ...]) -> int:
+    """Of a row of `pending` without a word of extended attributes as before version 4, which had no column for them."""
+    is_short = record_type is JournalRecord and values[-1] is None
+    return check_of(values[:-1] if is_short else values)
 
 
 def check_of(values: tuple[object, ...]) -> int:

@@ -21,6 +21,7 @@ from cloudai_fusefs.cache_file import require_private
 from cloudai_fusefs.chunk_memory import ChunkMemory
 from cloudai_fusefs.chunk_reader import ChunkReader
 from cloudai_fusefs.disk_cache import DiskChunkCache
+from cloudai_fusefs.extended_attributes import ExtendedAttributes
 from cloudai_fusefs.grpc_master_client import GrpcMasterClient
 from cloudai_fusefs.handler_patience import HANDLERS_MAX, HandlerPatience
 from cloudai_fusefs.kernel_knobs import shows_direct_writes, turn_up_knobs
@@ -44,7 +45,7 @@ from cloudai_fusefs.tree_sync import TreeSync
 from cloudai_fusefs.uploader import Uploader
 from cloudai_fusefs.warmup import Warmup
 from cloudai_fusefs.write_behind import WriteBehind
-from cloudai_model.errors import CloudAIError, MasterUnavailable, NotFound
+from cloudai_model.errors import CloudAIError, MasterUnavailable, NotFound, NotSupported
 from cloudai_model.memory import keep_freed_memory
 from cloudai_proto.storage.v1 import names_pb2 as names
 
@@ -78,7 +79,8 @@ async def serve_mount(
     Returns after `umount`/`fusermount3 -u` from outside, once `on_unmounted` has: uploads go on meanwhile.
     Cancelled: unmounts and returns; what is not yet durable stays staged for the next mount. Raises
     MasterUnavailable, Unauthenticated or another CloudAIError within a few seconds when the master cannot be
-    used, OSError when the kernel refuses the mount or the state directory is another mount's.
+    used, NotSupported when it lacks what an option asks for, OSError when the kernel refuses the mount or the
+    state directory is another mount's.
     """
     keep_freed_memory()
     require_private(config.cache_dir)
@@ -91,6 +93,11 @@ async def serve_mount(
             call_deadline_seconds=CALL_SECONDS_MAX,
         ) as wire:
             capabilities = await _introduce(wire)
+            if config.xattr and not capabilities.keeps_xattrs:
+                raise NotSupported(
+                    "the master keeps no extended attributes: mount without `xattr`, or upgrade it",
+                    master_version=capabilities.version,
+                )
             client = RetryingMasterClient(wire, timeo_seconds=config.timeo_seconds)
             # Closed when the tasks that use them have ended.
             with ExitStack() as open_parts:
@@ -163,6 +170,7 @@ async def _serve(
         files,
         usage.get,
         patience,
+        ExtendedAttributes(namespace, staging) if config.xattr else None,
         uid=config.uid,
         gid=config.gid,
         umask=config.umask,

@@ -54,6 +54,8 @@ class MountConfig:
     """Set: these permission bits are hidden in every mode shown."""
     read_only: bool = False
     allow_other: bool = False
+    xattr: bool = False
+    """Extended attributes of `user.` are kept. False: ENOTSUP, and the kernel asks for none."""
     insecure: bool = False
     """No TLS; the master must be on the loopback."""
     ca_file: Path | None = None

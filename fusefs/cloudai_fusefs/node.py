@@ -10,10 +10,12 @@ from __future__ import annotations
 import math
 import secrets
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from cloudai_fusefs.answered_names import NewsOfName, Place
 from cloudai_fusefs.journal_rows import DiskState
+from cloudai_fusefs.wire_xattrs import NO_XATTRS, xattrs_from_wire, xattrs_to_wire
 from cloudai_model.chunks import Chunk, Manifest
 from cloudai_model.limits import NODE_ID_MAX, NODE_ID_MIN
 from cloudai_proto.storage.v1 import types_pb2 as types
@@ -86,6 +88,7 @@ class Pending:
         "told_failure",
         "uploading",
         "wanted_count",
+        "xattrs",
     )
 
     def __init__(self, sequence: int) -> None:
@@ -94,6 +97,7 @@ class Pending:
         self.acknowledged_count = 0
         self.place = False  # has yet to be put at its path
         self.content = False
+        self.xattrs = False  # the master's are to become those here; else they are news like any other
         # What the master has under the node's new name and the commit will replace. A node that loses the
         # name before that has to remove these: they would come back.
         self.covered_ids: tuple[int, ...] = ()
@@ -174,6 +178,7 @@ class Node:
         "tree",
         "uid",
         "writer_count",
+        "xattrs",
     )
 
     def __init__(self, tree: RunTree, node_id: int, kind: types.NodeKind) -> None:
@@ -191,6 +196,7 @@ class Node:
         self.revision = 0
         self.symlink_target = b""
         self.digest = b""
+        self.xattrs: Mapping[bytes, bytes] = NO_XATTRS  # never changed but replaced
         self.children: dict[bytes, Node] | None = {} if kind == DIRECTORY else None
         self._edges: list[tuple[Node, bytes]] = []
         self.subdirectory_count = 0
@@ -327,6 +333,8 @@ class Node:
             self.attributes = NodeAttributes(
                 given.mode, given.uid, given.gid, given.mtime_ns, given.ctime_ns, given.atime_ns
             )
+        if (is_newer or self.is_attached) and (self.pending is None or not self.pending.xattrs):
+            self.xattrs = xattrs_from_wire(message.xattrs) if message.HasField("xattrs") else NO_XATTRS
         if self.generation != message.generation:
             self.generation = message.generation
             self.content = None
@@ -353,6 +361,8 @@ class Node:
         self.size_bytes = self.published_size_bytes = message.size_bytes
         self.digest = message.digest
         self.symlink_target = message.symlink_target
+        if message.HasField("xattrs"):
+            self.xattrs = xattrs_from_wire(message.xattrs)
 
     def known_manifest(self, size_bytes: int) -> Manifest | None:
         """The manifest of the master's generation where it follows from the node itself."""
@@ -371,3 +381,7 @@ class Node:
             ctime_ns=self.ctime_ns,
             atime_ns=self.atime_ns,
         )
+
+    def wire_xattrs(self) -> types.Xattrs | None:
+        """As of a node on the wire; None: it has none."""
+        return xattrs_to_wire(self.xattrs) if self.xattrs else None

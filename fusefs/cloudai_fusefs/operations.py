@@ -15,6 +15,7 @@ from typing import Final, cast
 import pyfuse3
 import trio
 
+from cloudai_fusefs.extended_attributes import ExtendedAttributes
 from cloudai_fusefs.handler_guard import handler, prompt_handler, to_fuse_error
 from cloudai_fusefs.handler_patience import HandlerPatience
 from cloudai_fusefs.managed_tree import LatestLink, ManagedInode, ManagedTree
@@ -60,6 +61,7 @@ class Operations(pyfuse3.Operations):
         files: OpenFiles,
         usage: Callable[[], Awaitable[names.GetUsageResponse]],
         patience: HandlerPatience,
+        xattrs: ExtendedAttributes | None,
         *,
         uid: int | None,
         gid: int | None,
@@ -73,6 +75,7 @@ class Operations(pyfuse3.Operations):
         self._files = files
         self._usage = usage
         self.patience = patience
+        self._xattrs = xattrs
         self._uid = uid
         self._gid = gid
         self._mode_mask = ~(umask or 0)
@@ -326,20 +329,42 @@ class Operations(pyfuse3.Operations):
         data.f_namemax = NAME_BYTES_MAX
         return data
 
-    # Answered with ENOSYS the kernel never asks again: `ls -l` asks for three of these per file, 1.2-1.7 s
-    # for 10,000 files against 0.05 s.
+    # Switched off they are answered with ENOSYS, and the kernel never asks again: `ls -l` asks for three of these
+    # per file, 1.2-1.7 s for 10,000 files against 0.05 s.
 
+    @prompt_handler
     async def getxattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> bytes:
-        raise pyfuse3.FUSEError(errno.ENOSYS)
+        if self._xattrs is None:
+            raise pyfuse3.FUSEError(errno.ENOSYS)
+        found = self._namespace.inode(inode)
+        with self._bound_of(found):
+            return await self._xattrs.get(found, name)
 
+    @prompt_handler
     async def listxattr(self, inode: int, ctx: pyfuse3.RequestContext) -> Sequence[bytes]:
-        raise pyfuse3.FUSEError(errno.ENOSYS)
+        if self._xattrs is None:
+            raise pyfuse3.FUSEError(errno.ENOSYS)
+        found = self._namespace.inode(inode)
+        with self._bound_of(found):
+            return await self._xattrs.list(found)
 
+    @prompt_handler
     async def setxattr(self, inode: int, name: bytes, value: bytes, ctx: pyfuse3.RequestContext) -> None:
-        raise pyfuse3.FUSEError(errno.ENOSYS)
+        # XATTR_CREATE and XATTR_REPLACE do not come here: pyfuse3 asks getxattr first. Nothing comes in between, as the
+        # kernel holds the inode's lock around both.
+        if self._xattrs is None:
+            raise pyfuse3.FUSEError(errno.ENOSYS)
+        found = self._namespace.inode(inode)
+        with self._bound_of(found):
+            await self._xattrs.set(found, name, value)
 
+    @prompt_handler
     async def removexattr(self, inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
-        raise pyfuse3.FUSEError(errno.ENOSYS)
+        if self._xattrs is None:
+            raise pyfuse3.FUSEError(errno.ENOSYS)
+        found = self._namespace.inode(inode)
+        with self._bound_of(found):
+            await self._xattrs.remove(found, name)
 
     # --- translation -------------------------------------------------------------------------------------
 

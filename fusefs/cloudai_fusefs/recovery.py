@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
 from google.protobuf.message import DecodeError
@@ -18,6 +18,7 @@ from cloudai_fusefs.node import DIRECTORY, Node, NodeAttributes, new_node_id
 from cloudai_fusefs.run_tree import RunTree
 from cloudai_fusefs.staged_file import StagedFile
 from cloudai_fusefs.wire_manifests import manifest_from_wire
+from cloudai_fusefs.wire_xattrs import xattrs_from_wire
 from cloudai_model.errors import CloudAIError, IsADirectory
 from cloudai_proto.storage.v1 import types_pb2 as types
 
@@ -174,6 +175,9 @@ class Recovery:
                 # The directory is there already: it was replaced here, or made by somebody else too.
                 taken.attributes = _attributes_of(record)
                 self._staging.note_attributes(taken)
+                if record.xattrs is not None:
+                    taken.xattrs = _xattrs_of(record.xattrs)
+                    self._staging.note_xattrs(taken)
                 self._staging.remove_row(record.node_id)
                 return
             covered_ids = replaced.ids_at_master if replaced is not None else ()
@@ -190,6 +194,9 @@ class Recovery:
         node.staged = staged
         node.committed = record.committed
         node.attributes = _attributes_of(record)
+        if record.xattrs is not None:
+            pending.xattrs = True
+            node.xattrs = _xattrs_of(record.xattrs)
         node.symlink_target = record.symlink_target
         if record.symlink_target:
             node.size_bytes = len(record.symlink_target)
@@ -253,6 +260,10 @@ def _attributes_of(record: JournalRecord) -> NodeAttributes:
     return NodeAttributes(
         record.mode, record.uid, record.gid, record.mtime_ns, record.ctime_ns, record.atime_ns
     )
+
+
+def _xattrs_of(written: bytes) -> Mapping[bytes, bytes]:
+    return xattrs_from_wire(types.Xattrs.FromString(written))
 
 
 def _was_replaced(tree: RunTree, record: JournalRecord) -> bool:

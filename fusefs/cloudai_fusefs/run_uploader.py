@@ -49,6 +49,7 @@ from cloudai_model.limits import (
     COMMIT_NODES_MAX,
     INLINE_BYTES_MAX,
     REQUEST_ID_BYTES,
+    XATTR_BYTES_MAX,
 )
 from cloudai_proto.storage.v1 import names_pb2 as names
 from cloudai_proto.storage.v1 import types_pb2 as types
@@ -357,7 +358,7 @@ class RunUploader:
                         batch_bytes += item.message.ByteSize()
                         composed.append(item)
                     position += 1
-                    if batch_bytes + INLINE_BYTES_MAX > COMMIT_INLINE_BYTES_MAX:
+                    if batch_bytes + INLINE_BYTES_MAX + XATTR_BYTES_MAX > COMMIT_INLINE_BYTES_MAX:
                         break
                 # Reading a file's bytes let others run.
                 composed = [item for item in composed if item.is_current]
@@ -487,6 +488,8 @@ class RunUploader:
         pending.acknowledged_count = max(pending.acknowledged_count, item.change_count)
         pending.failure = None
         pending.publication = None
+        if node.xattrs is item.xattrs:
+            pending.xattrs = False
         if pending.stray_ids:
             for node_id in pending.stray_ids:
                 staging.note_stray(self._tree, node_id)

@@ -36,6 +36,7 @@ from cloudai_fusefs.staged_descriptors import StagedDescriptors
 from cloudai_fusefs.staged_file import StagedFile, mark_of
 from cloudai_fusefs.staging_space import StagingSpace
 from cloudai_fusefs.wire_manifests import manifest_to_wire
+from cloudai_fusefs.wire_xattrs import xattrs_to_wire
 from cloudai_fusefs.write_pace import WritePace
 from cloudai_model.chunks import Manifest
 
@@ -111,6 +112,17 @@ class Staging:
         pending = node.tree.note_pending(node)
         _accept_content(pending)
         self._record(node, pending)
+
+    def note_xattrs(self, node: Node) -> None:
+        """Extended attributes were set or removed. Raises OSError as note_made."""
+        pending = node.tree.note_pending(node)
+        were_changed, pending.xattrs = pending.xattrs, True
+        _accept_content(pending)
+        try:
+            self._record(node, pending)
+        except OSError:
+            pending.xattrs = were_changed
+            raise
 
     def note_directory_times(self, node: Node) -> None:
         """Names came or went. Not worth a journal row of its own: after a crash the old time is shown."""
@@ -399,6 +411,7 @@ def _row_of(node: Node, pending: Pending, disk_state: DiskState) -> JournalRecor
         base_generation=0 if staged is None else staged.base_generation,
         committed=node.committed,
         disk_state=disk_state,
+        xattrs=xattrs_to_wire(node.xattrs).SerializeToString() if pending.xattrs else None,
     )
 
 

@@ -34,6 +34,7 @@ class Removal:
                 symlink_target=node.symlink_target,
                 digest=node.digest,
                 revision=node.revision,
+                xattrs=node.wire_xattrs(),
             ),
         )
         """As it was, to be shown again should the master refuse."""
