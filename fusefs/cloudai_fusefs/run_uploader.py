@@ -40,6 +40,7 @@ from cloudai_model.errors import (
     MissingChunks,
     NoSpace,
     NotFound,
+    NotSupported,
     QuotaExceeded,
     Unauthenticated,
 )
@@ -423,7 +424,11 @@ class RunUploader:
             if not item.is_current:
                 self._note_placed_in_vain(item, result)
                 continue
-            if result.WhichOneof("result") == "node":
+            if result.WhichOneof("result") == "node" and item.xattrs and not result.node.HasField("xattrs"):
+                # A master of an older version, which lets fall what it has not heard of. No mount with `xattr` was made
+                # of it: this is what a mount of another one has left.
+                self._take_refusal(item, NotSupported("the master keeps no extended attributes"))
+            elif result.WhichOneof("result") == "node":
                 self._take_acknowledgement(item, result, response.revision)
             else:
                 self._take_refusal(item, error_from_detail(result.error))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple, ParamSpec, TypeVar
@@ -18,6 +18,7 @@ import trio
 from cloudai_fusefs.chunk_memory import ChunkMemory
 from cloudai_fusefs.chunk_reader import ChunkReader
 from cloudai_fusefs.disk_cache import DiskChunkCache
+from cloudai_fusefs.extended_attributes import ExtendedAttributes
 from cloudai_fusefs.managed_tree import ManagedTree
 from cloudai_fusefs.master_client import MasterClient
 from cloudai_fusefs.mount_control import MountConfig
@@ -57,6 +58,7 @@ class Shown(NamedTuple):
     size_bytes: int
     mtime_ns: int
     content: bytes
+    xattrs: Mapping[bytes, bytes]
 
 
 class FileSystemHarness:
@@ -97,6 +99,7 @@ class FileSystemHarness:
         self.namespace = Namespace(
             self.client, self.managed, self.sync, self.staging, self.uploader, read_only=False
         )
+        self.extended_attributes = ExtendedAttributes(self.namespace, self.staging)
         self.rearrangements = Rearrangements(self.client, self.namespace, self.staging, self.uploader)
         self.files = OpenFiles(
             self.client,
@@ -180,6 +183,7 @@ class FileSystemHarness:
                         size_bytes=node.size_bytes,
                         mtime_ns=node.mtime_ns,
                         content=content,
+                        xattrs=dict(node.xattrs),
                     ),
                 )
                 yield from walk(node, prefix + name + b"/")
@@ -282,6 +286,12 @@ class FileSystemHarness:
     ) -> None:
         change = AttributeChange(mode=mode, mtime_ns=mtime_ns)
         await self._bounded(self.namespace.set_attributes, await self.find(path), change)
+
+    async def set_xattr(self, path: bytes, name: bytes, value: bytes) -> None:
+        await self._bounded(self.extended_attributes.set, await self.find(path), name, value)
+
+    async def remove_xattr(self, path: bytes, name: bytes) -> None:
+        await self._bounded(self.extended_attributes.remove, await self.find(path), name)
 
     # --- durability --------------------------------------------------------------------------------------
 

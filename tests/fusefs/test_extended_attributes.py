@@ -1,0 +1,228 @@
+"""Extended attributes of a mount beside what others do: which of them are shown, and which the master gets."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from cloudai_fusefs.extended_attributes import NoXattr, XattrsTooLarge
+from cloudai_fusefs.journal import Journal
+from cloudai_fusefs.mount_control import FileState
+from cloudai_model.errors import NotSupported
+from cloudai_proto.storage.v1 import names_pb2 as names
+from cloudai_proto.storage.v1 import types_pb2 as types
+from fakes.fake_master import FakeMaster, FakeMasterClient
+from support.file_system_harness import FileSystemHarness, open_file_system
+from support.storage_requests import USER, commit_one, file_commit, remove, seal, tree_of
+
+NEWS_SECONDS = 1.0
+
+
+@pytest.fixture
+async def durable(file_system: FileSystemHarness) -> FileSystemHarness:
+    """A mount with a file that the master has, and whose watch is healthy."""
+    await file_system.write_file(b"f", b"content")
+    await file_system.set_xattr(b"f", b"user.first", b"1")
+    await file_system.make_all_durable()
+    await trio.sleep(NEWS_SECONDS)
+    assert file_system.tree.watch_is_healthy
+    return file_system
+
+
+def xattrs_of(node: types.Node) -> dict[bytes, bytes]:
+    return {xattr.name: xattr.value for xattr in node.xattrs.xattrs}
+
+
+async def set_elsewhere(client: FakeMasterClient, run: types.Run, **values: bytes) -> None:
+    """Instead of all that the file has."""
+    node = (await tree_of(client, run))[b"f"]
+    one = file_commit(b"f", node=node.node_id, place=False)
+    for name, value in sorted(values.items()):
+        one.xattrs.xattrs.add(name=b"user." + name.encode(), value=value)
+    one.xattrs.SetInParent()
+    await commit_one(client, run, one)
+
+
+async def test_change_of_something_else_does_not_undo_what_others_set(
+    clock: MockClock, durable: FileSystemHarness, client: FakeMasterClient, run: types.Run
+) -> None:
+    handle = await durable.open(b"f")
+    await durable.append(handle, b", and more")
+    await durable.set_attributes(b"f", mode=0o600)
+    await set_elsewhere(client, run, other=b"2")
+    await trio.sleep(NEWS_SECONDS)
+    durable.close_handle(handle)
+    await durable.make_all_durable()
+
+    node = (await tree_of(client, run))[b"f"]
+    assert (node.attributes.mode, xattrs_of(node)) == (0o600, {b"user.other": b"2"})
+    assert durable.shown()[b"f"].xattrs == {b"user.other": b"2"}
+
+
+async def test_news_do_not_undo_what_was_set_here_and_is_yet_to_be_committed(
+    clock: MockClock, durable: FileSystemHarness, master: FakeMaster, client: FakeMasterClient, run: types.Run
+) -> None:
+    observer = master.client(USER)
+    client.is_revoked = True  # nothing leaves
+    await durable.set_xattr(b"f", b"user.here", b"3")
+    await set_elsewhere(observer, run, other=b"2")
+    client.is_revoked = False
+    await trio.sleep(NEWS_SECONDS)
+    await durable.make_all_durable()
+
+    expected = {b"user.first": b"1", b"user.here": b"3"}
+    assert durable.shown()[b"f"].xattrs == expected
+    assert xattrs_of((await tree_of(observer, run))[b"f"]) == expected
+
+
+async def test_what_is_set_while_a_commit_is_under_way_goes_with_the_next(
+    clock: MockClock, durable: FileSystemHarness, master: FakeMaster, client: FakeMasterClient, run: types.Run
+) -> None:
+    master.answer_latency_seconds = 1.0
+    await durable.set_xattr(b"f", b"user.second", b"2")
+    count = master.call_count["commit_nodes"]
+    while master.call_count["commit_nodes"] == count:
+        await trio.sleep(0.01)
+    await durable.remove_xattr(b"f", b"user.first")
+    await durable.make_all_durable()
+
+    assert durable.shown()[b"f"].xattrs == {b"user.second": b"2"}
+    assert xattrs_of((await tree_of(client, run))[b"f"]) == {b"user.second": b"2"}
+    assert master.call_count["commit_nodes"] == count + 2
+
+
+async def test_repeated_commit_of_something_else_leaves_what_was_sent_to_others(
+    clock: MockClock, durable: FileSystemHarness, client: FakeMasterClient, run: types.Run
+) -> None:
+    """Once acknowledged they are news like any other: the next commit has not a word of them."""
+    handle = await durable.open(b"f")
+    await durable.set_xattr(b"f", b"user.second", b"2")
+    await durable.append(handle, b", and more")
+    await trio.sleep(2 * NEWS_SECONDS)  # published while it is open
+    await set_elsewhere(client, run, other=b"3")
+    await durable.append(handle, b", and more")
+    durable.close_handle(handle)
+    await durable.make_all_durable()
+
+    assert xattrs_of((await tree_of(client, run))[b"f"]) == {b"user.other": b"3"}
+
+
+async def test_file_whose_removal_is_refused_has_them_again(
+    clock: MockClock, durable: FileSystemHarness, master: FakeMaster, run: types.Run
+) -> None:
+    await durable.unlink(b"f")
+    await seal(master.client(USER), run)
+    await trio.sleep(10 * NEWS_SECONDS)
+
+    assert durable.shown()[b"f"].xattrs == {b"user.first": b"1"}
+
+
+async def test_they_come_back_with_a_file_that_was_removed_elsewhere_and_written_here(
+    clock: MockClock, durable: FileSystemHarness, client: FakeMasterClient, run: types.Run
+) -> None:
+    handle = await durable.open(b"f")
+    await durable.append(handle, b", and more")
+    await remove(client, run, run.root_node_id, b"f", (await tree_of(client, run))[b"f"].node_id)
+    await trio.sleep(NEWS_SECONDS)
+    durable.close_handle(handle)
+    await durable.make_all_durable()
+
+    assert xattrs_of((await tree_of(client, run))[b"f"]) == {b"user.first": b"1"}
+
+
+async def test_directory_that_both_made_takes_those_of_the_later_one(
+    clock: MockClock, file_system: FileSystemHarness, master: FakeMaster, run: types.Run, tmp_path: Path
+) -> None:
+    async with open_file_system(master.client(USER), run, tmp_path / "other") as other:
+        for mount in (file_system, other):
+            await mount.sync.load_run(mount.tree)
+        for mount, name in ((file_system, b"user.one"), (other, b"user.other")):
+            await mount.mkdir(b"d")
+            await mount.set_xattr(b"d", name, b"")
+        await file_system.make_all_durable()
+        await other.make_all_durable()
+        await trio.sleep(NEWS_SECONDS)
+
+        for mount in (file_system, other):
+            assert mount.shown()[b"d"].xattrs == {b"user.other": b""}
+
+
+async def test_full_disk_refuses_and_changes_nothing(
+    clock: MockClock,
+    durable: FileSystemHarness,
+    monkeypatch: pytest.MonkeyPatch,
+    client: FakeMasterClient,
+    run: types.Run,
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as full:
+        full.setattr(Journal, "put", refuse)
+        with pytest.raises(OSError, match="No space"):
+            await durable.set_xattr(b"f", b"user.second", b"2")
+        with pytest.raises(OSError, match="No space"):
+            await durable.remove_xattr(b"f", b"user.first")
+    assert durable.shown()[b"f"].xattrs == {b"user.first": b"1"}
+    await set_elsewhere(client, run, other=b"3")
+    await durable.make_all_durable()
+    await trio.sleep(NEWS_SECONDS)
+
+    assert durable.shown()[b"f"].xattrs == {b"user.other": b"3"}
+
+
+async def test_what_is_refused_is_refused_before_anything_changes(durable: FileSystemHarness) -> None:
+    with pytest.raises(XattrsTooLarge):
+        await durable.set_xattr(b"f", b"user.big", bytes(4096))
+    with pytest.raises(NotSupported):
+        await durable.set_xattr(b"f", b"trusted.key", b"")
+    with pytest.raises(NoXattr):
+        await durable.remove_xattr(b"f", b"user.absent")
+
+    assert durable.shown()[b"f"].xattrs == {b"user.first": b"1"}
+    assert (await durable.find(b"f")).pending is None
+
+
+async def test_node_without_any_has_none_of_its_own(durable: FileSystemHarness) -> None:
+    await durable.write_file(b"g", b"content")
+    await durable.remove_xattr(b"f", b"user.first")
+
+    assert (await durable.find(b"f")).xattrs is (await durable.find(b"g")).xattrs
+
+
+class OlderMasterClient(FakeMasterClient):
+    """Of a master that has not heard of extended attributes."""
+
+    async def commit_nodes(self, request: names.CommitNodesRequest) -> names.CommitNodesResponse:
+        heard = names.CommitNodesRequest.FromString(request.SerializeToString())
+        for one in heard.commits:
+            one.ClearField("xattrs")
+        return await super().commit_nodes(heard)
+
+
+async def test_master_that_lets_them_fall_is_found_out(
+    clock: MockClock, master: FakeMaster, client: FakeMasterClient, run: types.Run, tmp_path: Path
+) -> None:
+    async with open_file_system(client, run, tmp_path / "mount") as before:
+        await before.sync.load_run(before.tree)
+        client.is_revoked = True
+        await before.write_file(b"f", b"content")
+        await before.set_xattr(b"f", b"user.key", b"value")
+        before.copy_state(tmp_path / "next")
+
+    older = OlderMasterClient(master, client._caller)
+    async with open_file_system(older, run, tmp_path / "next") as file_system:
+        with pytest.raises(NotSupported, match="the master keeps no extended attributes"):
+            await file_system.make_all_durable()
+        (pending,) = file_system.control.status().pending
+        assert (pending.state, "extended attributes" in pending.reason) == (FileState.FAILED, True)
+        file_system.copy_state(tmp_path / "last")
+
+    async with open_file_system(master.client(USER), run, tmp_path / "last") as file_system:
+        await file_system.make_all_durable()
+    assert xattrs_of((await tree_of(master.client(USER), run))[b"f"]) == {b"user.key": b"value"}
