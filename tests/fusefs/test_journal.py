@@ -88,6 +88,30 @@ def test_row_comes_back_with_every_field(journal: Journal, path: Path) -> None:
     assert put.written_at_ns > 1_700_000_000_000_000_000
 
 
+@pytest.mark.parametrize("xattrs", [b"", b"\n\1\0", None])
+def test_row_knows_extended_attributes_from_none_and_from_not_a_word_of_them(
+    journal: Journal, path: Path, xattrs: bytes | None
+) -> None:
+    journal.put(replace(record(5), xattrs=xattrs))
+    journal.close()
+
+    with closing(Journal(path)) as reopened:
+        assert [row.xattrs for row in reopened.records()] == [xattrs]
+
+
+@pytest.mark.parametrize(("written", "damaged"), [(b"x", b"y"), (b"x", None), (None, b""), (b"", None)])
+def test_damaged_extended_attributes_are_found(
+    journal: Journal, path: Path, written: bytes | None, damaged: bytes | None
+) -> None:
+    journal.put(replace(record(5), xattrs=written))
+    journal.close()
+    with closing(sqlite3.connect(path, isolation_level=None)) as database:
+        database.execute("UPDATE pending SET xattrs = ?", (damaged,))
+
+    with pytest.raises(JournalDamaged):
+        Journal(path)
+
+
 def test_row_put_again_replaces_the_earlier_one(journal: Journal) -> None:
     journal.put(record(5, b"old"))
     journal.put(record(5, b"new"))

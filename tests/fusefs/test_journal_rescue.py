@@ -7,13 +7,14 @@ import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cloudai_fusefs.journal import SCHEMA_VERSION, Journal
+from cloudai_fusefs.journal import SCHEMA_VERSION, Journal, read_what_is_left
 from cloudai_fusefs.journal_errors import JournalTooNew
 from cloudai_fusefs.journal_rescue import JOURNAL_NAME, directories_set_aside, open_journal
 from cloudai_fusefs.journal_rows import JournalRecord, RemovalRecord, StrayRecord
@@ -54,6 +55,7 @@ def record(node_id: int) -> JournalRecord:
         ctime_ns=1,
         atime_ns=2,
         base=bytes(200),
+        xattrs=None if node_id % 3 else bytes(node_id % 2),
     )
 
 
@@ -249,6 +251,38 @@ def test_removals_of_a_damaged_journal_go_on(damaged: tuple[Path, Rows]) -> None
     with closing(open_journal(directory)) as journal:
         assert {row.node_id for row in journal.records()} == rows.keys() - {7}
         assert journal.removals() == [REMOVAL]
+
+
+def make_version_3(directory: Path, rows: Rows) -> None:
+    with closing(Journal(directory / JOURNAL_NAME)) as journal:
+        for row in rows.values():
+            row.xattrs = None
+            journal.put_again(row)
+    with closing(sqlite3.connect(directory / JOURNAL_NAME, isolation_level=None)) as database:
+        database.execute("ALTER TABLE pending DROP COLUMN xattrs")
+        database.execute("PRAGMA user_version = 3")
+
+
+def test_rows_of_an_earlier_version_are_as_they_were_written(damaged: tuple[Path, Rows]) -> None:
+    directory, rows = damaged
+    rows = {node_id: replace(row) for node_id, row in rows.items()}
+    make_version_3(directory, rows)
+
+    assert check_nothing_is_lost(directory, rows) == ROW_COUNT
+    assert directories_set_aside(directory) == []
+
+
+def test_damaged_journal_of_an_earlier_version_is_read_without_being_upgraded(
+    damaged: tuple[Path, Rows],
+) -> None:
+    directory, rows = damaged
+    rows = {node_id: replace(row) for node_id, row in rows.items()}
+    make_version_3(directory, rows)
+    change_a_path(directory)
+
+    found = read_what_is_left(directory / JOURNAL_NAME, ())
+
+    assert found.records == {node_id: row for node_id, row in rows.items() if node_id != 5}
 
 
 def test_log_whose_last_transaction_was_cut_short_is_whole(damaged: tuple[Path, Rows]) -> None:

@@ -161,7 +161,9 @@ def test_access_time_is_kept_when_set_and_not_moved_by_reading(
 
 
 def test_extended_attributes_are_off(run: Path) -> None:
-    """T4. Extended attributes are off (ENOTSUP): asking for them is the price of `ls -l` on most FUSE filesystems."""
+    """T4. Extended attributes are off (ENOTSUP) unless a mount has the option `xattr`: asking for them is the price of
+    `ls -l` on most FUSE filesystems.
+    """
     (run / "file").touch()
     with refused(errno.ENOTSUP):
         os.getxattr(run / "file", "user.key")
