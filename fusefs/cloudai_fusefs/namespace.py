@@ -354,7 +354,7 @@ class Namespace:
             directory.tree.detach(directory, name)
             self._staging.discard(node)
             raise
-        self._staging.note_directory_times(directory)
+        self._staging.note_times(directory)
 
     async def _lookup_managed(self, parent: ManagedInode, name: bytes) -> Inode | None:
         try:

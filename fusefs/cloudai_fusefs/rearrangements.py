@@ -81,7 +81,7 @@ class Rearrangements:
                 self._give_name(directory, new_name, node)
             tree.answered.note_place((directory.node_id, new_name), response.revision)
             directory.touch()
-            self._staging.note_directory_times(directory)
+            self._staging.note_times(directory)
             node.take_server_state(response.node)
         return node
 
@@ -207,13 +207,13 @@ class Rearrangements:
                     # The watch was faster: it does not tell of the node, nor of what has a change pending.
                     node.note_change(moment_ns)
                     directory.touch()
-                    self._staging.note_directory_times(directory)
+                    self._staging.note_times(directory)
                     return node
         tree.detach(directory, name)
         node.note_change(moment_ns)
         if not node.edges:
             self._staging.discard(node)
-        self._staging.note_directory_times(directory)
+        self._staging.note_times(directory)
         return node
 
     async def _uncover(self, directory: Node, name: bytes, node: Node) -> None:
@@ -273,6 +273,9 @@ class Rearrangements:
             if replaced is not None:
                 tree.add(target, new_name, replaced)
             raise
+        if replaced is not None and replaced.edges:
+            # The commit takes a name from it, and says nothing of its change time: news of that would move it back.
+            self._staging.note_times(replaced)
         self._note_moved(source, target, replaced)
 
     def _finish_rename(
@@ -318,9 +321,9 @@ class Rearrangements:
     def _note_moved(self, source: Node, target: Node, replaced: Node | None) -> None:
         if replaced is not None and not replaced.edges:
             self._staging.discard(replaced)
-        self._staging.note_directory_times(source)
+        self._staging.note_times(source)
         if target is not source:
-            self._staging.note_directory_times(target)
+            self._staging.note_times(target)
 
 
 def _find_file(directory: Node, name: bytes) -> Node:

@@ -70,7 +70,7 @@ class RecordedRemovals:
         )
         self._stale_rows.discard(node.node_id)
         self._begin(removal)
-        directory.tree.note_pending(directory)  # its times: as Staging.note_directory_times
+        directory.tree.note_pending(directory)  # its times: as Staging.note_times
         self._on_change(directory)
 
     def record_again(self, record: RemovalRecord, directory: Node, node: Node) -> None:

@@ -124,8 +124,8 @@ class Staging:
             pending.xattrs = were_changed
             raise
 
-    def note_directory_times(self, node: Node) -> None:
-        """Names came or went. Not worth a journal row of its own: after a crash the old time is shown."""
+    def note_times(self, node: Node) -> None:
+        """Names in it, or of it, came or went. Not worth a row of its own: after a crash the old time is shown."""
         node.tree.note_pending(node)
         self._on_change(node)
 

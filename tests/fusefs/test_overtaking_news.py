@@ -95,3 +95,21 @@ async def test_answer_to_a_rename_does_not_bring_back_what_was_removed_elsewhere
         await trio.sleep(1)
 
         assert file_system.shown() == {}
+
+
+async def test_change_time_of_a_file_that_lost_one_of_its_names_to_a_new_file_stays(
+    clock: MockClock, file_system: FileSystemHarness
+) -> None:
+    await file_system.write_file(b"file", b"content")
+    node = await file_system.find(b"file")
+    await file_system.rearrangements.link(node, file_system.tree.root, b"other")
+    await file_system.make_all_durable()
+    await file_system.write_file(b"new", b"new content")
+
+    await file_system.rename(b"new", b"other")
+    changed_ns = node.ctime_ns
+    await file_system.make_all_durable()
+    await trio.sleep(1)  # what the watch has to tell is here
+
+    assert node.link_count == 1
+    assert node.ctime_ns == changed_ns
