@@ -29,6 +29,8 @@ class Status(NamedTuple):
     """The first name or open file that is the same inode."""
     modified_ns: int | None
     """None: by the clock."""
+    xattrs: tuple[tuple[str, bytes], ...]
+    """In the order in which they are listed."""
 
 
 class Times(NamedTuple):
@@ -45,10 +47,10 @@ class Observation:
         self._inodes: dict[bytes, int] = {}
         self._first_places: dict[int, bytes] = {}
         with program.in_directory():
-            self._note(b".", os.stat(b"."), b"")
+            self._note(b".", os.stat(b"."), b"", xattrs_of(b"."))
             self._walk(b"")
         for slot, descriptor in sorted(program.slots.items()):
-            self._note(b"slot %d" % slot, os.fstat(descriptor), b"")
+            self._note(b"slot %d" % slot, os.fstat(descriptor), b"", xattrs_of(descriptor))
 
     def moved_since(self, before: Observation) -> dict[bytes, tuple[bool, bool]]:
         """Whether the modification and the change time differ, of each inode that was there before."""
@@ -66,11 +68,15 @@ class Observation:
         for name in sorted(os.listdir(directory or b".")):
             path = os.path.join(directory, name)
             status = os.lstat(path)
-            self._note(path, status, os.readlink(path) if stat.S_ISLNK(status.st_mode) else b"")
+            is_symlink = stat.S_ISLNK(status.st_mode)
+            target = os.readlink(path) if is_symlink else b""
+            self._note(path, status, target, () if is_symlink else xattrs_of(path))
             if stat.S_ISDIR(status.st_mode):
                 self._walk(path)
 
-    def _note(self, place: bytes, status: os.stat_result, target: bytes) -> None:
+    def _note(
+        self, place: bytes, status: os.stat_result, target: bytes, xattrs: tuple[tuple[str, bytes], ...]
+    ) -> None:
         self._inodes[place] = status.st_ino
         self.times[place] = Times(status.st_mtime_ns, status.st_ctime_ns)
         self.statuses[place] = Status(
@@ -82,4 +88,10 @@ class Observation:
             target=target,
             same_as=self._first_places.setdefault(status.st_ino, place),
             modified_ns=status.st_mtime_ns if status.st_mtime_ns < _CLOCK_BEGINS_NS else None,
+            xattrs=xattrs,
         )
+
+
+def xattrs_of(place: bytes | int) -> tuple[tuple[str, bytes], ...]:
+    """Of a file or directory, by its path or descriptor, in the order in which they are listed."""
+    return tuple((name, os.getxattr(place, name)) for name in os.listxattr(place))

@@ -51,6 +51,15 @@ _owners = st.sampled_from([(uid, gid) for uid in _IDS for gid in _IDS if (uid, g
 _offsets = st.sampled_from((0, 1, 5, 4095, 4096, 10_000, 65_536, 131_071))
 _lengths = st.sampled_from((0, 1, 7, 4096, 5000, 70_000))
 _moments = st.sampled_from((UTIME_NOW, UTIME_OMIT, 0, 1, 123_456_789_987_654_321))
+_xattr_names = st.sampled_from(
+    (
+        *(b"user.a", b"user.b", b"user.B", b"user.\xff\n", b"user." + b"n" * 250),
+        # Too long, or none of the namespace.
+        *(b"user." + b"n" * 251, b"user.", b"user", b"other.a", b"system.a"),
+    )
+)
+_xattr_values = st.sampled_from((b"", b"value", b"\0\xff", b"v" * 300))
+_xattr_flags = st.sampled_from((0, 0, os.XATTR_CREATE, os.XATTR_REPLACE))
 _open_flags = st.builds(
     lambda access, others: access | sum(others),
     st.sampled_from((os.O_RDONLY, os.O_WRONLY, os.O_RDWR)),
@@ -190,6 +199,36 @@ class TwoFilesystems(RuleBasedStateMachine):
         if self._there.try_call(lambda _: os.stat(path).st_size).value != size:
             self._both(f"truncate {path!r} {size!r}", lambda _: os.truncate(path, size), caller)
 
+    @rule(path=_paths, name=_xattr_names, value=_xattr_values, flags=_xattr_flags, caller=_callers)
+    def setxattr(self, path: bytes, name: bytes, value: bytes, flags: int, caller: Caller) -> None:
+        self._both(
+            f"setxattr {path!r} {name!r} {len(value)} {flags}",
+            lambda _: os.setxattr(path, name, value, flags),
+            caller,
+        )
+
+    @rule(path=_paths, name=_xattr_names, follow=st.booleans(), caller=_callers)
+    def getxattr(self, path: bytes, name: bytes, follow: bool, caller: Caller) -> None:
+        self._both(
+            f"getxattr {path!r} {name!r} {follow!r}",
+            lambda _: os.getxattr(path, name, follow_symlinks=follow),
+            caller,
+        )
+
+    @rule(path=_paths, follow=st.booleans(), caller=_callers)
+    def listxattr(self, path: bytes, follow: bool, caller: Caller) -> None:
+        self._both(
+            f"listxattr {path!r} {follow!r}", lambda _: os.listxattr(path, follow_symlinks=follow), caller
+        )
+
+    @rule(path=_paths, name=_xattr_names, follow=st.booleans(), caller=_callers)
+    def removexattr(self, path: bytes, name: bytes, follow: bool, caller: Caller) -> None:
+        self._both(
+            f"removexattr {path!r} {name!r} {follow!r}",
+            lambda _: os.removexattr(path, name, follow_symlinks=follow),
+            caller,
+        )
+
     # --- open files --------------------------------------------------------------------------------------
 
     @rule(slot=_slots, path=_paths, flags=_open_flags, mode=_modes, caller=_callers)
@@ -274,6 +313,26 @@ class TwoFilesystems(RuleBasedStateMachine):
     def fchown(self, data: st.DataObject, owner: tuple[int, int], caller: Caller) -> None:
         slot = self._draw_slot(data)
         self._both(f"fchown {slot} {owner!r}", lambda program: os.fchown(program.slots[slot], *owner), caller)
+
+    @precondition(lambda self: self._there.slots)
+    @rule(data=st.data(), name=_xattr_names, value=_xattr_values, flags=_xattr_flags, caller=_callers)
+    def fsetxattr(self, data: st.DataObject, name: bytes, value: bytes, flags: int, caller: Caller) -> None:
+        slot = self._draw_slot(data)
+        self._both(
+            f"fsetxattr {slot} {name!r} {len(value)} {flags}",
+            lambda program: os.setxattr(program.slots[slot], name, value, flags),
+            caller,
+        )
+
+    @precondition(lambda self: self._there.slots)
+    @rule(data=st.data(), name=_xattr_names, caller=_callers)
+    def fremovexattr(self, data: st.DataObject, name: bytes, caller: Caller) -> None:
+        slot = self._draw_slot(data)
+        self._both(
+            f"fremovexattr {slot} {name!r}",
+            lambda program: os.removexattr(program.slots[slot], name),
+            caller,
+        )
 
     @precondition(lambda self: self._there.slots)
     @rule(data=st.data())

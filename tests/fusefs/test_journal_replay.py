@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import trio
@@ -18,7 +18,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from cloudai_fusefs.extended_attributes import NoXattr
 from cloudai_fusefs.node import DIRECTORY, FILE, SYMLINK
+from cloudai_fusefs.wire_xattrs import xattrs_from_wire
 from cloudai_model.errors import (
     AlreadyExists,
     CloudAIError,
@@ -44,6 +46,8 @@ CONTENTS = st.one_of(
     st.binary(min_size=1, max_size=4).map(lambda some: (some * 70_000)[:70_000]),
 )
 MODES = st.sampled_from([0o600, 0o644, 0o700, 0o755])
+XATTR_NAMES = st.sampled_from([b"user.a", b"user.b"])
+XATTR_VALUES = st.binary(max_size=3)
 TIMES_NS = st.integers(1, 2_000_000_000_000_000_000)
 
 Error = type[CloudAIError] | None
@@ -57,6 +61,7 @@ class Entry:
     mode: int
     data: bytes = b""  # content, or a symlink's target
     mtime_ns: int | None = None  # where it was set, and nothing was written since
+    xattrs: dict[bytes, bytes] = field(default_factory=dict)
 
 
 class Replay(RuleBasedStateMachine):
@@ -239,6 +244,21 @@ class Replay(RuleBasedStateMachine):
         if self._attempt(lambda: self.fs.set_attributes(path, mtime_ns=mtime_ns)):
             self.names[path].mtime_ns = mtime_ns
 
+    @precondition(lambda self: self._bearers())
+    @rule(data=st.data(), name=XATTR_NAMES, value=XATTR_VALUES)
+    def set_xattr(self, data: st.DataObject, name: bytes, value: bytes) -> None:
+        path = data.draw(st.sampled_from(self._bearers()))
+        if self._attempt(lambda: self.fs.set_xattr(path, name, value)):
+            self.names[path].xattrs[name] = value
+
+    @precondition(lambda self: self._bearers())
+    @rule(data=st.data(), name=XATTR_NAMES)
+    def remove_xattr(self, data: st.DataObject, name: bytes) -> None:
+        path = data.draw(st.sampled_from(self._bearers()))
+        expected = None if name in self.names[path].xattrs else NoXattr
+        if self._attempt(lambda: self.fs.remove_xattr(path, name), expected):
+            del self.names[path].xattrs[name]
+
     # --- contents ----------------------------------------------------------------------------------------
 
     @precondition(lambda self: self._files())
@@ -297,8 +317,10 @@ class Replay(RuleBasedStateMachine):
 
     def _compare_shown(self) -> None:
         if self.fs.tree.is_loaded:
-            shown = {path: (shown.kind, shown.mode) for path, shown in self.fs.shown().items()}
-            assert shown == {path: (entry.kind, entry.mode) for path, entry in self.names.items()}
+            shown = {path: (shown.kind, shown.mode, shown.xattrs) for path, shown in self.fs.shown().items()}
+            assert shown == {
+                path: (entry.kind, entry.mode, entry.xattrs) for path, entry in self.names.items()
+            }
 
     @precondition(lambda self: self.fresh_count >= FRESH_COUNT_MIN)
     @rule()
@@ -325,6 +347,7 @@ class Replay(RuleBasedStateMachine):
         }
         for path, entry in self.names.items():
             node = tree[path]
+            assert xattrs_from_wire(node.xattrs) == entry.xattrs
             if entry.kind == FILE:
                 assert await read_file(self.observer, self.run, node) == entry.data
                 assert node.size_bytes == len(entry.data)
@@ -345,6 +368,10 @@ class Replay(RuleBasedStateMachine):
 
     def _files(self) -> list[bytes]:
         return sorted(path for path, entry in self.names.items() if entry.kind == FILE)
+
+    def _bearers(self) -> list[bytes]:
+        """What may have extended attributes."""
+        return sorted(path for path, entry in self.names.items() if entry.kind != SYMLINK)
 
     def _below(self, path: bytes) -> list[bytes]:
         return [below for below in self.names if below.startswith(path + b"/")]

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Final
@@ -61,6 +61,8 @@ class Script:
             (f"mkdir {directory!r}", lambda mount: mount.mkdir(directory)),
             (f"mkdir {directory!r}", lambda mount: mount.mkdir(directory)),
             (f"rmdir {directory!r}", lambda mount: mount.rmdir(directory)),
+            (f"set_xattr {file!r}", lambda mount: mount.set_xattr(file, b"user.count", content)),
+            (f"set_xattr {directory!r}", lambda mount: mount.set_xattr(directory, b"user.count", content)),
             (f"rename {file!r} {other_file!r}", lambda mount: mount.rename(file, other_file)),
             (
                 f"rename {directory!r} {other_directory!r}",
@@ -87,9 +89,9 @@ async def run_program(
         story.append(f"{trio.current_time():.2f} {name} {words}: {outcome}")
 
 
-def seen(mount: FileSystemHarness) -> dict[bytes, tuple[int, int]]:
-    """Kind and size by path."""
-    return {path: (shown.kind, shown.size_bytes) for path, shown in mount.shown().items()}
+def seen(mount: FileSystemHarness) -> dict[bytes, tuple[int, int, Mapping[bytes, bytes]]]:
+    """Kind, size and extended attributes by path."""
+    return {path: (shown.kind, shown.size_bytes, shown.xattrs) for path, shown in mount.shown().items()}
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import tempfile
@@ -16,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
+from conformance.observation import xattrs_of
 from conformance.two_filesystems import TwoFilesystems
 from support.mount_process import RUN, MountProcess, wait_until
 from support.tree_snapshot import differences, place_in, snapshot_tree
@@ -33,15 +35,28 @@ def reference() -> Iterator[Path]:
 
 def is_same(directory: Path, other: Path) -> bool:
     try:
-        return not differences(snapshot_tree(directory), snapshot_tree(other))
-    except FileNotFoundError:
-        return False  # news of names is still coming
+        is_same_tree = not differences(snapshot_tree(directory), snapshot_tree(other))
+        return is_same_tree and xattrs_below(directory) == xattrs_below(other)
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENODATA):
+            raise
+        return False  # news are still coming
+
+
+def xattrs_below(directory: Path) -> dict[bytes, tuple[tuple[str, bytes], ...]]:
+    """By relative path, of the directory and of all below it but symlinks."""
+    top = os.fsencode(directory)
+    found = {b".": xattrs_of(top)}
+    for parent, directories, files in os.walk(top):
+        paths = [os.path.join(parent, name) for name in directories + files]
+        found |= {os.path.relpath(path, top): xattrs_of(path) for path in paths if not os.path.islink(path)}
+    return found
 
 
 def test_any_calls_have_the_outcomes_that_they_have_on_tmpfs(
     mount_shared: Callable[..., MountProcess], reference: Path
 ) -> None:
-    mounts = [mount_shared(options="insecure,timeo=20,allow_other") for _ in range(2)]
+    mounts = [mount_shared(options="insecure,timeo=20,allow_other,xattr") for _ in range(2)]
     run = mounts[0].make_run(RUN, task="any-calls")
     numbers = itertools.count()
 
