@@ -6,7 +6,7 @@ import copy
 import os
 import stat
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from crash.expected_tree import Directory, ExpectedTree, File, Symlink, write_into
@@ -22,6 +22,8 @@ class Seen:
     mtime_ns: int
     link_count: int
     content: bytes
+    xattrs: Mapping[str, bytes] = field(default_factory=dict)
+    """Of a file."""
 
 
 Observed = Mapping[str, Seen]
@@ -48,7 +50,8 @@ def _observe_into(seen: dict[str, Seen], place: Path, path: str) -> None:
     else:
         content = place.read_bytes()
         assert len(content) == status.st_size, f"{path}: {len(content)} bytes, {status.st_size} by its size"
-        seen[path] = Seen("file", mode, status.st_mtime_ns, status.st_nlink, content)
+        xattrs = {name: os.getxattr(place, name) for name in os.listxattr(place)}
+        seen[path] = Seen("file", mode, status.st_mtime_ns, status.st_nlink, content, xattrs)
 
 
 def find_differences(tree: ExpectedTree, in_flight: Operation | None, observed: Observed) -> list[str]:
@@ -103,6 +106,8 @@ def _compare_file(tree: ExpectedTree, file: File, in_flight: Operation | None, s
         found.append(_describe_difference(expected, seen.content))
     if seen.mode != file.mode:
         found.append(f"mode {seen.mode:o}, not {file.mode:o}")
+    if seen.xattrs != file.xattrs:
+        found.append(f"extended attributes {sorted(seen.xattrs)}, not {sorted(file.xattrs)}, or other values")
     if file.mtime_ns is not None and not is_being_written and seen.mtime_ns != file.mtime_ns:
         found.append(f"mtime {seen.mtime_ns}, not {file.mtime_ns}")
     return found
@@ -150,11 +155,11 @@ def find_losses(tree: ExpectedTree, in_flight: Operation | None, observed: Obser
     was replaced by a file that was not synced may be either.
     """
     required = _required_versions(tree)
-    alternative = required
+    alternative_tree = tree
     if in_flight is not None:
-        after = copy.deepcopy(tree)
-        after.apply(in_flight)
-        alternative = _required_versions(after)
+        alternative_tree = copy.deepcopy(tree)
+        alternative_tree.apply(in_flight)
+    alternative = _required_versions(alternative_tree)
     losses = []
     for path in sorted(required.keys() & alternative.keys()):
         versions = required[path] + alternative[path]
@@ -165,7 +170,25 @@ def find_losses(tree: ExpectedTree, in_flight: Operation | None, observed: Obser
             losses.append(
                 f"{path}: synced, and not what it was: {_describe_difference(versions[0], seen.content)}"
             )
-    return losses, len(required)
+    return losses + _find_lost_xattrs(tree, alternative_tree, observed), len(required)
+
+
+def _find_lost_xattrs(tree: ExpectedTree, alternative: ExpectedTree, observed: Observed) -> list[str]:
+    """Which synced files do not have the extended attributes of then, or of later."""
+    required, may_be = _required_xattrs(tree), _required_xattrs(alternative)
+    return [
+        f"{path}: synced, and without the extended attributes of then"
+        for path in sorted(required.keys() & may_be.keys() & observed.keys())
+        if observed[path].xattrs not in required[path] + may_be[path]
+    ]
+
+
+def _required_xattrs(tree: ExpectedTree) -> dict[str, list[dict[str, bytes]]]:
+    return {
+        path: file.xattrs_versions
+        for path, file in tree.files()
+        if file.is_synced and not tree.covered_versions(path)
+    }
 
 
 def _required_versions(tree: ExpectedTree) -> dict[str, list[bytes]]:

@@ -23,11 +23,18 @@ class File:
     versions: list[bytes] = field(default_factory=list)
     """What it held at its last fsync, or when it replaced a synced file, and after each change since. None: there
     was neither."""
+    xattrs: dict[str, bytes] = field(default_factory=dict)
+    xattrs_versions: list[dict[str, bytes]] = field(default_factory=list)
+    """Those of its last fsync, and after each change since."""
 
     def note_change(self) -> None:
         self.mtime_ns = None
         if self.versions:
             self.versions.append(bytes(self.content))
+
+    def note_xattrs(self) -> None:
+        if self.xattrs_versions:
+            self.xattrs_versions.append(dict(self.xattrs))
 
 
 @dataclass(eq=False)
@@ -96,9 +103,9 @@ class ExpectedTree:
                 self._add(operation.path, file)
                 self.slots[operation.slot] = file
             case Call.OPEN:
-                self.slots[operation.slot] = self._file(operation.path)
+                self.slots[operation.slot] = self.file_at(operation.path)
             case Call.OPEN_TRUNCATED:
-                file = self.slots[operation.slot] = self._file(operation.path)
+                file = self.slots[operation.slot] = self.file_at(operation.path)
                 self._resize(file, 0)
             case Call.WRITE:
                 file = self.slots[operation.slot]
@@ -107,7 +114,7 @@ class ExpectedTree:
             case Call.TRUNCATE:
                 self._resize(self.slots[operation.slot], operation.number)
             case Call.TRUNCATE_PATH:
-                self._resize(self._file(operation.path), operation.number)
+                self._resize(self.file_at(operation.path), operation.number)
             case Call.FSYNC:
                 self._note_synced(self.slots[operation.slot])
             case Call.CLOSE:
@@ -117,17 +124,25 @@ class ExpectedTree:
             case Call.UNLINK | Call.RMDIR:
                 self._take_away(operation.path)
             case Call.LINK:
-                self._add(operation.target, self._file(operation.path))
+                self._add(operation.target, self.file_at(operation.path))
             case Call.SYMLINK:
                 self._add(operation.path, Symlink(operation.target))
             case Call.MKDIR:
                 self._add(operation.path, Directory())
             case Call.CHMOD:
-                self._file(operation.path).mode = operation.number
+                self.file_at(operation.path).mode = operation.number
             case Call.UTIME:
-                self._file(operation.path).mtime_ns = operation.number
+                self.file_at(operation.path).mtime_ns = operation.number
+            case Call.SET_XATTR:
+                file = self.file_at(operation.path)
+                file.xattrs[operation.target] = operation.content
+                file.note_xattrs()
+            case Call.REMOVE_XATTR:
+                file = self.file_at(operation.path)
+                del file.xattrs[operation.target]
+                file.note_xattrs()
 
-    def _file(self, path: str) -> File:
+    def file_at(self, path: str) -> File:
         node = self.find(path)
         assert isinstance(node, File), path
         return node
@@ -172,6 +187,7 @@ class ExpectedTree:
 
     def _note_synced(self, file: File) -> None:
         file.versions = [bytes(file.content)]
+        file.xattrs_versions = [dict(file.xattrs)]
         file.is_synced = True
         for _, directory in self.directories():
             for name in [name for name in directory.covered if directory.children[name] is file]:

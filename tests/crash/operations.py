@@ -28,6 +28,8 @@ class Call(StrEnum):
     RMDIR = "rmdir"  # path
     CHMOD = "chmod"  # path, number (mode)
     UTIME = "utime"  # path, number (nanoseconds)
+    SET_XATTR = "set xattr"  # path, target: its name, length_bytes, content_seed
+    REMOVE_XATTR = "remove xattr"  # path, target: its name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +46,7 @@ class Operation:
 
     @property
     def content(self) -> bytes:
-        """The bytes of a write: the same for the same seed, and of no two seeds."""
+        """The bytes of a write, or of an extended attribute: the same for the same seed, and of no two seeds."""
         return random.Random(self.content_seed).randbytes(self.length_bytes)
 
     def to_json(self) -> dict[str, object]:
@@ -107,4 +109,8 @@ class Descriptors:
                 os.chmod(path, operation.number)
             case Call.UTIME:
                 os.utime(path, ns=(operation.number, operation.number))
+            case Call.SET_XATTR:
+                os.setxattr(path, operation.target, operation.content)
+            case Call.REMOVE_XATTR:
+                os.removexattr(path, operation.target)
         return None

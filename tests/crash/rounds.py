@@ -31,7 +31,7 @@ from support.staged_state import NOTHING_STAGED, StagedState, read_dead_state, r
 
 USER: Final = "user-123"
 TASK: Final = "crash"
-OPTIONS: Final = "insecure,timeo=20"
+OPTIONS: Final = "insecure,timeo=20,xattr"
 
 AFTERWARDS: Final = 60
 """How many operations writers go on for after a kill that is not the mount's..."""

@@ -63,6 +63,7 @@ class Script:
             self._link: 2,
             self._make_symlink: 1,
             self._set_attributes: 4,
+            self._set_xattrs: 5,
             self._pause: 6,
         }
 
@@ -209,6 +210,22 @@ class Script:
         if path is not None:
             yield Operation(call=Call.CHMOD, path=path, number=self._random.choice([0o600, 0o640, 0o755]))
             yield Operation(call=Call.UTIME, path=path, number=self._time_ns())
+
+    def _set_xattrs(self) -> Iterator[Operation]:
+        """So that it is seen which of them are there: a value that no other has, and sometimes one less."""
+        path = self._some_file()
+        if path is None:
+            return
+        names = sorted(self._tree.file_at(path).xattrs)
+        if len(names) > 1 and self._random.random() < 0.5:
+            yield Operation(call=Call.REMOVE_XATTR, path=path, target=self._random.choice(names))
+        yield Operation(
+            call=Call.SET_XATTR,
+            path=path,
+            target=self._random.choice(["user.one", "user.two", "user.three"]),
+            length_bytes=self._random.choice([0, 16, 1000]),
+            content_seed=self._random.getrandbits(63),
+        )
 
     def _pause(self) -> Iterator[Pause]:
         yield Pause(self._random.uniform(0, PAUSE_SECONDS_MAX))

@@ -16,6 +16,9 @@ from crash.script import Pause, Script
 CREATE = Operation(call=Call.CREATE, path="file")
 WRITE = Operation(call=Call.WRITE, number=3, length_bytes=100, content_seed=1)
 APPEND = Operation(call=Call.WRITE, number=103, length_bytes=50, content_seed=2)
+SET_XATTR = Operation(call=Call.SET_XATTR, path="file", target="user.a", length_bytes=10, content_seed=5)
+SET_OTHER_XATTR = Operation(call=Call.SET_XATTR, path="file", target="user.b")
+REMOVE_XATTR = Operation(call=Call.REMOVE_XATTR, path="file", target="user.a")
 FSYNC = Operation(call=Call.FSYNC)
 CLOSE = Operation(call=Call.CLOSE)
 
@@ -145,6 +148,28 @@ def test_synced_file_that_was_replaced_by_one_that_was_not_may_be_either(tmp_pat
     everything = (CREATE, WRITE, create_new, write_new, rename)
     assert find_losses(tree, None, seen_after(tmp_path / "new", *everything)) == ([], 1)
     assert find_losses(tree, None, {})[0] != []
+
+
+def test_lost_extended_attribute_is_a_difference(tmp_path: Path) -> None:
+    tree = tree_after(CREATE, SET_XATTR)
+
+    assert find_differences(tree, None, seen_after(tmp_path / "whole", CREATE, SET_XATTR)) == []
+    assert find_differences(tree, None, seen_after(tmp_path / "without", CREATE)) != []
+    removed = seen_after(tmp_path / "removed", CREATE, SET_XATTR, REMOVE_XATTR)
+    assert find_differences(tree, None, removed) != []
+    assert find_differences(tree, REMOVE_XATTR, removed) == []
+
+
+def test_synced_file_may_have_later_extended_attributes_but_none_older(tmp_path: Path) -> None:
+    tree = tree_after(CREATE, SET_XATTR, FSYNC, SET_OTHER_XATTR)
+
+    synced, later = (CREATE, SET_XATTR), (CREATE, SET_XATTR, SET_OTHER_XATTR)
+    assert find_losses(tree, None, seen_after(tmp_path / "synced", *synced)) == ([], 1)
+    assert find_losses(tree, None, seen_after(tmp_path / "later", *later)) == ([], 1)
+    assert find_losses(tree, None, seen_after(tmp_path / "older", CREATE))[0] != []
+    removed = seen_after(tmp_path / "removed", *later, REMOVE_XATTR)
+    assert find_losses(tree, None, removed)[0] != []
+    assert find_losses(tree, REMOVE_XATTR, removed)[0] == []
 
 
 def test_log_is_read_back_with_what_was_in_flight(tmp_path: Path) -> None:
