@@ -19,6 +19,7 @@ _COLORS = {
     "local": "#9a9a9a",
     "cloudai": "#0b6e4f",
     "cloudai-user": "#4fae8b",
+    "cloudai-xattr": "#7bbfa3",
     "cloudai-tls": "#a3d5c0",
     "sshfs": "#d1793b",
     "rclone": "#5b7bb4",

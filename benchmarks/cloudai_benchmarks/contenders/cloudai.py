@@ -159,6 +159,8 @@ class CloudAIMaster:
 class CloudAIMount(ClientMount):
     """One `cloudai mount` with directories of its own."""
 
+    further_options: tuple[str, ...] = ()
+
     def __init__(self, directory: Path, master: CloudAIMaster) -> None:
         super().__init__(directory)
         self._master = master
@@ -172,6 +174,7 @@ class CloudAIMount(ClientMount):
             f"state_dir={self.client_dir}/state",
             f"cache_dir={self.client_dir}/cache",
             f"ca={master.certificate}" if master.certificate else "insecure",
+            *self.further_options,
         ]
         for name in ("state", "cache"):
             (self.client_dir / name).mkdir(mode=0o700, exist_ok=True)
@@ -210,6 +213,12 @@ class CloudAIMountAsUser(CloudAIMount):
         (mounted,) = fuse_mounts.mounts_below(self.mount_point)
         fuse_mounts.set_read_ahead(mounted, READ_AHEAD_KIB_OF_USERS)
         fuse_mounts.set_max_background(mounted, MAX_BACKGROUND_OF_USERS)
+
+
+class CloudAIMountWithXattrs(CloudAIMount):
+    """With extended attributes switched on, for which the kernel then asks."""
+
+    further_options = ("xattr",)
 
 
 class CloudAI(FuseContender):

@@ -7,7 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from cloudai_benchmarks.contenders.cloudai import CloudAI, CloudAIMaster, CloudAIMountAsUser
+from cloudai_benchmarks.contenders.cloudai import (
+    CloudAI,
+    CloudAIMaster,
+    CloudAIMount,
+    CloudAIMountAsUser,
+    CloudAIMountWithXattrs,
+)
 from cloudai_benchmarks.contenders.contender import Contender, Source
 from cloudai_benchmarks.contenders.local import Local
 from cloudai_benchmarks.contenders.rclone import Rclone
@@ -16,19 +22,22 @@ from cloudai_benchmarks.contenders.sshfs import Sshfs
 LOCAL: Final = "local"
 CLOUDAI: Final = "cloudai"
 CLOUDAI_AS_USER: Final = "cloudai-user"
+CLOUDAI_XATTR: Final = "cloudai-xattr"
 CLOUDAI_TLS: Final = "cloudai-tls"
 SSHFS: Final = "sshfs"
 RCLONE: Final = "rclone"
 
-CONTENDER_NAMES: Final = (LOCAL, CLOUDAI, CLOUDAI_AS_USER, CLOUDAI_TLS, SSHFS, RCLONE)
+CONTENDER_NAMES: Final = (LOCAL, CLOUDAI, CLOUDAI_AS_USER, CLOUDAI_XATTR, CLOUDAI_TLS, SSHFS, RCLONE)
 """In the order of the report."""
 
-OURS: Final = (CLOUDAI, CLOUDAI_AS_USER, CLOUDAI_TLS)
+OURS: Final = (CLOUDAI, CLOUDAI_AS_USER, CLOUDAI_XATTR, CLOUDAI_TLS)
 
 
 def default_names() -> tuple[str, ...]:
-    """All that this user can run, without TLS, which needs a master of its own."""
-    left_out = {CLOUDAI_TLS} if os.geteuid() == 0 else {CLOUDAI_TLS, CLOUDAI_AS_USER}
+    """All that this user can run, without TLS, which needs a master of its own, and without what is off by default."""
+    left_out = {CLOUDAI_TLS, CLOUDAI_XATTR}
+    if os.geteuid() != 0:
+        left_out.add(CLOUDAI_AS_USER)
     return tuple(name for name in CONTENDER_NAMES if name not in left_out)
 
 
@@ -37,14 +46,18 @@ def make_contenders(names: Sequence[str], directory: Path, source: Source) -> li
     contenders: list[Contender] = []
     if LOCAL in names:
         contenders.append(Local(LOCAL, source))
-    if CLOUDAI in names or CLOUDAI_AS_USER in names:
+    mount_classes = {
+        CLOUDAI: CloudAIMount,
+        CLOUDAI_AS_USER: CloudAIMountAsUser,
+        CLOUDAI_XATTR: CloudAIMountWithXattrs,
+    }
+    if mount_classes.keys() & set(names):
         master = CloudAIMaster(directory / "master", source)
-        if CLOUDAI in names:
-            contenders.append(CloudAI(CLOUDAI, directory / CLOUDAI, master))
-        if CLOUDAI_AS_USER in names:
-            contenders.append(
-                CloudAI(CLOUDAI_AS_USER, directory / CLOUDAI_AS_USER, master, CloudAIMountAsUser)
-            )
+        contenders += [
+            CloudAI(name, directory / name, master, mount_class)
+            for name, mount_class in mount_classes.items()
+            if name in names
+        ]
     if CLOUDAI_TLS in names:
         master = CloudAIMaster(directory / "master-tls", source, tls=True)
         contenders.append(CloudAI(CLOUDAI_TLS, directory / CLOUDAI_TLS, master))
