@@ -11,6 +11,7 @@ import stat
 from typing import Final, NamedTuple
 
 from conformance.program import Program
+from support.xattrs import xattrs_of
 
 _CLOCK_BEGINS_NS: Final = 10**18
 """Later times come from the clock, earlier ones were set by the test."""
@@ -47,10 +48,10 @@ class Observation:
         self._inodes: dict[bytes, int] = {}
         self._first_places: dict[int, bytes] = {}
         with program.in_directory():
-            self._note(b".", os.stat(b"."), b"", xattrs_of(b"."))
+            self._note(b".", os.stat(b"."), b"", tuple(xattrs_of(b".").items()))
             self._walk(b"")
         for slot, descriptor in sorted(program.slots.items()):
-            self._note(b"slot %d" % slot, os.fstat(descriptor), b"", xattrs_of(descriptor))
+            self._note(b"slot %d" % slot, os.fstat(descriptor), b"", tuple(xattrs_of(descriptor).items()))
 
     def moved_since(self, before: Observation) -> dict[bytes, tuple[bool, bool]]:
         """Whether the modification and the change time differ, of each inode that was there before."""
@@ -70,7 +71,7 @@ class Observation:
             status = os.lstat(path)
             is_symlink = stat.S_ISLNK(status.st_mode)
             target = os.readlink(path) if is_symlink else b""
-            self._note(path, status, target, () if is_symlink else xattrs_of(path))
+            self._note(path, status, target, () if is_symlink else tuple(xattrs_of(path).items()))
             if stat.S_ISDIR(status.st_mode):
                 self._walk(path)
 
@@ -90,8 +91,3 @@ class Observation:
             modified_ns=status.st_mtime_ns if status.st_mtime_ns < _CLOCK_BEGINS_NS else None,
             xattrs=xattrs,
         )
-
-
-def xattrs_of(place: bytes | int) -> tuple[tuple[str, bytes], ...]:
-    """Of a file or directory, by its path or descriptor, in the order in which they are listed."""
-    return tuple((name, os.getxattr(place, name)) for name in os.listxattr(place))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from crash.expected_tree import Directory, ExpectedTree, File, Symlink, write_into
 from crash.operations import Call, Operation
+from support.xattrs import xattrs_of
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,7 @@ def _observe_into(seen: dict[str, Seen], place: Path, path: str) -> None:
     else:
         content = place.read_bytes()
         assert len(content) == status.st_size, f"{path}: {len(content)} bytes, {status.st_size} by its size"
-        xattrs = {name: os.getxattr(place, name) for name in os.listxattr(place)}
-        seen[path] = Seen("file", mode, status.st_mtime_ns, status.st_nlink, content, xattrs)
+        seen[path] = Seen("file", mode, status.st_mtime_ns, status.st_nlink, content, xattrs_of(place))
 
 
 def find_differences(tree: ExpectedTree, in_flight: Operation | None, observed: Observed) -> list[str]:

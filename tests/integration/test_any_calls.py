@@ -17,10 +17,10 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from conformance.observation import xattrs_of
 from conformance.two_filesystems import TwoFilesystems
 from support.mount_process import RUN, MountProcess, wait_until
 from support.tree_snapshot import differences, place_in, snapshot_tree
+from support.xattrs import xattrs_of
 
 EXAMPLES = int(os.environ.get("CONFORMANCE_EXAMPLES", "20"))
 IS_LONG = "CONFORMANCE_EXAMPLES" in os.environ
@@ -43,7 +43,7 @@ def is_same(directory: Path, other: Path) -> bool:
         return False  # news are still coming
 
 
-def xattrs_below(directory: Path) -> dict[bytes, tuple[tuple[str, bytes], ...]]:
+def xattrs_below(directory: Path) -> dict[bytes, dict[str, bytes]]:
     """By relative path, of the directory and of all below it but symlinks."""
     top = os.fsencode(directory)
     found = {b".": xattrs_of(top)}

@@ -21,6 +21,7 @@ from support.mount_process import RUN, MakeMount, MountProcess, run_in, wait_unt
 from support.refusals import refused
 from support.tools import run_tool
 from support.tree_snapshot import place_in
+from support.xattrs import xattrs_of
 
 from .conftest import next_run_name
 
@@ -32,10 +33,6 @@ XATTR_BYTES_MAX = 4096
 
 # That of mode 0640, in the kernel's form, which it looks at before it asks: owner, group, others.
 SMALLEST_ACL = struct.pack("<I" + 3 * "HHI", 2, 1, 6, 2**32 - 1, 4, 4, 2**32 - 1, 0x20, 0, 2**32 - 1)
-
-
-def xattrs_of(path: Path) -> dict[str, bytes]:
-    return {name: os.getxattr(path, name) for name in os.listxattr(path)}
 
 
 def has_content(path: Path, content: str) -> bool:
