@@ -11,6 +11,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from support.mount_process import RUN, MakeMount, MountProcess, wait_until
+from support.tools import run_tool
 
 MOUNT_FAILED = 32
 CONTENT = b"x" * 100_000
@@ -149,3 +150,20 @@ def _scrape_if_there(path: Path) -> dict[str, float]:
         return scrape(UnixConnection(path))
     except (OSError, http.client.HTTPException):
         return {}
+
+
+@pytest.mark.parametrize("option", ["", ",xattr"])
+def test_listing_with_attributes_asks_for_no_extended_ones_of_each_file(
+    make_mount: MakeMount, metrics_socket: Path, option: str
+) -> None:
+    mount = make_mount("measured", options=f"insecure,timeo=20,metrics={metrics_socket}{option}")
+    run = mount.make_run(RUN)
+    for number in range(50):
+        (run / f"{number}").touch()
+
+    run_tool("ls", "-l", run)
+
+    # It goes on to ask where it is told that there are none of a file, and not where there can be none.
+    asked = "cloudai_mount_requests_total getxattr"
+    wait_until(lambda: asked in scrape(UnixConnection(metrics_socket)), "the count")
+    assert scrape(UnixConnection(metrics_socket))[asked] <= 3
