@@ -31,7 +31,7 @@ class Status(NamedTuple):
     modified_ns: int | None
     """None: by the clock."""
     xattrs: tuple[tuple[str, bytes], ...]
-    """In the order in which they are listed."""
+    """In the order of their names: tmpfs lists them in none."""
 
 
 class Times(NamedTuple):
@@ -48,10 +48,12 @@ class Observation:
         self._inodes: dict[bytes, int] = {}
         self._first_places: dict[int, bytes] = {}
         with program.in_directory():
-            self._note(b".", os.stat(b"."), b"", tuple(xattrs_of(b".").items()))
+            self._note(b".", os.stat(b"."), b"", tuple(sorted(xattrs_of(b".").items())))
             self._walk(b"")
         for slot, descriptor in sorted(program.slots.items()):
-            self._note(b"slot %d" % slot, os.fstat(descriptor), b"", tuple(xattrs_of(descriptor).items()))
+            self._note(
+                b"slot %d" % slot, os.fstat(descriptor), b"", tuple(sorted(xattrs_of(descriptor).items()))
+            )
 
     def moved_since(self, before: Observation) -> dict[bytes, tuple[bool, bool]]:
         """Whether the modification and the change time differ, of each inode that was there before."""
@@ -71,7 +73,7 @@ class Observation:
             status = os.lstat(path)
             is_symlink = stat.S_ISLNK(status.st_mode)
             target = os.readlink(path) if is_symlink else b""
-            self._note(path, status, target, () if is_symlink else tuple(xattrs_of(path).items()))
+            self._note(path, status, target, () if is_symlink else tuple(sorted(xattrs_of(path).items())))
             if stat.S_ISDIR(status.st_mode):
                 self._walk(path)
 

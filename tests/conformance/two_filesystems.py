@@ -218,7 +218,9 @@ class TwoFilesystems(RuleBasedStateMachine):
     @rule(path=_paths, follow=st.booleans(), caller=_callers)
     def listxattr(self, path: bytes, follow: bool, caller: Caller) -> None:
         self._both(
-            f"listxattr {path!r} {follow!r}", lambda _: os.listxattr(path, follow_symlinks=follow), caller
+            f"listxattr {path!r} {follow!r}",
+            lambda _: sorted(os.listxattr(path, follow_symlinks=follow)),
+            caller,
         )
 
     @rule(path=_paths, name=_xattr_names, follow=st.booleans(), caller=_callers)
