@@ -28,8 +28,8 @@ class XattrsTooLarge(CloudAIError):
 
 
 class ExtendedAttributes:
-    """What getxattr(2) and its like ask for. Names other than `user.` something raise NotSupported, unasked anybody;
-    `user.` alone is InvalidName.
+    """What getxattr(2) and its like ask for. A name outside of `user.` raises NotSupported before anything is looked
+    at, and `user.` alone InvalidName. Cancelled while a run is being looked into: nothing changed.
     """
 
     def __init__(self, namespace: Namespace, staging: Staging) -> None:
@@ -39,17 +39,17 @@ class ExtendedAttributes:
     async def get(self, inode: Inode, name: bytes) -> bytes:
         """The value. Raises NoXattr, and the client's errors on a first look into a run."""
         _check_supported(name)
-        try:
-            return (await self._xattrs_of(inode))[name]
-        except KeyError:
-            raise NoXattr(name=name) from None
+        value = (await self._xattrs_of(inode)).get(name)
+        if value is None:
+            raise NoXattr(name=name)
+        return value
 
     async def list(self, inode: Inode) -> list[bytes]:
         """The names in the order of their bytes, on each mount the same. Raises as get."""
         return sorted(await self._xattrs_of(inode))
 
     async def set(self, inode: Inode, name: bytes, value: bytes) -> None:
-        """Whether the name was to be there before has been seen to by who calls.
+        """Gives the name this value, whether it was there or not.
 
         Raises XattrsTooLarge, PermissionRefused above the runs, RunSealed, OSError when it cannot be recorded.
         """
