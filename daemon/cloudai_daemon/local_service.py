@@ -23,10 +23,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from cloudai_daemon.abandoned_mounts import is_abandoned
 from cloudai_daemon.detached_process import start_detached
 from cloudai_daemon.exit_codes import CommandFailed, ExitCode
 from cloudai_daemon.mount_lookup import find_at
-from cloudai_daemon.mount_table import find_mounted, is_dead
+from cloudai_daemon.mount_table import find_mounted
 from cloudai_daemon.mounting import prepare_mount, resolve_config, resolve_mount_point, start_mount
 from cloudai_daemon.places import escape_path, make_private_dir
 from cloudai_daemon.process_identity import ProcessIdentity
@@ -126,7 +127,7 @@ class LocalService:
             state = LocalState.load(self._state_file)
             if state.mount_point and find_mounted(Path(state.mount_point)) is not None:
                 mount_point = Path(state.mount_point)
-                if is_dead(mount_point) or find_at(mount_point) is not None:
+                if is_abandoned(mount_point) or find_at(mount_point) is not None:
                     unmount_when_durable(mount_point, timeout_seconds=timeout_seconds)
                     stopped.append(f"unmounted {mount_point}")
             if state.master is not None and state.master.send_signal(signal.SIGTERM):
@@ -228,7 +229,7 @@ class LocalService:
         entry = find_at(mount_point)
         source = f"127.0.0.1:{port}"
         is_mounted = find_mounted(mount_point) is not None  # else its daemon is still uploading what was left
-        if entry is not None and entry.source == source and is_mounted and not is_dead(mount_point):
+        if entry is not None and entry.source == source and is_mounted and not is_abandoned(mount_point):
             return entry.process.pid, False
         # The mount table first: a dead mount answers no stat.
         if not is_mounted and not mount_point.is_dir():

@@ -7,6 +7,7 @@ them before 2.36, and Python none at all. Their numbers are the same on every ar
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 from pathlib import Path
 from typing import Final
@@ -25,6 +26,7 @@ _RESOLVE_BENEATH: Final = 0x08
 _CLONE_FS: Final = 0x200
 _CLONE_NEWNS: Final = 0x20000
 _CLONE_NEWUSER: Final = 0x10000000
+_MNT_FORCE: Final = 0x1
 _MNT_DETACH: Final = 0x2
 _UMOUNT_NOFOLLOW: Final = 0x8
 
@@ -86,6 +88,19 @@ def take_off_unused(place: Path) -> None:
     EBUSY where somebody has something open in it.
     """
     _check(_libc.umount2(os.fsencode(place), _UMOUNT_NOFOLLOW))
+
+
+def end_requests(place: Path) -> None:
+    """Ends all requests of the FUSE file system that is mounted there, which stays mounted. Raises OSError."""
+    # Open, so that it is in use: what is not would be unmounted as well.
+    descriptor = os.open(place, os.O_PATH | os.O_DIRECTORY)
+    try:
+        _check(_libc.umount2(os.fsencode(place), _MNT_FORCE | _UMOUNT_NOFOLLOW))
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def leave_shared_paths() -> None:

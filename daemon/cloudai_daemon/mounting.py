@@ -17,11 +17,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from cloudai_daemon.abandoned_mounts import is_abandoned
 from cloudai_daemon.detached_process import start_to_be_detached
 from cloudai_daemon.exit_codes import CommandFailed, ExitCode
 from cloudai_daemon.mount_config_codec import encode_config
 from cloudai_daemon.mount_source import is_loopback, parse_source
-from cloudai_daemon.mount_table import find_mounted, is_dead, is_trigger, unmount, within_bound
+from cloudai_daemon.mount_table import find_mounted, is_trigger, unmount, within_bound
 from cloudai_daemon.options import MountOptions
 from cloudai_daemon.places import (
     cache_home,
@@ -159,7 +160,7 @@ def prepare_mount_point(mount_point: Path) -> None:
 
 
 def _is_dead_mount(mount_point: Path) -> bool:
-    return find_mounted(mount_point) is not None and is_dead(mount_point)
+    return find_mounted(mount_point) is not None and is_abandoned(mount_point)
 
 
 def _check_mount_point(mount_point: Path) -> None:
@@ -333,5 +334,5 @@ def _stop_process(process: ProcessIdentity, mount_point: Path, seconds_max: floa
     with suppress(ChildProcessError):
         # A supervisor lives on, and would gather one that has ended for each attempt.
         os.waitpid(process.pid, os.WNOHANG)
-    if find_mounted(mount_point) is not None and is_dead(mount_point):
+    if find_mounted(mount_point) is not None and is_abandoned(mount_point):
         unmount(mount_point, lazily=True)

@@ -39,6 +39,15 @@ class ProcessIdentity:
         except ProcessLookupError:
             return False
 
+    @property
+    def is_stuck(self) -> bool:
+        """Whether it has ended but for threads that the kernel does not let go."""
+        try:
+            is_over = _read_stat(self.pid) == (b"Z", self.start_ticks) and boot_id() == self.boot_id
+            return is_over and sum(1 for _ in Path(f"/proc/{self.pid}/task").iterdir()) > 1
+        except (ProcessLookupError, FileNotFoundError):
+            return False
+
     def send_signal(self, signal_number: signal.Signals) -> bool:
         """Whether it was there to be signalled. Raises PermissionError for somebody else's."""
         pidfd = self._open()

@@ -76,6 +76,12 @@ def unregister(entry: RegistryEntry, directory: Path) -> None:
             path.unlink()
 
 
+def find_process(directory: Path, mount_point: Path) -> ProcessIdentity | None:
+    """Who is registered for the mount point, dead or alive."""
+    entry = _read(directory / f"{escape_path(mount_point)}.json")
+    return entry.process if entry is not None else None
+
+
 def list_live(directories: Sequence[Path]) -> list[RegistryEntry]:
     """The entries whose process is alive, by mount point; stale and damaged ones are removed if we may."""
     found: dict[Path, RegistryEntry] = {}
@@ -88,7 +94,7 @@ def list_live(directories: Sequence[Path]) -> list[RegistryEntry]:
             entry = _read(path)
             if entry is not None and entry.process.is_alive:
                 found.setdefault(entry.mount_point, entry)
-            else:
+            elif entry is None or not entry.process.is_stuck:
                 _remove(path, entry)
     return sorted(found.values(), key=lambda entry: entry.mount_point)
 

@@ -19,11 +19,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
+from cloudai_daemon.abandoned_mounts import is_abandoned, let_go
 from cloudai_daemon.exit_codes import CommandFailed, ExitCode
 from cloudai_daemon.mount_config_codec import decode_config
 from cloudai_daemon.mount_report import open_report
 from cloudai_daemon.mount_shield import raise_shield, take_shield_away
-from cloudai_daemon.mount_table import find_mounted, has_shield, is_dead
+from cloudai_daemon.mount_table import find_mounted, has_shield
 from cloudai_daemon.mounting import prepare_mount, start_mount
 from cloudai_daemon.places import runtime_dir
 from cloudai_daemon.process_identity import ProcessIdentity
@@ -39,7 +40,7 @@ PAUSE_SECONDS_MIN: Final = 0.5
 PAUSE_SECONDS_MAX: Final = 30.0
 
 # A thread that was there before the signals were blocked may be given a SIGCHLD, and it is lost.
-_LOOK_SECONDS: Final = 2.0
+_LOOK_SECONDS: Final = 1.0
 
 _ENDING: Final = frozenset({signal.SIGTERM, signal.SIGINT})
 _TAKEN: Final = _ENDING | {signal.SIGCHLD}
@@ -92,7 +93,7 @@ class Supervisor:
             on_ready()
         while daemon is not None:
             began_seconds = time.monotonic()
-            exit_status = _await_end(daemon)
+            exit_status = _await_end(daemon, self._config.mount_point)
             if exit_status == ExitCode.OK:
                 return exit_status
             if _is_unmounted(self._config.mount_point):
@@ -114,7 +115,7 @@ class Supervisor:
             signal.pthread_sigmask(signal.SIG_BLOCK, _TAKEN)
             if daemon is not None:
                 daemon.send_signal(signal.SIGTERM)
-                _await_end(daemon)
+                _await_end(daemon, self._config.mount_point)
             return None
         return daemon
 
@@ -126,7 +127,7 @@ class Supervisor:
             if was_shielded and not has_shield(mount_point):
                 log.info("%s was unmounted", mount_point)
                 return None
-            if not _is_unmounted(mount_point) and not is_dead(mount_point):
+            if not _is_unmounted(mount_point) and not is_abandoned(mount_point):
                 log.info("somebody else has mounted %s", mount_point)
                 return None
             self._pause_seconds = min(max(PAUSE_SECONDS_MIN, self._pause_seconds * 2), PAUSE_SECONDS_MAX)
@@ -144,12 +145,14 @@ def _is_unmounted(mount_point: Path) -> bool:
     return find_mounted(mount_point) is None
 
 
-def _await_end(daemon: ProcessIdentity) -> int:
+def _await_end(daemon: ProcessIdentity, mount_point: Path) -> int:
     """The exit status of a child, -N for a signal N. A signal to end is handed on to it."""
     while True:
         if os.waitid(os.P_PID, daemon.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None:
             _, status = os.waitpid(daemon.pid, 0)
             return os.waitstatus_to_exitcode(status)
+        if daemon.is_stuck:
+            let_go(mount_point)
         taken = signal.sigtimedwait(_TAKEN, _LOOK_SECONDS)
         if taken is not None and taken.si_signo in _ENDING:
             # Not waited for yet, so its pid cannot be another process's.

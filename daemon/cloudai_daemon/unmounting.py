@@ -11,12 +11,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from cloudai_daemon.abandoned_mounts import is_abandoned
 from cloudai_daemon.control_client import ControlClient, DaemonUnreachable
 from cloudai_daemon.control_protocol import RemoteError, StatusReport
 from cloudai_daemon.exit_codes import CommandFailed, ExitCode
 from cloudai_daemon.mount_lookup import find_at
 from cloudai_daemon.mount_shield import take_shield_away
-from cloudai_daemon.mount_table import find_mounted, is_dead, unmount
+from cloudai_daemon.mount_table import find_mounted, unmount
 from cloudai_daemon.places import runtime_dirs_to_search
 from cloudai_daemon.registry import RegistryEntry, list_live, supervisor_dir
 from cloudai_daemon.upload_wait import NotDurable, open_display, show_until_answered, wait_durable
@@ -58,7 +59,7 @@ def drain_and_unmount(mount_point: Path, *, timeout_seconds: float | None) -> St
                     client.call("resume", {})
                 raise
     except (DaemonUnreachable, RemoteError) as error:
-        if is_dead(mount_point):
+        if is_abandoned(mount_point):
             unmount(mount_point, lazily=True)
         raise NotDurable(f"{error}; what it staged is sent by the next `cloudai mount`") from error
     if not entry.process.wait_gone(_END_SECONDS_MAX):
@@ -92,7 +93,7 @@ def _find_living(mount_point: Path) -> RegistryEntry | None:
         if _end_supervisor(mount_point):
             return None
         raise CommandFailed(ExitCode.MOUNT_FAILED, f"{mount_point}: not mounted")
-    if is_dead(mount_point):
+    if is_abandoned(mount_point):
         _end_supervisor(mount_point)
         if find_mounted(mount_point) is not None:
             unmount(mount_point, lazily=True)
