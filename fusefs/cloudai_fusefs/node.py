@@ -364,12 +364,12 @@ class Node:
         if message.HasField("xattrs"):
             self.xattrs = xattrs_from_wire(message.xattrs)
 
-    def known_manifest(self, size_bytes: int) -> Manifest | None:
+    def known_manifest(self) -> Manifest | None:
         """The manifest of the master's generation where it follows from the node itself."""
-        if size_bytes == 0:
+        if self.published_size_bytes == 0:
             return Manifest()
         if self.digest:
-            return Manifest([Chunk(size_bytes, self.digest)])
+            return Manifest([Chunk(self.published_size_bytes, self.digest)])
         return None
 
     def wire_attributes(self) -> types.Attributes:

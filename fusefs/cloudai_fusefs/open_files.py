@@ -358,11 +358,12 @@ class OpenFiles:
             known = self._known_content(node)
             if known is not None:
                 return known
-            generation, size_bytes = node.generation, node.size_bytes
+            # (The size that is shown may be of what was written here, and taken back.)
+            generation, size_bytes = node.generation, node.published_size_bytes
             manifest = await self._load_manifest(node, generation)
             if manifest is None or node.generation != generation:
                 continue
-            if manifest.size_bytes != size_bytes and node.size_bytes == size_bytes:
+            if manifest.size_bytes != size_bytes:
                 raise InternalError("manifest and size do not agree", size_bytes=size_bytes)
             return self._note_content(node, manifest)
         raise NotFound("the file's content changed too often to be read", node_id=node.node_id)
@@ -370,7 +371,7 @@ class OpenFiles:
     def _known_content(self, node: Node) -> FileContent | None:
         """The node's content where no call is needed to know it."""
         if node.content is None:
-            manifest = node.known_manifest(node.size_bytes)
+            manifest = node.known_manifest()
             return self._note_content(node, manifest) if manifest is not None else None
         return node.content
 

@@ -278,9 +278,8 @@ class Staging:
                 logger.warning("a staged file cannot be removed: %s", error)
             self.space.note_dropped(node.staged)
             node.staged = None
-            if node.is_attached:
-                # Somebody else may have committed while the file was open here.
-                node.set_size(node.published_size_bytes)
+            # Somebody else may have committed while the file was open here, or it may come back as the master has it.
+            node.set_size(node.published_size_bytes)
 
     def close(self) -> None:
         """Closes the journal; every row and staged file stays for the next mount."""

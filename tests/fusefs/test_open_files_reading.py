@@ -443,3 +443,14 @@ async def test_damaged_small_file_costs_its_neighbours_nothing(
                 await reader.read_file(path)
         else:
             assert await reader.read_file(path) == path * 10
+
+
+async def test_size_that_was_of_something_taken_back_does_not_keep_the_content_from_its_readers(
+    clock: MockClock, reader: FileSystemHarness
+) -> None:
+    node = await reader.find(b"large")
+    node.set_size(5000)
+
+    content = await reader.files.load_content(node)
+
+    assert content.manifest.size_bytes == len(LARGE)
