@@ -290,9 +290,14 @@ class Rearrangements:
     ) -> None:
         """The master has renamed at this revision. The watch may have told of it before, and of what came after."""
         tree = source.tree
-        if revision > tree.revision or (
+        is_news = revision > tree.revision or (
             replaced is not None and children_of(target).get(new_name) is replaced
-        ):
+        )
+        if is_news and tree.is_inside(target, node):
+            # Others had moved the target into it and out again before, and only the first is known here.
+            tree.is_in_doubt = True
+            return
+        if is_news:
             if children_of(source).get(old_name) is node:
                 tree.detach(source, old_name)
             self._give_name(target, new_name, node)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from cloudai_fusefs.node import Node, Pending, new_node_id
-from cloudai_model.errors import AlreadyExists, NameTooLong
+from cloudai_model.errors import AlreadyExists, InternalError, NameTooLong
 from cloudai_model.limits import PATH_BYTES_MAX, PATH_DEPTH_MAX
 
 
@@ -51,6 +51,15 @@ class RunNodes:
             node, name = node.edges[0]
             components.append(name)
         return b"/".join(reversed(components))
+
+    @staticmethod
+    def is_inside(node: Node, directory: Node) -> bool:
+        """Whether the node is the directory or anywhere below it."""
+        while node is not directory:
+            if not node.edges:
+                return False
+            node = node.edges[0][0]
+        return True
 
     def check_place(self, parent: Node, name: bytes, node: Node | None = None) -> None:
         """Raises NameTooLong where a new name, or one below the node moved there, would be past the limits of
@@ -195,15 +204,6 @@ class RunNodes:
             self._drop_edge(parent, name, told)
         self.take_node_id(target, source.node_id)
 
-    @staticmethod
-    def _is_inside(node: Node, directory: Node) -> bool:
-        """Whether the node is the directory or anywhere below it."""
-        while node is not directory:
-            if not node.edges:
-                return False
-            node = node.edges[0][0]
-        return True
-
     def _drop_edge(self, parent: Node, name: bytes, told: list[Invalidation]) -> None:
         node = self._detach(parent, name)
         node.kernel_attributes = parent.kernel_attributes = None
@@ -227,6 +227,9 @@ class RunNodes:
 
     def _attach(self, parent: Node, name: bytes, node: Node) -> None:
         assert parent.children is not None
+        if node.is_directory and self.is_inside(parent, node):
+            # Whoever looked for a path in a circle would never come back.
+            raise InternalError("a directory would be inside itself", node_id=node.node_id)
         parent.children[name] = node
         node.edges.append((parent, name))
         parent.subdirectory_count += node.is_directory

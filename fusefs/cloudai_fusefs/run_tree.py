@@ -333,7 +333,7 @@ class RunTree(RunNodes):
             node.take_server_state(edge.node)
             node.pending.held_news[place] = news
             return  # made or moved here: its place is what this mount will commit
-        if node is not None and node.is_directory and self._is_inside(parent, node):
+        if node is not None and node.is_directory and self.is_inside(parent, node):
             # The parent was moved into it here: in a circle, neither would have a path.
             self.is_in_doubt = True
             return
@@ -348,11 +348,19 @@ class RunTree(RunNodes):
                 if not (holder.is_directory and edge.node.kind == DIRECTORY):
                     holder.pending.covered_ids = (edge.node.node_id,)
                     holder.pending.held_news[place] = news
-                elif node is not None and not self._is_inside(holder, node):
+                elif node is not None and not self.is_inside(holder, node):
                     self._merge_directory(holder, node, told)
                 else:
                     self.is_in_doubt = True
                 return
+        if node is not None and node.is_directory and node.edges:
+            # Moved: its new name comes before the removal of the old one, and it has only one. What had the new name
+            # may be above the old.
+            old_parent, old_name = node.edges[0]
+            self._detach(old_parent, old_name)
+            old_parent.kernel_attributes = None
+            told += [Invalidation(old_parent.ino, old_name), Invalidation(old_parent.ino)]
+        if holder is not None:
             if holder.is_directory and node is not None and node.is_directory:
                 # Moved over ours elsewhere, where that was empty.
                 self._move_staying(holder, node, told)
@@ -364,9 +372,6 @@ class RunTree(RunNodes):
             self._given_names[node] = edge.node.link_count
         self._attach(parent, edge.name, node)
         node.take_server_state(edge.node)  # all of it, now that it has a name
-        if node.is_directory and len(node.edges) > 1:
-            # Moved: its new name comes before the removal of the old one, and it has only one.
-            self._drop_edge(*node.edges[0], told)
         parent.kernel_attributes = None
         told.append(Invalidation(parent.ino, edge.name))
         told.append(Invalidation(parent.ino))

@@ -17,6 +17,7 @@ from cloudai_model.errors import CloudAIError
 from cloudai_proto.storage.v1 import types_pb2 as types
 from fakes.fake_master import FakeMaster, FakeMasterClient
 from support.file_system_harness import FileSystemHarness, open_file_system
+from support.storage_requests import rename as rename_at_master
 from support.storage_requests import tree_of
 
 NAMES = (b"a", b"b", b"c", b"d/a", b"d/b")
@@ -268,3 +269,29 @@ async def test_directories_moved_into_each_other_here_and_elsewhere_need_nobody(
     await trio.sleep(SETTLED_SECONDS)
     assert one.shown() == other.shown()
     assert set(one.shown()) == set(await tree_of(client, run)) - {b""}
+
+
+async def test_rename_into_what_others_moved_in_and_out_again_makes_no_circle(
+    clock: MockClock, master: FakeMaster, client: FakeMasterClient, run: types.Run, mounts: Mounts
+) -> None:
+    """The master's answer comes between the news of the two moves."""
+    one, other = mounts
+    await one.mkdir(b"a")
+    await one.mkdir(b"t")
+    await one.make_all_durable()
+    await trio.sleep(SETTLED_SECONDS)
+    node, target = await one.find(b"a"), await one.find(b"t")
+    master.news_latency_seconds = 1.0
+    await rename_at_master(client, run, target.node_id, (run.root_node_id, b"t"), (node.node_id, b"t"))
+    await trio.sleep(0.2)
+    await rename_at_master(client, run, target.node_id, (node.node_id, b"t"), (run.root_node_id, b"u"))
+    master.answer_latency_seconds = 1.3
+
+    await one.rearrangements.rename(one.tree.root, b"a", target, b"x", no_replace=False)
+
+    above = node
+    for _ in range(9):
+        above = above.edges[0][0] if above.edges else above
+    assert above is one.tree.root
+    await trio.sleep(SETTLED_SECONDS)
+    assert one.shown().keys() == other.shown().keys() == {b"u", b"u/x"}
