@@ -204,15 +204,18 @@ class RunNodes:
             self._drop_edge(parent, name, told)
         self.take_node_id(target, source.node_id)
 
-    def _drop_edge(self, parent: Node, name: bytes, told: list[Invalidation]) -> None:
+    def _drop_edge(
+        self, parent: Node, name: bytes, told: list[Invalidation], *, was_removed: bool = False
+    ) -> None:
+        """`was_removed`: the master says so, and did not only put something else in its place."""
         node = self._detach(parent, name)
         node.kernel_attributes = parent.kernel_attributes = None
         if node.children and not node.edges and not stays(node):
             # With a name in what has none, a file that is open would be committed in the run's root.
             for child_name in list(node.children):
                 self._drop_edge(node, child_name, told)
-        # (A directory that the kernel takes for removed is empty for good, and it may be moved or come back.)
-        is_gone = not node.edges and not node.is_directory
+        # (A directory that the kernel takes for removed is empty for good: not one that may be moved or come back.)
+        is_gone = not node.edges and (was_removed or not node.is_directory)
         told.append(Invalidation(parent.ino, name, node.ino if is_gone else 0))
         told.append(Invalidation(parent.ino))
         self.forget_if_unused(node)

@@ -393,7 +393,7 @@ class RunTree(RunNodes):
             # The commit brings it back, unless that was carried out before the removal, or is not needed any more.
             self.is_in_doubt |= node.pending is None or not node.pending.place
         else:
-            self._drop_edge(parent, removed.name, told)
+            self._drop_edge(parent, removed.name, told, was_removed=True)
         self._note_dispute((removed.parent_node_id, removed.name))
 
     def _note_dispute(self, place: Place) -> None:
