@@ -80,7 +80,7 @@ def put_down(tree: int, directory: int) -> None:
 
 def take_off(place: Path) -> None:
     """Takes the topmost mount of a place away; what is open in it stays open. Raises OSError."""
-    _check(_libc.umount2(os.fsencode(place), _MNT_DETACH))
+    _check(_libc.umount2(os.fsencode(place), _MNT_DETACH | _UMOUNT_NOFOLLOW))
 
 
 def take_off_unused(place: Path) -> None:

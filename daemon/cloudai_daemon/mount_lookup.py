@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Final
 
 from cloudai_daemon.control_client import DaemonUnreachable
 from cloudai_daemon.exit_codes import CommandFailed, ExitCode
-from cloudai_daemon.mount_table import find_mounted
+from cloudai_daemon.mount_table import find_mounted, within_bound
 from cloudai_daemon.mounting import resolve_mount_point
 from cloudai_daemon.places import runtime_dirs_to_search
 from cloudai_daemon.registry import RegistryEntry, find_by_path, list_live
+
+_PATH_SECONDS_MAX: Final = 30.0
+"""A mount that waits for its master answers by then; a daemon that was stopped does not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,14 +57,22 @@ def require_at(directory: Path) -> RegistryEntry:
 def locate(path: Path) -> MountedPath:
     """The mount that an existing path is in. Raises CommandFailed for a path that is in none."""
     mounts = list_mounts()
-    resolved = Path(os.path.realpath(path))
+    try:
+        resolved, is_there = within_bound(partial(_resolve, path), _PATH_SECONDS_MAX)
+    except TimeoutError as error:
+        raise CommandFailed(ExitCode.FAILED, f"{path}: what is mounted there does not answer") from error
     entry = find_by_path(mounts, resolved)
     if entry is None:
         raise CommandFailed(ExitCode.FAILED, f"{path}: not in a CloudAI mount")
-    if not os.path.lexists(resolved):
+    if not is_there:
         raise CommandFailed(ExitCode.FAILED, f"{path}: no such file or directory")
     relative = resolved.relative_to(entry.mount_point)
     return MountedPath(entry=entry, path="" if relative == Path() else str(relative))
+
+
+def _resolve(path: Path) -> tuple[Path, bool]:
+    resolved = Path(os.path.realpath(path))
+    return resolved, os.path.lexists(resolved)
 
 
 def choose_mount(given: Path | None) -> RegistryEntry:

@@ -74,7 +74,7 @@ def _copy_in_lesser_namespace(stand: Path) -> int:
 
 
 def _open(path: Path) -> int:
-    return os.open(path, os.O_PATH | os.O_DIRECTORY)
+    return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW)
 
 
 if __name__ == "__main__":

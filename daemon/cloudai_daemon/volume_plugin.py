@@ -81,7 +81,7 @@ class VolumePlugin:
         """Makes what containers are to be given anew, for ever, within seconds of the mount's return."""
         while True:
             await trio.sleep(_MEND_SECONDS)
-            for name in await trio.to_thread.run_sync(self._driver.dead_stands):
+            for name in await trio.to_thread.run_sync(self._dead_stands):
                 async with self._turn(name):
                     await trio.to_thread.run_sync(self._mend, name)
 
@@ -122,13 +122,20 @@ class VolumePlugin:
         async with turn:
             yield
 
+    def _dead_stands(self) -> list[str]:
+        try:
+            return self._driver.dead_stands()
+        # The plugin must outlive a fault in what nobody asked for.
+        except Exception:
+            log.exception("volumes could not be looked at")
+            return []
+
     def _mend(self, name: str) -> None:
         try:
             self._driver.mount(name)
-        except VolumeRefused as error:
-            log.debug(
-                "not mounted again yet: %s", error
-            )  # the daemon is still away, or the volume is being removed
+        except (VolumeRefused, OSError) as error:
+            # The daemon is still away, or the volume is being removed.
+            log.debug("not mounted again yet: %s", error)
 
     def _carry_out(self, handler: Handler, request: Request) -> JsonAnswer:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
@@ -9,10 +10,12 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import pytest
 
-from cloudai_daemon.mount_table import list_mounted
+from cloudai_daemon.mount_table import find_mounted, list_mounted
 from cloudai_daemon.places import runtime_dir
+from cloudai_fusefs.state_lock import own_state_directory
 from support.csi_client import refusal, repeat
 from support.csi_driver_process import CsiDriverProcess
 from support.master_process import MasterProcess
@@ -337,17 +340,21 @@ def test_what_is_left_of_before_a_reboot_is_sent_when_it_is_staged_again(
     reboot(driver, volume.volume_id)
     driver.start()
 
-    driver.unpublish(volume.volume_id, "pod")
-    code, sentence = refusal(lambda: driver.unstage(volume.volume_id))
-    assert (code, sentence[-len("stage it on this node once more") :]) == (
-        "FAILED_PRECONDITION",
-        "stage it on this node once more",
-    )
+    for give_up in (
+        lambda: driver.unpublish(volume.volume_id, "pod"),
+        lambda: driver.unstage(volume.volume_id),
+    ):
+        code, sentence = refusal(give_up)
+        assert (code, sentence.rpartition(": ")[2]) == (
+            "FAILED_PRECONDITION",
+            "stage it on this node once more",
+        )
     assert refusal(lambda: driver.delete(volume.volume_id, token))[0] == "FAILED_PRECONDITION"
 
     driver.stage(volume.volume_id, token)
-    driver.unstage(volume.volume_id)
+    driver.unpublish(volume.volume_id, "pod")
     wait_for(run / "staged", "content")
+    driver.unstage(volume.volume_id)
     assert not list(driver.state_dir.iterdir())
 
 
@@ -456,6 +463,87 @@ def test_volume_that_another_mount_namespace_has_still_is_unstaged(
         assert not driver.mount_processes()
         assert not list(driver.state_dir.iterdir())
         other.communicate(timeout=10)
+    wait_for(reader.mount_point / volume.volume_context["run"] / "file", "content")
+
+
+def test_volume_whose_record_is_damaged_keeps_what_is_at_no_master(
+    driver: CsiDriverProcess, reader: MountProcess, master: MasterProcess, token: str
+) -> None:
+    volume = driver.create("pvc", token)
+    driver.stage(volume.volume_id, token)
+    target = driver.publish(volume.volume_id, "pod")
+    with master.silent():
+        (target / "staged").write_text("content")
+        driver.kill_container()
+    record = driver.state_dir / volume.volume_id / "volume.json"
+    record.write_text("[" * 100_000)
+    driver.start()
+
+    for give_up in (
+        lambda: driver.unpublish(volume.volume_id, "pod"),
+        lambda: driver.unstage(volume.volume_id),
+        lambda: driver.delete(volume.volume_id, token),
+    ):
+        assert refusal(give_up)[0] == "FAILED_PRECONDITION"
+
+    clear(driver.staging(volume.volume_id))
+    repeat(lambda: driver.stage(volume.volume_id, token))
+    wait_for(reader.mount_point / volume.volume_context["run"] / "staged", "content")
+
+
+def test_volume_that_cannot_be_staged_again_yet_stays_published(
+    driver: CsiDriverProcess, master: MasterProcess, token: str
+) -> None:
+    volume = driver.create("pvc", token).volume_id
+    staging = driver.stage(volume, token)
+    target = driver.publish(volume, "pod")
+    (target / "file").write_text("content")
+    driver.kill_container()
+    clear(staging)
+    with own_state_directory(driver.state_dir / volume / "mount"):
+        driver.start()
+        assert refusal(lambda: driver.stage(volume, token))[0] == "UNAVAILABLE"
+
+    repeat(lambda: driver.stage(volume, token))
+
+    wait_for(target / "file", "content")
+
+
+def clear(staging: Path) -> None:
+    """As the kubelet does with a dead mount."""
+    while find_mounted(staging) is not None:
+        subprocess.run(["umount", "--lazy", str(staging)], check=True, capture_output=True)
+
+
+def is_refused(driver: CsiDriverProcess, token: str) -> bool:
+    try:
+        driver.delete("0" * 24, token)
+    except grpc.RpcError:
+        return True
+    return False
+
+
+def test_token_that_is_refused_for_a_while_holds_the_pod(
+    driver: CsiDriverProcess, reader: MountProcess, master: MasterProcess
+) -> None:
+    """
+    K1. A volume is taken from its last place, and unstaged, once all that was written to it is at the master; until
+    then it stays mounted, and the cluster is told to ask again.
+    """
+    first = master.make_token(USER)
+    volume = driver.create("pvc", first)
+    driver.stage(volume.volume_id, first)
+    target = driver.publish(volume.volume_id, "pod")
+    (target / "looked into").touch()
+    token_id = json.loads(base64.urlsafe_b64decode(first.split(".")[1] + "=="))["jti"]
+    master.run("token", "revoke", token_id)
+    wait_until(lambda: is_refused(driver, first), "the revocation")
+    (target / "file").write_text("content")
+
+    assert refusal(lambda: driver.unpublish(volume.volume_id, "pod"))[0] == "DEADLINE_EXCEEDED"
+
+    driver.stage(volume.volume_id, master.make_token(USER))
+    repeat(lambda: driver.unpublish(volume.volume_id, "pod"))
     wait_for(reader.mount_point / volume.volume_context["run"] / "file", "content")
 
 

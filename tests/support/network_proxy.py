@@ -189,7 +189,7 @@ class NetworkProxy:
         self._cut_all()
         # Again and again: taking a connection is a task that ends with the beginning of the one that serves it.
         while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
-            await asyncio.wait(tasks)
+            await asyncio.wait(tasks, timeout=ACT_SECONDS_MAX)
 
     def _cut_all(self) -> None:
         for link in list(self._links):

@@ -40,12 +40,15 @@ from cloudai_daemon.registry import list_live, supervisor_dir
 from cloudai_daemon.unmounting import unmount_when_durable
 from cloudai_daemon.upload_wait import NotDurable, wait_durable
 from cloudai_fusefs.remains import has_remains
+from cloudai_model.errors import NoSpace, QuotaExceeded, Unauthenticated
 
 log = logging.getLogger(__name__)
 
 # A supervisor mounts again within half a second, and a slow machine takes some to start Python.
 _RETURN_SECONDS_MAX: Final = 10.0
 _RETURN_LOOK_SECONDS: Final = 0.1
+# What passes without a person at this machine: a token is renewed, room is made.
+_PASSING: Final = (NoSpace, QuotaExceeded, Unauthenticated)
 # A mount that is told to end gives its uploads twenty seconds.
 _END_SECONDS_MAX: Final = 40.0
 
@@ -97,11 +100,12 @@ class NodeVolumes:
             )
             self._records.save(record)
             self._records.save_token(volume_id, token)
-            staging.mkdir(mode=0o750, parents=True, exist_ok=True)
+            if find_mounted(staging) is None:  # what is dead there is cleared away with the mount
+                staging.mkdir(mode=0o750, parents=True, exist_ok=True)
             try:
                 self._mount(record)
             except VolumeFailed:
-                self._forget_unless_staged(record)
+                self._take_back(record, known)
                 raise
 
     def _stage_again(self, known: StagedVolume, staging: Path, access: Access, token: str) -> None:
@@ -124,12 +128,8 @@ class NodeVolumes:
         """Unmounts once all that was written is at the master; until then DEADLINE_EXCEEDED, and all is as before."""
         with self._turns.take(volume_id):
             record = self._records.find(volume_id)
-            if record is None and find_at(staging) is not None:
-                raise VolumeFailed(
-                    codes.FAILED_PRECONDITION,
-                    f"{volume_id} has no record that can be read, and something is mounted at {staging}: "
-                    "stage it once more",
-                )
+            if record is None and (find_at(staging) is not None or self._has_remains(volume_id)):
+                raise _without_record(volume_id)
             if record is None or record.staging != staging:
                 return
             for place in record.published:
@@ -139,12 +139,12 @@ class NodeVolumes:
                     )
             if self._is_held_elsewhere(record):
                 self._end_processes(record)
-            if has_remains(self._records.mount_state_dir(volume_id)):
+            if self._has_remains(volume_id):
                 self._require_serving(record)
             if self._is_there(record):
                 self._unmount(record, seconds_max)
             take_shield_away(staging)
-            if has_remains(self._records.mount_state_dir(volume_id)):
+            if self._has_remains(volume_id):
                 raise VolumeFailed(
                     codes.UNAVAILABLE, f"{volume_id}: its mount daemon died meanwhile: repeat this request"
                 )
@@ -191,6 +191,7 @@ class NodeVolumes:
                     codes.FAILED_PRECONDITION,
                     f"{volume_id} is not staged at {staging}: NodeStageVolume first",
                 )
+            self._require_free(volume_id, place)
             is_read_only = is_read_only or access.is_read_only
             others = [other for other in record.published if other != place and find_mounted(other)]
             if others and access.has_one_place:
@@ -219,12 +220,20 @@ class NodeVolumes:
         be forgotten, and the run sealed.
         """
         with self._turns.take(volume_id):
+            self._require_free(volume_id, place)
             try:
                 release(place)
             except (CommandFailed, OSError) as error:
+                # INTERNAL where it is in use: who asked comes again.
                 raise _refused_at(place, error) from error
             record = self._records.find(volume_id)
-            if record is None or record.boot_id != boot_id():
+            if record is None and self._has_remains(volume_id):
+                raise _without_record(volume_id)
+            if record is None:
+                return
+            if record.boot_id != boot_id():
+                if self._has_remains(volume_id):
+                    raise _needs_token(volume_id)
                 return
             left = {other: words for other, words in record.published.items() if other != place}
             if left != record.published:
@@ -234,7 +243,7 @@ class NodeVolumes:
                 self._settle(record, seconds_max)
 
     def _settle(self, record: StagedVolume, seconds_max: float) -> None:
-        if not self._is_serving(record) and not has_remains(self._records.mount_state_dir(record.volume_id)):
+        if not self._is_serving(record) and not self._has_remains(record.volume_id):
             return
         self._require_serving(record)
         try:
@@ -250,14 +259,30 @@ class NodeVolumes:
         return max(1.0, min(self._choices.drain_seconds, seconds_max))
 
     def _not_durable(self, record: StagedVolume, error: NotDurable) -> VolumeFailed:
-        needs_person = isinstance(error.__cause__, RemoteError)
+        cause = error.__cause__
+        needs_person = isinstance(cause, RemoteError) and not any(map(cause.is_a, _PASSING))
         code = codes.FAILED_PRECONDITION if needs_person else codes.DEADLINE_EXCEEDED
         how = f"see `cloudai status {record.staging}` on this node" if needs_person else "repeat this request"
         return VolumeFailed(code, f"{error.line}; nothing is lost: it stays mounted, {how}")
 
     def is_staged(self, volume_id: str) -> bool:
         """Whether this machine has it, or something of it that is at no master."""
-        return self._records.find(volume_id) is not None
+        return self._records.find(volume_id) is not None or self._has_remains(volume_id)
+
+    def _has_remains(self, volume_id: str) -> bool:
+        return has_remains(self._records.mount_state_dir(volume_id))
+
+    def _require_free(self, volume_id: str, place: Path) -> None:
+        """Raises VolumeFailed (FAILED_PRECONDITION) for a place that is another volume's, or somebody's own mount."""
+        for other in self._records.list_all():
+            if (
+                other.volume_id != volume_id
+                and other.boot_id == boot_id()
+                and place in (other.staging, *other.published)
+            ):
+                raise VolumeFailed(codes.FAILED_PRECONDITION, f"{place} is {other.volume_id}'s")
+        if find_at(place) is not None:
+            raise VolumeFailed(codes.FAILED_PRECONDITION, f"{place}: somebody has mounted something there")
 
     def usage(self, volume_id: str, path: Path) -> os.statvfs_result:
         """What statvfs(2) says of a staged or published volume, within some seconds."""
@@ -337,11 +362,7 @@ class NodeVolumes:
         while not self._is_serving(record):
             if self._find_supervisor(record) is None:
                 if self._records.find_token(record.volume_id) is None:
-                    raise VolumeFailed(
-                        codes.FAILED_PRECONDITION,
-                        f"{record.volume_id} has files that are at no master, and no token is here since the machine "
-                        "was started: stage it on this node once more",
-                    )
+                    raise _needs_token(record.volume_id)
                 self._mount(record)
                 return
             if time.monotonic() > deadline:
@@ -352,9 +373,13 @@ class NodeVolumes:
             time.sleep(_RETURN_LOOK_SECONDS)
 
     def _mount(self, record: StagedVolume) -> None:
+        given = Access(is_read_only=False, has_one_place=False, flags=record.flags).options()
+        # What the driver forbids, the flags of a volume do not allow again.
+        words = (*self._choices.options.get("kernel_words", ()), *given.get("kernel_words", ()))
         options: MountOptions = {
             **self._choices.options,
-            **Access(is_read_only=False, has_one_place=False, flags=record.flags).options(),
+            **given,
+            "kernel_words": tuple(dict.fromkeys(words)),
             "read_only": record.is_read_only,
             "token_file": self._records.token_file(record.volume_id),
             "state_dir": self._records.mount_state_dir(record.volume_id),
@@ -377,10 +402,12 @@ class NodeVolumes:
                 return entry.process
         return None
 
-    def _forget_unless_staged(self, record: StagedVolume) -> None:
-        """After a mount that failed: what an earlier staging left there is kept."""
+    def _take_back(self, record: StagedVolume, known: StagedVolume | None) -> None:
+        """After a mount that failed: what an earlier staging left is kept, and where it is published."""
         take_shield_away(record.staging)
-        if not has_remains(self._records.mount_state_dir(record.volume_id)):
+        if known is not None:
+            self._records.save(known)
+        elif not self._has_remains(record.volume_id):
             self._records.forget(record.volume_id)
 
 
@@ -394,6 +421,21 @@ def _is_well(record: StagedVolume, mounted: Mapping[Path, MountedTree], served: 
             is_bind_of(mounted.get(place), staged, is_read_only=is_read_only)
             for place, is_read_only in record.published.items()
         )
+    )
+
+
+def _without_record(volume_id: str) -> VolumeFailed:
+    return VolumeFailed(
+        codes.FAILED_PRECONDITION,
+        f"{volume_id} has no record that can be read, and may have files that are at no master: stage it once more",
+    )
+
+
+def _needs_token(volume_id: str) -> VolumeFailed:
+    return VolumeFailed(
+        codes.FAILED_PRECONDITION,
+        f"{volume_id} has files that are at no master, and no token is here since the machine was started: "
+        "stage it on this node once more",
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -142,7 +143,15 @@ def require_place(text: str, field: str) -> Path:
     path = Path(text)
     if ".." in path.parts or len(path.parts) < 3:
         raise invalid(f"{field}: is no place for a volume")
-    return path.parent.resolve() / path.name
+    try:
+        place = path.parent.resolve() / path.name
+    except (OSError, RuntimeError) as error:  # the second for symlinks in a circle
+        raise invalid(f"{field}: {path.parent} leads nowhere") from error
+    # Not by lstat(2), which asks what is mounted there.
+    with suppress(OSError):
+        place.readlink()
+        raise invalid(f"{field}: is a symlink")
+    return place
 
 
 def require_token(secrets: Mapping[str, str]) -> str:

@@ -62,7 +62,7 @@ class StagedRecords:
             return _from_json(path.read_text())
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError, AttributeError):
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, IsADirectoryError):
             if volume_id not in self._damaged:
                 self._damaged.add(volume_id)
                 log.warning("%s is damaged: what is beside it stays there until it is staged again", path)
@@ -117,9 +117,10 @@ def _from_json(text: str) -> StagedVolume:
     published = {Path(place): bool(is_read_only) for place, is_read_only in fields["published"].items()}
     return StagedVolume(
         **{
-            **fields,
+            # A driver of another version may have written more.
+            **{name: fields[name] for name in ("volume_id", "run", "is_read_only", "boot_id")},
             "staging": Path(fields["staging"]),
-            "flags": tuple(fields["flags"]),
+            "flags": tuple(fields.get("flags", ())),
             "published": published,
         }
     )
