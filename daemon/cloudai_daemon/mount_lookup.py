@@ -15,8 +15,8 @@ from cloudai_daemon.mounting import resolve_mount_point
 from cloudai_daemon.places import runtime_dirs_to_search
 from cloudai_daemon.registry import RegistryEntry, find_by_path, list_live
 
-_PATH_SECONDS_MAX: Final = 30.0
-"""A mount that waits for its master answers by then; a daemon that was stopped does not."""
+_PATH_SECONDS_MAX: Final = 15.0
+"""A name that has to be asked for comes by then, if the master answers; a daemon that was stopped does not."""
 
 
 @dataclass(frozen=True, kw_only=True)

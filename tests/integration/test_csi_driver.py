@@ -18,7 +18,7 @@ from cloudai_proto.csi.v1 import csi_pb2 as csi
 from support.csi_client import BLOCK, MODE, capability, refusal
 from support.csi_driver_process import CsiDriverProcess
 from support.master_process import MasterProcess
-from support.mount_process import MountProcess, wait_until
+from support.mount_process import MakeMount, MountProcess, wait_until
 from support.podman import IMAGE, Podman
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the driver mounts as root")
@@ -446,6 +446,58 @@ def test_flags_of_a_volume_are_those_of_its_mount(driver: CsiDriverProcess, toke
     assert (staging.stat().st_uid, staging.stat().st_gid) == (1000, 1000)
     assert os.statvfs(staging).f_flag & os.ST_NOEXEC
     driver.unstage(volume)
+
+
+def test_flags_of_a_volume_lift_nothing_that_the_driver_forbids(
+    shared_master: MasterProcess, tmp_path: Path, token: str
+) -> None:
+    arguments = ("--node-id", "node-1", "-o", "noexec")
+    with CsiDriverProcess(tmp_path, shared_master.address, *arguments) as driver:
+        volume = driver.create("pvc-forbidden", token).volume_id
+        staging = driver.stage(volume, token, access=capability(flags=("noatime",)))
+
+        flags = os.statvfs(staging).f_flag
+        assert flags & os.ST_NOEXEC
+        assert flags & os.ST_NOATIME
+        driver.unstage(volume)
+
+
+def test_place_of_a_volume_is_no_other_ones(driver: CsiDriverProcess, volume: str, token: str) -> None:
+    target = driver.publish(volume, "pod")
+    (target / "file").write_text("content")
+    other = driver.create("pvc-other", token).volume_id
+    driver.stage(other, token)
+
+    for call in (lambda: driver.publish(other, "pod"), lambda: driver.unpublish(other, "pod")):
+        assert refusal(call) == ("FAILED_PRECONDITION", f"{target} is {volume}'s")
+
+    assert (target / "file").read_text() == "content"
+    driver.unstage(other)
+
+
+def test_mount_of_somebody_is_not_taken_away(driver: CsiDriverProcess, make_mount: MakeMount) -> None:
+    mount = make_mount("somebody")
+    request = csi.NodeUnpublishVolumeRequest(volume_id="nobody", target_path=str(mount.mount_point))
+
+    assert refusal(lambda: driver.call("Node", request))[0] == "FAILED_PRECONDITION"
+
+    assert mount.mount_point.is_mount()
+    mount.umount()
+
+
+@pytest.mark.parametrize("readonly", [False, True])
+def test_place_that_is_a_symlink_is_refused(
+    driver: CsiDriverProcess, volume: str, tmp_path: Path, readonly: bool
+) -> None:
+    place = driver.target("linked")
+    place.parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "aim").mkdir()
+    place.symlink_to(tmp_path / "aim")
+
+    assert refusal(lambda: driver.publish(volume, "linked", readonly=readonly))[0] == "INVALID_ARGUMENT"
+
+    assert not (tmp_path / "aim").is_mount()
+    place.unlink()
 
 
 def test_run_that_is_there_is_a_volume_by_its_id(

@@ -124,3 +124,17 @@ def test_supervisor_lets_go_of_a_daemon_that_cannot_leave(
     mount.pid = entry.process.pid
     mount.wait_durable()
     mount.umount()
+
+
+def test_command_for_a_path_ends_where_the_daemon_was_stopped(make_mount: MakeMount) -> None:
+    mount = make_mount()
+    run = mount.make_run(RUN)
+    os.kill(mount.pid, signal.SIGSTOP)
+    try:
+        done = mount.cloudai("wait", "--timeout", "1", str(run / "unknown"))
+    finally:
+        os.kill(mount.pid, signal.SIGCONT)
+
+    assert done.returncode == 2
+    assert done.stderr == f"cloudai: {run / 'unknown'}: what is mounted there does not answer\n"
+    mount.umount()
