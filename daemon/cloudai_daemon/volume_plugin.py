@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import signal
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -31,6 +32,9 @@ _STOP_SECONDS_MAX: Final = 10.0
 _MEND_SECONDS: Final = 1.0
 _ANSWER_SECONDS_MAX: Final = 4.5
 """podman takes a plugin that has not answered after five for dead."""
+
+_WAITING_MAX: Final = 8
+"""Requests for one volume that are not done, answered or not."""
 
 Request: TypeAlias = Mapping[str, Any]
 Handler: TypeAlias = Callable[[VolumeDriver, Request], dict[str, Any]]
@@ -69,7 +73,8 @@ class VolumePlugin:
         self._driver = driver
         self._nursery = nursery
         self._turns: WeakValueDictionary[str, trio.Lock] = WeakValueDictionary()
-        self._in_flight_count = 0
+        self._in_flight: Counter[str] = Counter()
+        """Requests that are not done, by volume."""
         self._idle = trio.Event()
         self._idle.set()
 
@@ -94,8 +99,12 @@ class VolumePlugin:
             name = _text(request, "Name")
         except VolumeRefused as error:
             return JsonAnswer(500, {"Err": str(error)})
+        if self._in_flight[name] >= _WAITING_MAX:
+            return JsonAnswer(
+                500, {"Err": f"{_WAITING_MAX} requests for {name} are not done yet: ask again later"}
+            )
         send, receive = trio.open_memory_channel[JsonAnswer](1)
-        self._in_flight_count += 1
+        self._in_flight[name] += 1
         self._idle = trio.Event() if self._idle.is_set() else self._idle
         self._nursery.start_soon(self._carry_out_in_turn, name, _HANDLERS[path], request, send)
         with receive, trio.move_on_after(_ANSWER_SECONDS_MAX):
@@ -111,8 +120,10 @@ class VolumePlugin:
             with send, suppress(trio.BrokenResourceError):  # nobody waits for it any more
                 send.send_nowait(answer)
         finally:
-            self._in_flight_count -= 1
-            if self._in_flight_count == 0:
+            self._in_flight[name] -= 1
+            if not self._in_flight[name]:
+                del self._in_flight[name]
+            if not self._in_flight:
                 self._idle.set()
 
     @asynccontextmanager

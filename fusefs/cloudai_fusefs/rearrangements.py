@@ -15,6 +15,7 @@ from contextlib import suppress
 from cloudai_fusefs.master_client import MasterClient
 from cloudai_fusefs.namespace import Inode, Namespace, children_of, new_request_id
 from cloudai_fusefs.node import Node
+from cloudai_fusefs.run_nodes import is_inside
 from cloudai_fusefs.run_tree import RunTree
 from cloudai_fusefs.staging import Staging
 from cloudai_fusefs.uploader import Uploader
@@ -293,7 +294,7 @@ class Rearrangements:
         is_news = revision > tree.revision or (
             replaced is not None and children_of(target).get(new_name) is replaced
         )
-        if is_news and tree.is_inside(target, node):
+        if is_news and is_inside(target, node):
             # Others had moved the target into it and out again before, and only the first is known here.
             tree.is_in_doubt = True
             return

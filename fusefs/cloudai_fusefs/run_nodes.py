@@ -52,15 +52,6 @@ class RunNodes:
             components.append(name)
         return b"/".join(reversed(components))
 
-    @staticmethod
-    def is_inside(node: Node, directory: Node) -> bool:
-        """Whether the node is the directory or anywhere below it."""
-        while node is not directory:
-            if not node.edges:
-                return False
-            node = node.edges[0][0]
-        return True
-
     def check_place(self, parent: Node, name: bytes, node: Node | None = None) -> None:
         """Raises NameTooLong where a new name, or one below the node moved there, would be past the limits of
         a path.
@@ -230,7 +221,7 @@ class RunNodes:
 
     def _attach(self, parent: Node, name: bytes, node: Node) -> None:
         assert parent.children is not None
-        if node.is_directory and self.is_inside(parent, node):
+        if node.is_directory and is_inside(parent, node):
             # Whoever looked for a path in a circle would never come back.
             raise InternalError("a directory would be inside itself", node_id=node.node_id)
         parent.children[name] = node
@@ -244,6 +235,15 @@ class RunNodes:
                 node.ino = new_node_id()
             self.nodes[node.node_id] = node
             self._register(node)
+
+
+def is_inside(node: Node, directory: Node) -> bool:
+    """Whether the node is the directory or anywhere below it."""
+    while node is not directory:
+        if not node.edges:
+            return False
+        node = node.edges[0][0]
+    return True
 
 
 def stays(node: Node) -> bool:

@@ -14,7 +14,7 @@ import trio
 
 from cloudai_fusefs.answered_names import AnsweredNames, NewsOfName, Place
 from cloudai_fusefs.node import DIRECTORY, Node, Pending
-from cloudai_fusefs.run_nodes import Invalidation, RunNodes, stays
+from cloudai_fusefs.run_nodes import Invalidation, RunNodes, is_inside, stays
 from cloudai_fusefs.waiting_removals import Removal, WaitingRemovals
 from cloudai_model.errors import NotFound, RunSealed
 from cloudai_proto.storage.v1 import names_pb2 as names
@@ -333,7 +333,7 @@ class RunTree(RunNodes):
             node.take_server_state(edge.node)
             node.pending.held_news[place] = news
             return  # made or moved here: its place is what this mount will commit
-        if node is not None and node.is_directory and self.is_inside(parent, node):
+        if node is not None and node.is_directory and is_inside(parent, node):
             # The parent was moved into it here: in a circle, neither would have a path.
             self.is_in_doubt = True
             return
@@ -348,7 +348,7 @@ class RunTree(RunNodes):
                 if not (holder.is_directory and edge.node.kind == DIRECTORY):
                     holder.pending.covered_ids = (edge.node.node_id,)
                     holder.pending.held_news[place] = news
-                elif node is not None and not self.is_inside(holder, node):
+                elif node is not None and not is_inside(holder, node):
                     self._merge_directory(holder, node, told)
                 else:
                     self.is_in_doubt = True

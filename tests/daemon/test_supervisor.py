@@ -62,7 +62,7 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def mounted(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the dead daemons leave."""
     monkeypatch.setattr(supervisor, "find_mounted", lambda path: path)
-    monkeypatch.setattr(supervisor, "is_dead", lambda path: True)
+    monkeypatch.setattr(supervisor, "is_abandoned", lambda path: True)
 
 
 def test_daemon_that_keeps_dying_is_started_after_pauses_that_double_up_to_a_bound(
@@ -118,7 +118,7 @@ def test_daemon_that_dies_after_the_unmount_is_not_started_again(monkeypatch: py
 def test_place_that_somebody_else_has_mounted_meanwhile_is_left_to_him(
     pauses: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor, "is_dead", lambda path: False)
+    monkeypatch.setattr(supervisor, "is_abandoned", lambda path: False)
 
     assert Supervisor(CONFIG, Daemons(1).start).run(lambda: None) == ExitCode.OK
 

@@ -43,8 +43,14 @@ async def test_request_that_takes_long_is_answered_in_time_and_goes_on(
         for _ in range(2):
             late = await plugin.answer("POST", "/VolumeDriver.Path", b'{"Name": "v"}')
             assert (late.status, late.body["Err"]) == (500, "not done within 4.5 s; it goes on: ask again")
+        async with trio.open_nursery() as engines:
+            for _ in range(6):
+                engines.start_soon(plugin.answer, "POST", "/VolumeDriver.Path", b'{"Name": "v"}')
+            await trio.testing.wait_all_tasks_blocked()
+            beyond = await plugin.answer("POST", "/VolumeDriver.Path", b'{"Name": "v"}')
+        assert beyond.body["Err"] == "8 requests for v are not done yet: ask again later"
         may_end.set()
         await plugin.wait_idle()
 
-        assert paths == ["v", "v"]
-        assert (await plugin.answer("POST", "/VolumeDriver.Path", b'{"Name": "v"}')).status == 200
+        assert paths == ["v"] * 8
+        assert not nursery.child_tasks

@@ -13,7 +13,8 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from cloudai_model.errors import CloudAIError
+from cloudai_fusefs import run_uploader
+from cloudai_model.errors import CloudAIError, NotFound
 from cloudai_proto.storage.v1 import types_pb2 as types
 from fakes.fake_master import FakeMaster, FakeMasterClient
 from support.file_system_harness import FileSystemHarness, open_file_system
@@ -248,6 +249,24 @@ async def test_change_of_a_directory_that_is_another_at_the_master_needs_nobody(
     await trio.sleep(SETTLED_SECONDS)
     assert one.shown() == other.shown()
     assert set(one.shown()) == set(await tree_of(client, run)) - {b""} == {b"a"}
+
+
+async def test_change_of_what_the_master_never_knew_is_told_after_a_while(
+    clock: MockClock, master: FakeMaster, mounts: Mounts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_uploader, "OVERTAKEN_SECONDS_MAX", 0.0)  # listings explain it sooner
+    one, other = mounts
+    await one.mkdir(b"b")
+    await one.make_all_durable()
+    await trio.sleep(SETTLED_SECONDS)
+    master.news_latency_seconds = 3.0
+    await other.rename(b"b", b"a")
+    await one.mkdir(b"a")
+    await one.make_all_durable()
+    await one.set_attributes(b"a", mode=0o700)
+
+    with pytest.raises(NotFound):
+        await one.make_all_durable()
 
 
 async def test_directories_moved_into_each_other_here_and_elsewhere_need_nobody(

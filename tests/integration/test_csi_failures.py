@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import grpc
@@ -500,13 +501,23 @@ def test_volume_that_cannot_be_staged_again_yet_stays_published(
     (target / "file").write_text("content")
     driver.kill_container()
     clear(staging)
-    with own_state_directory(driver.state_dir / volume / "mount"):
+    with ExitStack() as held:
+        wait_until(lambda: owns(held, driver.state_dir / volume / "mount"), "the end of what had it")
         driver.start()
         assert refusal(lambda: driver.stage(volume, token))[0] == "UNAVAILABLE"
 
     repeat(lambda: driver.stage(volume, token))
 
     wait_for(target / "file", "content")
+
+
+def owns(held: ExitStack, state_dir: Path) -> bool:
+    """Whether this process has it from now on, as long as the stack is open."""
+    try:
+        held.enter_context(own_state_directory(state_dir))
+    except BlockingIOError:
+        return False
+    return True
 
 
 def clear(staging: Path) -> None:

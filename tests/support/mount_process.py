@@ -120,7 +120,9 @@ class MountProcess:
                 os.kill(self.pid, signal.SIGKILL)
             self.wait_dead()
             self.pid = 0
-        subprocess.run(["umount", "-l", str(self.mount_point)], capture_output=True, check=False)
+        # By force first: a daemon of which the kernel keeps a thread would never leave.
+        for way in ("--force", "--lazy"):
+            subprocess.run(["umount", way, str(self.mount_point)], capture_output=True, check=False)
 
     def restart(self) -> None:
         """kill -9 and a new mount at the same place; where the dead one is bound, it stays."""

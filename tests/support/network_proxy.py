@@ -91,7 +91,8 @@ class NetworkProxy:
         self._bytes_per_second = 0
         self._swallowed_ways: frozenset[Way] = frozenset()
         self._links: set[_Link] = set()
-        self._server: asyncio.Server | None = None
+        self._listener: socket.socket | None = None
+        self._serving: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="network proxy")
 
@@ -172,22 +173,33 @@ class NetworkProxy:
     # --- the loop's side ---------------------------------------------------------------------------------
 
     async def _listen(self) -> None:
-        if self._server is None:
+        if self._listener is None:
             host, port = self.address.rsplit(":", 1)
-            listener = socket.create_server((host, int(port)))
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_BYTES)  # handed on to connections
-            self._server = await asyncio.start_server(self._serve, sock=listener, limit=PIECE_BYTES)
-            self.address = f"{host}:{self._server.sockets[0].getsockname()[1]}"
+            self._listener = socket.create_server((host, int(port)))
+            self._listener.setsockopt(
+                socket.SOL_SOCKET, socket.SO_RCVBUF, BUFFER_BYTES
+            )  # handed on to connections
+            self._listener.setblocking(False)
+            self.address = f"{host}:{self._listener.getsockname()[1]}"
+            # Not asyncio's server, which loses a connection that comes while it is closed.
+            self._loop.add_reader(self._listener, self._take_connection, self._listener)
+
+    def _take_connection(self, listener: socket.socket) -> None:
+        with suppress(BlockingIOError, ConnectionError):
+            taken, _ = listener.accept()
+            task = self._loop.create_task(self._serve(taken))
+            self._serving.add(task)
+            task.add_done_callback(self._serving.discard)
 
     async def _stop_listening(self) -> None:
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        if self._listener is not None:
+            self._loop.remove_reader(self._listener)
+            self._listener.close()
+            self._listener = None
 
     async def _close(self) -> None:
         await self._stop_listening()
         self._cut_all()
-        # Again and again: taking a connection is a task that ends with the beginning of the one that serves it.
         while tasks := asyncio.all_tasks() - {asyncio.current_task()}:
             await asyncio.wait(tasks, timeout=ACT_SECONDS_MAX)
 
@@ -195,7 +207,8 @@ class NetworkProxy:
         for link in list(self._links):
             link.reset()
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _serve(self, taken: socket.socket) -> None:
+        reader, writer = await asyncio.open_connection(sock=taken, limit=PIECE_BYTES)
         try:
             async with asyncio.timeout(CONNECT_SECONDS_MAX):
                 master = await asyncio.open_connection(*self._master, limit=PIECE_BYTES)
@@ -203,7 +216,7 @@ class NetworkProxy:
             _reset(writer)  # the master is away; a timeout is one, too
             return
         link = _Link(writer, master[1], self._swallowed_ways)
-        if self._server is None or len(self._links) >= CONNECTIONS_MAX:
+        if self._listener is None or len(self._links) >= CONNECTIONS_MAX:
             link.reset()
             return
         self.connection_count += 1
