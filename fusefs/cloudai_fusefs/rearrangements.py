@@ -358,13 +358,8 @@ def _find(directory: Node, name: bytes) -> Node:
 
 def _check_rename(node: Node, target: Node, new_name: bytes, *, no_replace: bool) -> Node | None:
     """What the new name stands for now. Raises by the rules of rename(2)."""
-    ancestor = target
-    while True:
-        if ancestor is node:
-            raise InvalidRequest("a directory cannot be moved into itself")
-        if not ancestor.edges:
-            break
-        ancestor = ancestor.edges[0][0]
+    if is_inside(target, node):
+        raise InvalidRequest("a directory cannot be moved into itself")
     if not target.is_attached:
         raise NotFound("the directory is removed")
     replaced = children_of(target).get(new_name)

@@ -68,11 +68,8 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 
 def say(line: str) -> None:
     """One line for a person, beside whatever a command's output is: control characters of names come escaped."""
-    click.echo(f"cloudai: {_CONTROL_CHARACTERS.sub(_escape, line)}", err=True)
-
-
-def _escape(found: re.Match[str]) -> str:
-    return repr(found.group())[1:-1]
+    escaped = _CONTROL_CHARACTERS.sub(lambda found: printable(found.group()), line)
+    click.echo(f"cloudai: {escaped}", err=True)
 
 
 def print_json(value: object) -> None:

@@ -227,13 +227,9 @@ class NodeVolumes:
                 # INTERNAL where it is in use: who asked comes again.
                 raise _refused_at(place, error) from error
             record = self._records.find(volume_id)
-            if record is None and self._has_remains(volume_id):
-                raise _without_record(volume_id)
-            if record is None:
-                return
-            if record.boot_id != boot_id():
+            if record is None or record.boot_id != boot_id():
                 if self._has_remains(volume_id):
-                    raise _needs_token(volume_id)
+                    raise _without_record(volume_id) if record is None else _needs_token(volume_id)
                 return
             left = {other: words for other, words in record.published.items() if other != place}
             if left != record.published:
