@@ -1,8 +1,8 @@
-"""The upload task of one run: chunks first, then the commit that names them.
+"""The upload task of one run: what is due, in which order, and when again after a refusal.
 
 It sends full chunks while a file is still being written, gathers what is due into one commit, publishes a
 growing file once a second, and goes on through outages of the master for as long as it takes. A commit whose
-answer was lost is repeated with its own request id before anything else is sent.
+answer was lost is repeated before anything else is sent.
 """
 
 from __future__ import annotations
@@ -10,50 +10,33 @@ from __future__ import annotations
 import logging
 import math
 import random
-import secrets
 from collections.abc import Sequence
-from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import trio
 
 from cloudai_fusefs.chunk_sender import Sending
-from cloudai_fusefs.commit_composer import ComposedCommit, compose_commit, fits_inline, order_for_commit
+from cloudai_fusefs.commit_composer import fits_inline, order_for_commit
 from cloudai_fusefs.commit_pace import CommitPace
-from cloudai_fusefs.file_content import FileContent
+from cloudai_fusefs.commit_sender import CommitSender
 from cloudai_fusefs.journal_rows import DiskState
 from cloudai_fusefs.layout import Segment
 from cloudai_fusefs.node import Node, Pending, Publication
 from cloudai_fusefs.removal_sender import RemovalSender
 from cloudai_fusefs.run_tree import RunTree
-from cloudai_fusefs.staging import fingerprint
+from cloudai_fusefs.stray_sender import StraySender
 from cloudai_fusefs.upload_agenda import UploadAgenda
-from cloudai_fusefs.wire_errors import error_from_detail
-from cloudai_model.chunks import Manifest
 from cloudai_model.errors import (
     CloudAIError,
-    DirectoryNotEmpty,
-    InternalError,
     InvalidRequest,
     MasterUnavailable,
-    MissingChunks,
     NoSpace,
     NotFound,
-    NotSupported,
     QuotaExceeded,
     Unauthenticated,
 )
-from cloudai_model.limits import (
-    CHUNK_BYTES_MAX,
-    COMMIT_INLINE_BYTES_MAX,
-    COMMIT_NODES_MAX,
-    INLINE_BYTES_MAX,
-    REQUEST_ID_BYTES,
-    XATTR_BYTES_MAX,
-)
-from cloudai_proto.storage.v1 import names_pb2 as names
-from cloudai_proto.storage.v1 import types_pb2 as types
+from cloudai_model.limits import CHUNK_BYTES_MAX, COMMIT_NODES_MAX
 
 if TYPE_CHECKING:
     from cloudai_fusefs.uploader import Uploader
@@ -99,11 +82,12 @@ class RunUploader:
         self._pace = CommitPace()
         self._with_full_chunks: set[Node] = set()
         self.removals = RemovalSender(uploader.client, tree, uploader.staging, uploader.tell_kernel)
+        self._strays = StraySender(uploader.client, tree, uploader.staging)
+        self._commits = CommitSender(uploader, self, tree)
         self._wake_at_seconds = math.inf
         self._woken = trio.Event()
         self._retry_bound_seconds = RETRY_SECONDS_MIN
         self._refusal: CloudAIError | None = None
-        self._unanswered: tuple[names.CommitNodesRequest, Sequence[ComposedCommit]] | None = None
 
     def wake_at(self, moment_seconds: float) -> None:
         """Something is due then."""
@@ -163,15 +147,16 @@ class RunUploader:
     # --- when --------------------------------------------------------------------------------------------
 
     async def _upload_due(self) -> None:
-        if self._unanswered is not None:
+        if self._commits.has_unanswered:
             async with self._tree.mutation_lock:
                 await self.send_unanswered()
         if self.removals.due_seconds <= trio.current_time():
             async with self._tree.mutation_lock:
-                await self._send_removals()
+                await self.send_removals()
         if self._tree.stray_ids:
             async with self._tree.mutation_lock:
-                await self._remove_waiting_strays()
+                await self._strays.send()
+                self._uploader.note_progress()
         now_seconds = trio.current_time()
         with_full_chunks, self._with_full_chunks = self._with_full_chunks, set()
         for node in with_full_chunks:
@@ -212,7 +197,7 @@ class RunUploader:
                 # could not be removed or renamed any more without asking.
                 await self._uploader.client.get_capabilities()
             self._uploader.put_in_order(ready)
-            await self._commit(order_for_commit(ready))
+            await self._commits.send(order_for_commit(ready))
             self._retry_bound_seconds = RETRY_SECONDS_MIN
             self._refusal = None
 
@@ -281,7 +266,7 @@ class RunUploader:
                 self._refuse(node, pending, error)
         self._uploader.note_progress()
 
-    def _note_refused_node(self, node: Node, pending: Pending, error: CloudAIError) -> None:
+    def note_refused_node(self, node: Node, pending: Pending, error: CloudAIError) -> None:
         """Says when to try again and, where patience alone will not do, tells those who wait and the log."""
         if isinstance(error, MasterUnavailable):
             pending.due_seconds = trio.current_time() + self._next_pause_seconds()
@@ -337,63 +322,17 @@ class RunUploader:
         if node.pending is not pending:
             self.wake_now()
         elif failure is not None:
-            self._note_refused_node(node, pending, failure)
+            self.note_refused_node(node, pending, failure)
         else:
             self.arm(node, pending)
             self.note_full_chunk(node)
 
     # --- commits -----------------------------------------------------------------------------------------
 
-    async def _commit(self, nodes: Sequence[Node]) -> None:
-        """One batch, or several where it is too much for one. Raises what a whole call fails with."""
-        position = 0
-        while position < len(nodes):
-            async with self._tree.mutation_lock:
-                # What is committed may have the name of something that was removed.
-                await self._send_removals()
-                composed: list[ComposedCommit] = []
-                batch_bytes = 0
-                while position < len(nodes) and len(composed) < COMMIT_NODES_MAX:
-                    item = await self._compose(nodes[position])
-                    if item is not None:
-                        batch_bytes += item.message.ByteSize()
-                        composed.append(item)
-                    position += 1
-                    if batch_bytes + INLINE_BYTES_MAX + XATTR_BYTES_MAX > COMMIT_INLINE_BYTES_MAX:
-                        break
-                # Reading a file's bytes let others run.
-                composed = [item for item in composed if item.is_current]
-                if composed:
-                    request = names.CommitNodesRequest(
-                        request_id=secrets.token_bytes(REQUEST_ID_BYTES), task_id=self._tree.task_id
-                    )
-                    for item in composed:
-                        item.address()
-                        request.commits.append(item.message)
-                    await self._send(request, composed)
-
-    async def _send_removals(self) -> None:
+    async def send_removals(self) -> None:
+        """Before commits, which may have the name of something that was removed; with the run's mutation lock held."""
         await self.removals.send()
         self._uploader.note_progress()
-
-    async def _compose(self, node: Node) -> ComposedCommit | None:
-        """One file whose bytes cannot be read keeps no other from being committed."""
-        pending = node.pending
-        try:
-            item = await compose_commit(node)
-        except CloudAIError as error:
-            if pending is not None:
-                self._note_refused_node(node, pending, error)
-            return None
-        except OSError as error:
-            if pending is not None:
-                reason = InternalError(f"staged bytes cannot be read: {error.strerror}")
-                self._note_refused_node(node, pending, reason)
-            return None
-        if item is None and node.pending is not None:
-            node.pending.publication = None
-            node.pending.due_seconds = self.quiet_due_seconds(node)
-        return item
 
     async def send_unanswered(self) -> None:
         """Repeats the commit whose answer was lost, if there is one: whoever changes names at the master does so
@@ -401,140 +340,15 @@ class RunUploader:
 
         Raises MasterUnavailable and Unauthenticated.
         """
-        if self._unanswered is None:
-            return
         try:
-            await self._send(*self._unanswered)
+            await self._commits.send_unanswered()
         except (MasterUnavailable, Unauthenticated):
             raise
         except CloudAIError as error:
             self._note_refused_call(error)
 
-    async def _send(self, request: names.CommitNodesRequest, composed: Sequence[ComposedCommit]) -> None:
-        self._unanswered = request, composed
-        try:
-            response = await self._uploader.client.commit_nodes(request)
-        except (MasterUnavailable, Unauthenticated):
-            raise  # it is sent again as it is: whether it was carried out, its request id will tell
-        except CloudAIError:
-            self._unanswered = None
-            raise
-        self._unanswered = None
-        for item, result in zip(composed, response.results, strict=True):
-            if not item.is_current:
-                self._note_placed_in_vain(item, result)
-                continue
-            if result.WhichOneof("result") == "node" and item.xattrs and not result.node.HasField("xattrs"):
-                # A master of an older version, which lets fall what it has not heard of. No mount with `xattr` was made
-                # of it: this is what a mount of another one has left.
-                self._take_refusal(item, NotSupported("the master keeps no extended attributes"))
-            elif result.WhichOneof("result") == "node":
-                self._take_acknowledgement(item, result, response.revision)
-            else:
-                self._take_refusal(item, error_from_detail(result.error))
-        self._uploader.note_progress()
-
-    def _note_placed_in_vain(self, item: ComposedCommit, result: names.NodeResult) -> None:
-        """The node was removed here while its commit was under way: it must not stay where that put it."""
-        if item.message.place and not item.node.edges and result.node.node_id == item.node.node_id:
-            self._uploader.staging.note_stray(self._tree, item.node.node_id)
-
-    async def _remove_waiting_strays(self) -> None:
-        """Raises MasterUnavailable and Unauthenticated: what is left is for the next time."""
-        waiting, staging = self._tree.stray_ids, self._uploader.staging
-        not_empty: set[int] = set()
-        while (node_id := next((one for one in waiting if one not in not_empty), None)) is not None:
-            if await self._remove_stray(node_id):
-                waiting.remove(node_id)
-                staging.forget_stray(node_id)
-                not_empty.clear()  # a directory may have waited for what was in it
-            else:
-                not_empty.add(node_id)
-        for node_id in not_empty:  # somebody else has put something into the directory
-            waiting.remove(node_id)
-            staging.forget_stray(node_id)
-        self._uploader.note_progress()
-
-    async def _remove_stray(self, node_id: int) -> bool:
-        """False: it is a directory with something in it. A refusal that stays is logged."""
-        request = names.RemoveRequest(
-            request_id=secrets.token_bytes(REQUEST_ID_BYTES), task_id=self._tree.task_id, node_id=node_id
-        )
-        try:
-            response = await self._uploader.client.remove(request)
-            self._tree.answered.note_removed(node_id, response.revision)
-        except (MasterUnavailable, Unauthenticated):
-            raise
-        except DirectoryNotEmpty:
-            return False
-        except NotFound:
-            pass  # it has no name any more
-        except CloudAIError as error:
-            logger.warning("%s: what was removed may still be there: %s", self._tree.path, error)
-            self._tree.is_in_doubt = True  # news of it were left aside
-        return True
-
-    def _take_acknowledgement(self, item: ComposedCommit, result: names.NodeResult, revision: int) -> None:
-        node, pending, staging = item.node, item.pending, self._uploader.staging
-        message = result.node
-        if item.message.data:
-            self._uploader.sent_inline_bytes += len(item.message.data)
-            self._uploader.reader.keep_written(item.message.digest, item.message.data)
-        if message.node_id != node.node_id:
-            staging.remove_row(node.node_id)
-            self._tree.take_node_id(node, message.node_id)
-        if item.manifest is not None:
-            node.committed = fingerprint(item.manifest)
-            if node.kernel_generation == node.view_generation:
-                node.kernel_generation = message.generation  # the kernel's pages are those written here
-            if node.staged is not None:
-                node.staged.view_generation = message.generation
-        pending.overtaken_since_seconds = math.nan
-        pending.acknowledged_count = max(pending.acknowledged_count, item.change_count)
-        pending.failure = None
-        pending.publication = None
-        if node.xattrs is item.xattrs:
-            pending.xattrs = False
-        if pending.stray_ids:
-            for node_id in pending.stray_ids:
-                staging.note_stray(self._tree, node_id)
-            pending.stray_ids = ()
-        # (An older master does not say that it has brought back what was removed elsewhere.)
-        if (item.message.place or result.placed) and item.edge is not None:
-            self._note_placed(item, item.edge, message, revision)
-        is_acknowledged = pending.change_count == item.change_count and not pending.place
-        if is_acknowledged:
-            staging.acknowledge(node)
-        node.take_server_state(message)
-        self._uploader.tell_kernel(self._tree.take_held_news(node, pending, revision))
-        if item.manifest is not None and node.generation == message.generation:
-            self._note_content(node, item.manifest)
-        if not is_acknowledged:
-            self._arm_again(node, pending)
-            with suppress(OSError):  # a full disk: the row as it was repeats a commit, and that is harmless
-                staging.record(node)
-
-    def _note_placed(
-        self, item: ComposedCommit, edge: tuple[Node, bytes], message: types.Node, revision: int
-    ) -> None:
-        """The master has the node under the name that the commit was sent for, whatever it is called by now."""
-        node, pending, answered = item.node, item.pending, self._tree.answered
-        parent, name = edge
-        place = (parent.node_id, name)
-        answered.note_place(place, revision)
-        if not node.edges or node.edges[0] != edge:
-            # Nothing has been replaced yet under the name that it was given meanwhile.
-            pending.left_places += (place,)
-            return
-        pending.place = False
-        pending.covered_ids = ()
-        if message.link_count == len(node.edges):
-            for left in pending.left_places:
-                if left != place:
-                    answered.note_absence(left, node.node_id, revision)
-        pending.left_places = ()
-
-    def _arm_again(self, node: Node, pending: Pending) -> None:
+    def arm_again(self, node: Node, pending: Pending) -> None:
+        """Something was changed while the commit was under way: due in its own time."""
         if pending.is_urgent:
             pending.due_seconds = -math.inf
         elif node.writer_count and pending.content:
@@ -542,26 +356,6 @@ class RunUploader:
         else:
             pending.due_seconds = self.quiet_due_seconds(node)
         self.arm(node, pending)
-
-    def _note_content(self, node: Node, manifest: Manifest) -> None:
-        node.content = FileContent(
-            task_id=self._tree.task_id,
-            node_id=node.node_id,
-            generation=node.generation,
-            manifest=manifest,
-            label=self._tree.label_of(node),
-        )
-
-    def _take_refusal(self, item: ComposedCommit, error: CloudAIError) -> None:
-        staged = item.node.staged
-        if isinstance(error, MissingChunks) and staged is not None:
-            item.pending.publication = None
-            if staged.layout.note_lost(set(error.digests)):
-                # The master lost or collected them, or never had them: made again.
-                item.pending.due_seconds = -math.inf
-                self.arm(item.node, item.pending)
-                return
-        self._note_refused_node(item.node, item.pending, error)
 
 
 def _is_overtaken(node: Node, pending: Pending, error: CloudAIError) -> bool:

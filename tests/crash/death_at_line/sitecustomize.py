@@ -18,6 +18,7 @@ ARM: Final = signal.SIGRTMIN
 
 _MODULES: Final = (
     "commit_composer.py",
+    "commit_sender.py",
     "journal.py",
     "namespace.py",
     "open_files.py",
@@ -28,6 +29,7 @@ _MODULES: Final = (
     "run_uploader.py",
     "staged_file.py",
     "staging.py",
+    "stray_sender.py",
 )
 
 

@@ -1,0 +1,223 @@
+"""Tells the master of one run's pending changes, in batches, and takes its answers.
+
+A batch whose answer was lost is repeated with its own request id before anything else is sent.
+"""
+
+from __future__ import annotations
+
+import math
+import secrets
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from cloudai_fusefs.commit_composer import ComposedCommit, compose_commit
+from cloudai_fusefs.file_content import FileContent
+from cloudai_fusefs.node import Node
+from cloudai_fusefs.run_tree import RunTree
+from cloudai_fusefs.staging import fingerprint
+from cloudai_fusefs.wire_errors import error_from_detail
+from cloudai_model.chunks import Manifest
+from cloudai_model.errors import (
+    CloudAIError,
+    InternalError,
+    MasterUnavailable,
+    MissingChunks,
+    NotSupported,
+    Unauthenticated,
+)
+from cloudai_model.limits import (
+    COMMIT_INLINE_BYTES_MAX,
+    COMMIT_NODES_MAX,
+    INLINE_BYTES_MAX,
+    REQUEST_ID_BYTES,
+    XATTR_BYTES_MAX,
+)
+from cloudai_proto.storage.v1 import names_pb2 as names
+from cloudai_proto.storage.v1 import types_pb2 as types
+
+if TYPE_CHECKING:
+    from cloudai_fusefs.run_uploader import RunUploader
+    from cloudai_fusefs.uploader import Uploader
+
+
+class CommitSender:
+    """The commits of one run, on their way. When, and what follows a refusal, is the RunUploader's to say."""
+
+    def __init__(self, uploader: Uploader, run: RunUploader, tree: RunTree) -> None:
+        self._uploader = uploader
+        self._run = run
+        self._tree = tree
+        self._unanswered: tuple[names.CommitNodesRequest, Sequence[ComposedCommit]] | None = None
+
+    @property
+    def has_unanswered(self) -> bool:
+        """Whether the answer of a commit was lost."""
+        return self._unanswered is not None
+
+    async def send(self, nodes: Sequence[Node]) -> None:
+        """One batch, or several where it is too much for one, each with the run's mutation lock held.
+
+        Raises what a whole call fails with, of the removals before it too. Cancelled: a batch that was sent is
+        repeated first of all.
+        """
+        position = 0
+        while position < len(nodes):
+            async with self._tree.mutation_lock:
+                await self._run.send_removals()
+                composed: list[ComposedCommit] = []
+                batch_bytes = 0
+                while position < len(nodes) and len(composed) < COMMIT_NODES_MAX:
+                    item = await self._compose(nodes[position])
+                    if item is not None:
+                        batch_bytes += item.message.ByteSize()
+                        composed.append(item)
+                    position += 1
+                    if batch_bytes + INLINE_BYTES_MAX + XATTR_BYTES_MAX > COMMIT_INLINE_BYTES_MAX:
+                        break
+                # Reading a file's bytes let others run.
+                composed = [item for item in composed if item.is_current]
+                if composed:
+                    request = names.CommitNodesRequest(
+                        request_id=secrets.token_bytes(REQUEST_ID_BYTES), task_id=self._tree.task_id
+                    )
+                    for item in composed:
+                        item.address()
+                        request.commits.append(item.message)
+                    await self._send(request, composed)
+
+    async def send_unanswered(self) -> None:
+        """Repeats the commit whose answer was lost, if there is one, with the run's mutation lock held.
+
+        Raises what a whole call fails with.
+        """
+        if self._unanswered is not None:
+            await self._send(*self._unanswered)
+
+    async def _compose(self, node: Node) -> ComposedCommit | None:
+        """One file whose bytes cannot be read keeps no other from being committed."""
+        pending = node.pending
+        try:
+            item = await compose_commit(node)
+        except CloudAIError as error:
+            if pending is not None:
+                self._run.note_refused_node(node, pending, error)
+            return None
+        except OSError as error:
+            if pending is not None:
+                reason = InternalError(f"staged bytes cannot be read: {error.strerror}")
+                self._run.note_refused_node(node, pending, reason)
+            return None
+        if item is None and node.pending is not None:
+            node.pending.publication = None
+            node.pending.due_seconds = self._run.quiet_due_seconds(node)
+        return item
+
+    async def _send(self, request: names.CommitNodesRequest, composed: Sequence[ComposedCommit]) -> None:
+        self._unanswered = request, composed
+        try:
+            response = await self._uploader.client.commit_nodes(request)
+        except (MasterUnavailable, Unauthenticated):
+            raise  # it is sent again as it is: whether it was carried out, its request id will tell
+        except CloudAIError:
+            self._unanswered = None
+            raise
+        self._unanswered = None
+        for item, result in zip(composed, response.results, strict=True):
+            if not item.is_current:
+                self._note_placed_in_vain(item, result)
+                continue
+            if result.WhichOneof("result") == "node" and item.xattrs and not result.node.HasField("xattrs"):
+                # A master of an older version, which lets fall what it has not heard of. No mount with `xattr` was made
+                # of it: this is what a mount of another one has left.
+                self._take_refusal(item, NotSupported("the master keeps no extended attributes"))
+            elif result.WhichOneof("result") == "node":
+                self._take_acknowledgement(item, result, response.revision)
+            else:
+                self._take_refusal(item, error_from_detail(result.error))
+        self._uploader.note_progress()
+
+    def _note_placed_in_vain(self, item: ComposedCommit, result: names.NodeResult) -> None:
+        """The node was removed here while its commit was under way: it must not stay where that put it."""
+        if item.message.place and not item.node.edges and result.node.node_id == item.node.node_id:
+            self._uploader.staging.note_stray(self._tree, item.node.node_id)
+
+    def _take_acknowledgement(self, item: ComposedCommit, result: names.NodeResult, revision: int) -> None:
+        node, pending, staging = item.node, item.pending, self._uploader.staging
+        message = result.node
+        if item.message.data:
+            self._uploader.sent_inline_bytes += len(item.message.data)
+            self._uploader.reader.keep_written(item.message.digest, item.message.data)
+        if message.node_id != node.node_id:
+            staging.remove_row(node.node_id)
+            self._tree.take_node_id(node, message.node_id)
+        if item.manifest is not None:
+            node.committed = fingerprint(item.manifest)
+            if node.kernel_generation == node.view_generation:
+                node.kernel_generation = message.generation  # the kernel's pages are those written here
+            if node.staged is not None:
+                node.staged.view_generation = message.generation
+        pending.overtaken_since_seconds = math.nan
+        pending.acknowledged_count = max(pending.acknowledged_count, item.change_count)
+        pending.failure = None
+        pending.publication = None
+        if node.xattrs is item.xattrs:
+            pending.xattrs = False
+        if pending.stray_ids:
+            for node_id in pending.stray_ids:
+                staging.note_stray(self._tree, node_id)
+            pending.stray_ids = ()
+        # (An older master does not say that it has brought back what was removed elsewhere.)
+        if (item.message.place or result.placed) and item.edge is not None:
+            self._note_placed(item, item.edge, message, revision)
+        is_acknowledged = pending.change_count == item.change_count and not pending.place
+        if is_acknowledged:
+            staging.acknowledge(node)
+        node.take_server_state(message)
+        self._uploader.tell_kernel(self._tree.take_held_news(node, pending, revision))
+        if item.manifest is not None and node.generation == message.generation:
+            self._note_content(node, item.manifest)
+        if not is_acknowledged:
+            self._run.arm_again(node, pending)
+            with suppress(OSError):  # a full disk: the row as it was repeats a commit, and that is harmless
+                staging.record(node)
+
+    def _note_placed(
+        self, item: ComposedCommit, edge: tuple[Node, bytes], message: types.Node, revision: int
+    ) -> None:
+        """The master has the node under the name that the commit was sent for, whatever it is called by now."""
+        node, pending, answered = item.node, item.pending, self._tree.answered
+        parent, name = edge
+        place = (parent.node_id, name)
+        answered.note_place(place, revision)
+        if not node.edges or node.edges[0] != edge:
+            # Nothing has been replaced yet under the name that it was given meanwhile.
+            pending.left_places += (place,)
+            return
+        pending.place = False
+        pending.covered_ids = ()
+        if message.link_count == len(node.edges):
+            for left in pending.left_places:
+                if left != place:
+                    answered.note_absence(left, node.node_id, revision)
+        pending.left_places = ()
+
+    def _note_content(self, node: Node, manifest: Manifest) -> None:
+        node.content = FileContent(
+            task_id=self._tree.task_id,
+            node_id=node.node_id,
+            generation=node.generation,
+            manifest=manifest,
+            label=self._tree.label_of(node),
+        )
+
+    def _take_refusal(self, item: ComposedCommit, error: CloudAIError) -> None:
+        staged = item.node.staged
+        if isinstance(error, MissingChunks) and staged is not None:
+            item.pending.publication = None
+            if staged.layout.note_lost(set(error.digests)):
+                # The master lost or collected them, or never had them: made again.
+                item.pending.due_seconds = -math.inf
+                self._run.arm(item.node, item.pending)
+                return
+        self._run.note_refused_node(item.node, item.pending, error)

@@ -1,0 +1,73 @@
+"""Removes one run's strays at the master: nodes that lost their last name here while the commit that names them was on
+its way.
+
+Every method that waits wants the run's mutation lock held.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+
+from cloudai_fusefs.master_client import MasterClient
+from cloudai_fusefs.run_tree import RunTree
+from cloudai_fusefs.staging import Staging
+from cloudai_model.errors import (
+    CloudAIError,
+    DirectoryNotEmpty,
+    MasterUnavailable,
+    NotFound,
+    Unauthenticated,
+)
+from cloudai_model.limits import REQUEST_ID_BYTES
+from cloudai_proto.storage.v1 import names_pb2 as names
+
+logger = logging.getLogger(__name__)
+
+
+class StraySender:
+    """The strays of one run, on their way."""
+
+    def __init__(self, client: MasterClient, tree: RunTree, staging: Staging) -> None:
+        self._client = client
+        self._tree = tree
+        self._staging = staging
+
+    async def send(self) -> None:
+        """Returns when the master has answered for all that wait.
+
+        Raises MasterUnavailable and Unauthenticated: what is left waits on. Cancelled: the same.
+        """
+        waiting = self._tree.stray_ids
+        not_empty: set[int] = set()
+        while (node_id := next((one for one in waiting if one not in not_empty), None)) is not None:
+            if await self._remove(node_id):
+                self._forget(node_id)
+                not_empty.clear()  # a directory may have waited for what was in it
+            else:
+                not_empty.add(node_id)
+        for node_id in not_empty:  # somebody else has put something into the directory
+            self._forget(node_id)
+
+    async def _remove(self, node_id: int) -> bool:
+        """False: it is a directory with something in it. A refusal that stays is logged."""
+        request = names.RemoveRequest(
+            request_id=secrets.token_bytes(REQUEST_ID_BYTES), task_id=self._tree.task_id, node_id=node_id
+        )
+        try:
+            response = await self._client.remove(request)
+            self._tree.answered.note_removed(node_id, response.revision)
+        except (MasterUnavailable, Unauthenticated):
+            raise
+        except DirectoryNotEmpty:
+            return False
+        except NotFound:
+            pass  # it has no name any more
+        except CloudAIError as error:
+            logger.warning("%s: what was removed may still be there: %s", self._tree.path, error)
+            self._tree.is_in_doubt = True  # news of it were left aside
+        return True
+
+    def _forget(self, node_id: int) -> None:
+        self._tree.stray_ids.remove(node_id)
+        self._staging.forget_stray(node_id)
