@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import trio
 
-from cloudai_fusefs.node import Node
+from cloudai_fusefs.node import Node, new_node_id
 from cloudai_fusefs.run_nodes import Invalidation
 from cloudai_fusefs.run_tree import RunTree
 from cloudai_model.names import LATEST
@@ -149,7 +149,7 @@ class ManagedTree:
         task = self.task_of(user, run.task)
         tree = self.runs.get(run.task_id)
         if tree is None:
-            tree = RunTree(run, self._register, self.forget_inode)
+            tree = RunTree(run, self.register, self.forget_inode)
             tree.user = user.name
             self.runs[run.task_id] = task.runs[run.name] = tree
             task.touch()
@@ -228,6 +228,21 @@ class ManagedTree:
         user.is_loaded = True
         return told
 
+    def register(self, inode: ManagedInode | Node) -> None:
+        """Puts the inode into the table, under another number if its own is another's.
+
+        Of nodes with one id only the last is in its tree. The kernel can still have an earlier one: a directory that has
+        another id by now, or one that gave its id to another and is open. Both under one number, what the kernel gives
+        back of the one would be taken from the other.
+        """
+        holder = self.inodes.get(inode.ino)
+        if holder is inode:
+            return
+        if holder is not None:
+            inode.ino = new_node_id()
+            inode.kernel_attributes = None
+        self.inodes[inode.ino] = inode
+
     def forget_inode(self, inode: ManagedInode | Node) -> None:
         """Takes an inode that nothing refers to out of the table."""
         if self.inodes.get(inode.ino) is inode and inode.lookup_count == 0:
@@ -244,6 +259,3 @@ class ManagedTree:
         ino = self._next_ino
         self._next_ino += 2
         return ino
-
-    def _register(self, node: Node) -> None:
-        self.inodes[node.ino] = node

@@ -392,7 +392,7 @@ class Operations(pyfuse3.Operations):
         """The kernel has one reference more, which it gives back with forget."""
         self.counters.referenced_inode_count += not inode.lookup_count
         inode.lookup_count += 1
-        self._managed.inodes[inode.ino] = inode
+        self._managed.register(inode)
 
     def _forget(self, ino: int, count: int) -> None:
         """The kernel gives so many references to the inode back."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from cloudai_fusefs.node import Node, Pending, new_node_id
+from cloudai_fusefs.node import Node, Pending
 from cloudai_model.errors import AlreadyExists, InternalError, NameTooLong
 from cloudai_model.limits import PATH_BYTES_MAX, PATH_DEPTH_MAX
 
@@ -35,8 +35,6 @@ class RunNodes:
     def __init__(self, register: Callable[[Node], None], unregister: Callable[[Node], None]) -> None:
         """Both are called for each node, as it becomes known and as it is let go of."""
         self.nodes: dict[int, Node] = {}
-        # Of directories that have another id by now: the node that has this one at the master needs another number.
-        self._inos_kept: set[int] = set()
         self.pending: dict[Node, Pending] = {}
         # News could not be applied for what is pending here, or is of what is not known: only a listing tells.
         self.is_in_doubt = False
@@ -133,7 +131,6 @@ class RunNodes:
             node.pending.former_ids += (node.node_id,)
         # A directory that this one replaced may still be open: it has no name to be asked for by.
         del self.nodes[node.node_id]
-        self._inos_kept.add(node.ino)
         node.node_id = node_id
         self.nodes[node_id] = node
         if node.pending is not None:
@@ -145,7 +142,6 @@ class RunNodes:
             return False
         if self.nodes.get(node.node_id) is node:
             del self.nodes[node.node_id]
-        self._inos_kept.discard(node.ino)
         self._unregister(node)
         return True
 
@@ -231,8 +227,6 @@ class RunNodes:
 
     def _add_node(self, node: Node) -> None:
         if node.node_id not in self.nodes:
-            if node.ino in self._inos_kept:
-                node.ino = new_node_id()
             self.nodes[node.node_id] = node
             self._register(node)
 

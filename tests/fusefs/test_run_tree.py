@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cloudai_fusefs.kernel_notifier import KernelNotifier
+from cloudai_fusefs.managed_tree import ManagedTree
 from cloudai_fusefs.node import DIRECTORY, FILE, SYMLINK, Node
 from cloudai_fusefs.run_nodes import Invalidation
 from cloudai_fusefs.run_tree import RunTree
@@ -24,10 +25,11 @@ OTHER_ID = NODE_ID_MIN + 2
 DIRECTORY_ID = NODE_ID_MIN + 3
 
 
-def make_tree() -> RunTree:
+def make_tree(managed: ManagedTree | None = None) -> RunTree:
     run = types.Run(user="user-123", task="training", name="2026-11-20_15-04-05", task_id="t")
     run.root_node_id = ROOT_ID
-    return RunTree(run, lambda node: None, lambda node: None)
+    managed = managed or ManagedTree()
+    return RunTree(run, managed.register, managed.forget_inode)
 
 
 def edge(
@@ -181,6 +183,28 @@ def test_directory_made_on_both_sides_takes_the_masters_id_and_keeps_its_inode()
 
     assert (here.node_id, here.ino) == (OTHER_ID, DIRECTORY_ID)
     assert tree.nodes[OTHER_ID] is here
+
+
+def test_directory_that_gave_its_id_to_another_keeps_its_number_from_who_has_the_id_later() -> None:
+    managed = ManagedTree()
+    tree = make_tree(managed)
+    tree.apply_tree([page(edge(b"given", DIRECTORY_ID, kind=DIRECTORY))])
+    given = tree.nodes[DIRECTORY_ID]
+    given.lookup_count = 1  # open until the end
+    taker = Node(tree, OTHER_ID, DIRECTORY)
+    tree.add(tree.root, b"taker", taker)
+    tree.note_pending(taker).place = True
+    tree.apply_changes(set_edge(edge(b"taker", DIRECTORY_ID, kind=DIRECTORY), 2))  # moved over ours elsewhere
+    assert taker.node_id == DIRECTORY_ID
+    tree.forget_pending(taker)
+    tree.apply_changes(remove_edge(b"taker", DIRECTORY_ID, 3))
+
+    tree.apply_changes(set_edge(edge(b"again", DIRECTORY_ID, kind=DIRECTORY), 4))
+
+    again = tree.nodes[DIRECTORY_ID]
+    assert again is not given
+    assert managed.inodes[given.ino] is given
+    assert managed.inodes[again.ino] is again
 
 
 def test_directory_that_is_made_anew_keeps_what_is_to_be_committed_below_it() -> None:

@@ -102,11 +102,16 @@ def _make_round(mounts: list[MountProcess], number: int) -> list[str]:
     failures += [f"round {number}: {surprise}" for surprise in report.surprises]
     for mount in mounts:
         mount.wait_durable()
-    wait_until(
-        lambda: _names(directories[0]) == _names(directories[1]),
-        "the same names",
-        seconds_max=REST_SECONDS_MAX,
-    )
+    try:
+        wait_until(
+            lambda: _names(directories[0]) == _names(directories[1]),
+            "the same names",
+            seconds_max=REST_SECONDS_MAX,
+        )
+    except AssertionError:
+        for directory in directories:
+            print(directory, *_names(directory), sep="\n  ", flush=True)
+        raise
     sweep_at_rest(run, seconds_max=REST_SECONDS_MAX)
     mounts[0].wait_durable()
     run.rmdir()
