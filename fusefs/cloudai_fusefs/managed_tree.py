@@ -231,9 +231,9 @@ class ManagedTree:
     def register(self, inode: ManagedInode | Node) -> None:
         """Puts the inode into the table, under another number if its own is another's.
 
-        Of nodes with one id only the last is in its tree. The kernel can still have an earlier one: a directory that has
-        another id by now, or one that gave its id to another and is open. Both under one number, what the kernel gives
-        back of the one would be taken from the other.
+        Of nodes with one id only the last is in its tree. The kernel can still have an earlier one: a directory that
+        has another id by now, or one that gave its id to another and is open. Both under one number, what the kernel
+        gives back of the one would be taken from the other.
         """
         holder = self.inodes.get(inode.ino)
         if holder is inode:

@@ -242,6 +242,6 @@ def is_inside(node: Node, directory: Node) -> bool:
 
 def stays(node: Node) -> bool:
     """Whether a name must outlive its removal elsewhere: something below is yet to be committed here."""
-    if node.pending is not None:
-        return node.pending.place or node.pending.content
+    if node.pending is not None and (node.pending.place or node.pending.content):
+        return True
     return any(stays(child) for child in (node.children or {}).values())

@@ -207,6 +207,20 @@ def test_directory_that_gave_its_id_to_another_keeps_its_number_from_who_has_the
     assert managed.inodes[again.ino] is again
 
 
+def test_directory_whose_own_time_is_to_be_committed_stays_for_what_is_made_in_it() -> None:
+    tree = make_tree()
+    tree.apply_tree([page(edge(b"d", DIRECTORY_ID, kind=DIRECTORY))])
+    directory = tree.nodes[DIRECTORY_ID]
+    mine = Node(tree, FILE_ID, FILE)
+    tree.add(directory, b"mine", mine)
+    tree.note_pending(mine).place = True
+    tree.note_pending(directory)  # its new time
+
+    tree.apply_changes(remove_edge(b"d", DIRECTORY_ID, 2))
+
+    assert tree.path_of(mine) == b"d/mine"
+
+
 def test_directory_that_is_made_anew_keeps_what_is_to_be_committed_below_it() -> None:
     tree = make_tree()
     tree.apply_tree([page(edge(b"d", DIRECTORY_ID, kind=DIRECTORY))])
