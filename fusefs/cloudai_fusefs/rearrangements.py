@@ -15,7 +15,7 @@ from contextlib import suppress
 from cloudai_fusefs.master_client import MasterClient
 from cloudai_fusefs.namespace import Inode, Namespace, children_of, new_request_id
 from cloudai_fusefs.node import Node
-from cloudai_fusefs.run_nodes import is_inside
+from cloudai_fusefs.run_nodes import is_inside, stays
 from cloudai_fusefs.run_tree import RunTree
 from cloudai_fusefs.staging import Staging
 from cloudai_fusefs.uploader import Uploader
@@ -145,6 +145,7 @@ class Rearrangements:
                     await self._uncover(source, old_name, node)
                     continue
                 self._rename_here(source, old_name, target, new_name, node)
+                _leave_inode(replaced)
                 return
             # The master knows it under the old name. Its content goes first: a reader of the new name must
             # not find half of what was written here.
@@ -176,6 +177,7 @@ class Rearrangements:
                 for renamed in (node, replaced):
                     if renamed is not None:
                         renamed.note_change(moment_ns)
+                _leave_inode(replaced)
                 return
 
     # --- within ------------------------------------------------------------------------------------------
@@ -199,22 +201,27 @@ class Rearrangements:
             async with self._namespace.changing_names(tree):
                 node = find(directory, name)
                 moment_ns = time.time_ns()
+                revision = 0
                 for node_id in node.ids_at_master:
-                    await self._remove_at_master(directory, name, node_id, moment_ns)
+                    revision = await self._remove_at_master(directory, name, node_id, moment_ns)
                 for node_id in node.stray_ids:
                     await self._remove_everywhere(tree, node_id, moment_ns)
                     self._staging.forget_stray(node_id)
-                if children_of(directory).get(name) is not node:
-                    # The watch was faster: it does not tell of the node, nor of what has a change pending.
+                is_told = 0 < revision <= tree.revision and not stays(node)
+                if is_told or children_of(directory).get(name) is not node:
+                    # The watch was faster, and may have told of its return since: it does not tell of the node, nor of
+                    # what has a change pending.
                     node.note_change(moment_ns)
                     directory.touch()
                     self._staging.note_times(directory)
+                    _leave_inode(node)
                     return node
         tree.detach(directory, name)
         node.note_change(moment_ns)
         if not node.edges:
             self._staging.discard(node)
         self._staging.note_times(directory)
+        _leave_inode(node)
         return node
 
     async def _uncover(self, directory: Node, name: bytes, node: Node) -> None:
@@ -227,7 +234,8 @@ class Rearrangements:
                 await self._remove_at_master(directory, name, node_id, time.time_ns())
                 pending.uncover(node_id)
 
-    async def _remove_at_master(self, directory: Node, name: bytes, node_id: int, moment_ns: int) -> None:
+    async def _remove_at_master(self, directory: Node, name: bytes, node_id: int, moment_ns: int) -> int:
+        """The revision of the removal; 0: there was nothing to remove."""
         request = names.RemoveRequest(
             request_id=new_request_id(),
             task_id=directory.tree.task_id,
@@ -247,6 +255,8 @@ class Rearrangements:
             answered = directory.tree.answered
             answered.note_touched(node_id, response.revision)
             answered.note_place((directory.node_id, name), response.revision)
+            return response.revision
+        return 0
 
     async def _remove_everywhere(self, tree: RunTree, node_id: int, moment_ns: int) -> None:
         request = names.RemoveRequest(
@@ -330,6 +340,12 @@ class Rearrangements:
         self._staging.note_times(source)
         if target is not source:
             self._staging.note_times(target)
+
+
+def _leave_inode(removed: Node | None) -> None:
+    """The kernel is told that a name was removed, of what may be a directory."""
+    if removed is not None and removed.is_directory:
+        removed.tree.leave_inode(removed)
 
 
 def _find_file(directory: Node, name: bytes) -> Node:

@@ -145,6 +145,22 @@ class RunNodes:
         self._unregister(node)
         return True
 
+    def leave_inode(self, directory: Node) -> None:
+        """The kernel takes the directory's inode for removed, and will show nothing in it again, for as long as anybody
+        has it open. If the directory has a name again, or has not lost it, that is an inode of another number.
+        """
+        if not directory.lookup_count:
+            return
+        left = Node(self.root.tree, directory.node_id, directory.kind)
+        left.ino = directory.ino
+        left.attributes = directory.attributes
+        left.xattrs = directory.xattrs
+        left.lookup_count, directory.lookup_count = directory.lookup_count, 0
+        self._unregister(directory)
+        self._register(left)
+        self._register(directory)  # the number is taken
+        self.forget_if_unused(directory)
+
     def drop_names(self, node: Node) -> None:
         """Takes its names from a node that the kernel has not been told of. What is to be committed keeps them."""
         for parent, name in list(node.edges):
@@ -201,10 +217,12 @@ class RunNodes:
             # With a name in what has none, a file that is open would be committed in the run's root.
             for child_name in list(node.children):
                 self._drop_edge(node, child_name, told)
-        # (A directory that the kernel takes for removed is empty for good: not one that may be moved or come back.)
+        # (A directory that the kernel takes for removed is empty for good: not one that may be moved.)
         is_gone = not node.edges and (was_removed or not node.is_directory)
         told.append(Invalidation(parent.ino, name, node.ino if is_gone else 0))
         told.append(Invalidation(parent.ino))
+        if is_gone and node.is_directory:
+            self.leave_inode(node)
         self.forget_if_unused(node)
 
     @staticmethod

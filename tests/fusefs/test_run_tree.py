@@ -221,6 +221,32 @@ def test_directory_whose_own_time_is_to_be_committed_stays_for_what_is_made_in_i
     assert tree.path_of(mine) == b"d/mine"
 
 
+def test_directory_that_comes_back_is_another_inode_than_the_one_the_kernel_takes_for_removed() -> None:
+    managed = ManagedTree()
+    tree = make_tree(managed)
+    tree.apply_tree([page(edge(b"d", DIRECTORY_ID, kind=DIRECTORY))])
+    directory = tree.nodes[DIRECTORY_ID]
+    number = directory.ino
+    directory.lookup_count = 3
+
+    told = tree.apply_changes(remove_edge(b"d", DIRECTORY_ID, 2))
+
+    assert Invalidation(tree.root.ino, b"d", number) in told
+    left = managed.inodes[number]
+    assert isinstance(left, Node)
+    assert (left.lookup_count, left.link_count, left.node_id) == (3, 0, DIRECTORY_ID)
+
+    tree.apply_changes(set_edge(edge(b"d", DIRECTORY_ID, kind=DIRECTORY), 3))
+
+    again = tree.nodes[DIRECTORY_ID]
+    assert again.ino != number
+    assert managed.inodes[again.ino] is again
+    left.lookup_count = 0
+    tree.forget_if_unused(left)
+    assert number not in managed.inodes
+    assert tree.nodes[DIRECTORY_ID] is again
+
+
 def test_directory_that_is_made_anew_keeps_what_is_to_be_committed_below_it() -> None:
     tree = make_tree()
     tree.apply_tree([page(edge(b"d", DIRECTORY_ID, kind=DIRECTORY))])
