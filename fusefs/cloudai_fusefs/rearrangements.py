@@ -207,6 +207,8 @@ class Rearrangements:
                 for node_id in node.stray_ids:
                     await self._remove_everywhere(tree, node_id, moment_ns)
                     self._staging.forget_stray(node_id)
+                # (What has the name by now of a directory that is not there was hidden by what was staged in it.)
+                tree.is_in_doubt |= node.is_directory and not revision
                 is_told = 0 < revision <= tree.revision and not stays(node)
                 if is_told or children_of(directory).get(name) is not node:
                     # The watch was faster, and may have told of its return since: it does not tell of the node, nor of

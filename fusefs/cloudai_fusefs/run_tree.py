@@ -344,6 +344,11 @@ class RunTree(RunNodes):
                 # master's id, as its commit would find. What is below must not lose its path.
                 self.take_node_id(holder, edge.node.node_id)
                 return
+            if holder.is_directory and edge.node.kind != DIRECTORY and stays(holder):
+                # What is to be committed below keeps its path: it will be refused until somebody has moved it, or what
+                # is in its way there.
+                self.is_in_doubt |= _is_under_way(holder)
+                return
             if holder.pending is not None and holder.pending.place:
                 if not (holder.is_directory and edge.node.kind == DIRECTORY):
                     holder.pending.covered_ids = (edge.node.node_id,)

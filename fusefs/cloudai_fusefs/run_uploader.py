@@ -28,6 +28,7 @@ from cloudai_fusefs.run_tree import RunTree
 from cloudai_fusefs.stray_sender import StraySender
 from cloudai_fusefs.upload_agenda import UploadAgenda
 from cloudai_model.errors import (
+    AlreadyExists,
     CloudAIError,
     InvalidRequest,
     MasterUnavailable,
@@ -360,12 +361,13 @@ class RunUploader:
 
 def _is_overtaken(node: Node, pending: Pending, error: CloudAIError) -> bool:
     """Whether the refusal comes of what others have done with names meanwhile: a directory that was made here where
-    another was moved to elsewhere is that one at the master, which does not know ours; and one that was moved here may
-    be above its new place there.
+    another was moved to elsewhere is that one at the master, which does not know ours; one that was moved here may be
+    above its new place there; and what has a directory's name there may be about to go.
     """
     is_unknown = isinstance(error, NotFound) and not pending.place
     is_circle = isinstance(error, InvalidRequest) and pending.place and node.is_directory
-    if not (is_unknown or is_circle):
+    is_taken = isinstance(error, AlreadyExists) and node.is_directory
+    if not (is_unknown or is_circle or is_taken):
         return False
     now_seconds = trio.current_time()
     if math.isnan(pending.overtaken_since_seconds):

@@ -21,6 +21,7 @@ from cloudai_master.statuses import to_detail
 from cloudai_master.stored_node import Node
 from cloudai_model.chunks import Chunk, Manifest, digest_of
 from cloudai_model.errors import (
+    AlreadyExists,
     CloudAIError,
     DigestMismatch,
     FileTooLarge,
@@ -189,6 +190,9 @@ class _Batch:
             if self._change(target, commit, None):
                 tree.log_node(target)
             return target
+        if target is not None and not target.is_directory and commit.kind == types.NODE_KIND_DIRECTORY:
+            # It was not there when the directory was made, or changed after its removal.
+            raise AlreadyExists(path=commit.path[:80])
         if node is not None and node.is_directory and tree.is_inside(parent_id, node.node_id):
             raise InvalidRequest("a directory cannot be moved into itself", path=commit.path[:80])
 

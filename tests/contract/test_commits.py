@@ -236,6 +236,24 @@ async def test_file_onto_a_directory_is_refused(client: MasterClient, run: types
         await commit_one(client, run, file_commit(b"d", b"x"))
 
 
+async def test_directory_onto_a_file_is_refused(client: MasterClient, run: types.Run) -> None:
+    await commit_one(client, run, file_commit(b"name", b"x"))
+    with pytest.raises(errors.AlreadyExists):
+        await commit_one(client, run, directory_commit(b"name"))
+    assert await read_file(client, run, (await tree_of(client, run))[b"name"]) == b"x"
+
+
+async def test_removed_directory_does_not_come_back_over_a_file(client: MasterClient, run: types.Run) -> None:
+    node = await commit_one(client, run, directory_commit(b"name"))
+    await remove(client, run, run.root_node_id, b"name", node.node_id)
+    await commit_one(client, run, file_commit(b"name", b"x"))
+    again = directory_commit(b"name", node=node.node_id)
+    again.place = False
+    with pytest.raises(errors.AlreadyExists):
+        await commit_one(client, run, again)
+    assert await read_file(client, run, (await tree_of(client, run))[b"name"]) == b"x"
+
+
 async def test_directory_into_itself_is_refused(client: MasterClient, run: types.Run) -> None:
     node = await commit_one(client, run, directory_commit(b"d"))
     with pytest.raises(errors.InvalidRequest):

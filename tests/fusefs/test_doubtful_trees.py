@@ -5,6 +5,7 @@ Before there were doubts, each of these left a name that only one mount showed, 
 
 from __future__ import annotations
 
+from cloudai_fusefs.managed_tree import ManagedTree
 from cloudai_fusefs.node import DIRECTORY, FILE, Node
 from cloudai_fusefs.run_tree import RunTree
 from cloudai_model.limits import NODE_ID_MIN
@@ -21,7 +22,8 @@ ELSEWHERE_ID = NODE_ID_MIN + 4
 def make_tree(*edges: types.Edge) -> RunTree:
     run = types.Run(user="user-123", task="training", name="2026-11-20_15-04-05", task_id="t")
     run.root_node_id = ROOT_ID
-    tree = RunTree(run, lambda node: None, lambda node: None)
+    managed = ManagedTree()
+    tree = RunTree(run, managed.register, managed.forget_inode)
     tree.apply_tree([listing(1, *edges)])
     return tree
 

@@ -262,6 +262,40 @@ def test_file_being_written_outlives_the_removal_of_its_directory_elsewhere(
         assert (place / "d" / "kept").read_bytes() == b"content"
 
 
+def test_file_takes_no_directorys_place_from_what_is_staged_in_it(
+    make_mount: MakeMount, master: MasterProcess
+) -> None:
+    """W11. A file is never replaced by a directory, nor a directory with something in it by a file, that another mount
+    made under its name: what cannot be placed stays staged where it was made, `cloudai status` names it, and it goes on
+    once it or the other is moved.
+    """
+    mount, other = make_mount(), make_mount("other")
+    run = mount.make_run(RUN)
+    elsewhere = run_in(other)
+    (run / "results").mkdir()
+    (run / "theirs").write_bytes(b"theirs")
+    mount.wait_durable()
+    wait_until((elsewhere / "theirs").exists, "all of it elsewhere")
+    with (run / "results" / "mine").open("wb", buffering=0) as file:
+        file.write(b"mine")
+
+        (elsewhere / "results").rmdir()
+        os.rename(elsewhere / "theirs", elsewhere / "results")
+
+    wait_until(lambda: mount.status()["failed_count"] >= 1, "what could not be placed")
+    assert f"user-123/training/{RUN}/results/mine" in [named["path"] for named in mount.status()["pending"]]
+    assert (run / "results" / "mine").read_bytes() == b"mine"
+    assert (elsewhere / "results").read_bytes() == b"theirs"
+    third = make_mount("third")
+    assert (run_in(third) / "results").read_bytes() == b"theirs"
+
+    os.rename(run / "results" / "mine", run / "mine")
+    mount.wait_durable(run / "mine")
+    wait_until(lambda: has_text(elsewhere / "mine", "mine"), "what was moved out of the way")
+    wait_until((run / "results").is_file, "what has the name at the master", seconds_max=60)
+    assert (run / "results").read_bytes() == b"theirs"
+
+
 def test_making_things_needs_no_master(make_mount: MakeMount, master: MasterProcess) -> None:
     """A1. Creating, writing, appending, `mkdir` and `symlink` in a run that has been looked into succeed and are
     staged. (Opening for writing what is of more than one chunk and was neither written nor opened on this mount
