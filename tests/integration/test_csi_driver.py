@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
+import stat
 import subprocess
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -105,6 +107,16 @@ def test_driver_says_who_it_is_and_what_it_can(driver: CsiDriverProcess) -> None
     node = driver.call("Node", csi.NodeGetCapabilitiesRequest()).capabilities
     assert [one.rpc.type for one in node] == [1, 2, 5]  # STAGE_UNSTAGE, GET_STATS, SINGLE_NODE_MULTI_WRITER
     assert driver.call("Node", csi.NodeGetInfoRequest()).node_id == "node-1"
+
+
+def test_socket_is_for_root_alone_and_other_files_have_the_modes_they_are_given(
+    driver: CsiDriverProcess,
+) -> None:
+    (umask,) = re.findall(r"^Umask:\t(\d+)$", Path(f"/proc/{driver.pid}/status").read_text(), re.MULTILINE)
+
+    assert stat.filemode(driver.socket_path.lstat().st_mode) == "srw-------"
+    os.umask(before := os.umask(0))
+    assert int(umask, 8) == before
 
 
 def test_calls_that_are_not_offered_are_unimplemented(driver: CsiDriverProcess) -> None:

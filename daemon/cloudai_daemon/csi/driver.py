@@ -38,14 +38,21 @@ def serve_driver(
     turns = VolumeTurns()
     services: dict[str, Mapping[str, Handler]] = {"Identity": Identity(mounts=node_id is not None).handlers()}
     is_staged: Callable[[str], bool] = _is_nowhere
+    keeper = None
     if node_id is not None:
         choices = MountChoices(address=address, options=options, drain_seconds=drain_seconds)
         volumes = NodeVolumes(choices, StagedRecords(state_dir, token_dir), runs, turns)
         services["Node"] = Node(volumes, node_id).handlers()
         is_staged = volumes.is_staged
-        Keeper(volumes).start()
+        keeper = Keeper(volumes)
     services["Controller"] = Controller(runs, turns, OnDelete(on_delete), is_staged).handlers()
-    serve_csi(services, socket_path, on_ready)
+
+    def begin() -> None:
+        if keeper is not None:
+            keeper.start()
+        on_ready()
+
+    serve_csi(services, socket_path, begin)
 
 
 def _is_nowhere(volume_id: str) -> bool:

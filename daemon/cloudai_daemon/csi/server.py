@@ -44,7 +44,7 @@ def serve_csi(
     services: Mapping[str, Mapping[str, Handler]], socket_path: Path, on_ready: Callable[[], None]
 ) -> None:
     """Serves until SIGTERM or SIGINT; what is being answered then gets ten seconds. `services` by name, `Node`, and
-    their handlers by call.
+    their handlers by call. `on_ready` is called once it answers: no thread of the caller's is to run before that.
 
     Raises OSError when the socket cannot be had.
     """
@@ -70,12 +70,7 @@ def serve_csi(
     told_to_end = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: told_to_end.set())
-    # Until the mode is set nobody else may connect.
-    os.umask(0o077)
-    try:
-        server.add_insecure_port(f"unix://{socket_path}")
-    except RuntimeError as error:
-        raise OSError(0, "no socket can be made here", str(socket_path)) from error
+    _listen_alone(server, socket_path)
     server.start()
     try:
         on_ready()
@@ -83,6 +78,19 @@ def serve_csi(
         server.stop(_STOP_SECONDS_MAX).wait()
     finally:
         remove_socket(socket_path)
+
+
+def _listen_alone(server: grpc.Server, socket_path: Path) -> None:
+    """The socket is its owner's alone, 0600, from the moment it is there. Raises OSError."""
+    # gRPC binds and listens in one step, so a mode that was set afterwards would come too late. The umask is the whole
+    # process's: no other thread makes files yet.
+    umask_before = os.umask(0o177)
+    try:
+        server.add_insecure_port(f"unix://{socket_path}")
+    except RuntimeError as error:
+        raise OSError(0, "no socket can be made here", str(socket_path)) from error
+    finally:
+        os.umask(umask_before)
 
 
 def _handler(method: MethodDescriptor, handle: Handler) -> grpc.RpcMethodHandler[Any, Any]:
