@@ -26,6 +26,8 @@ _RESOLVE_BENEATH: Final = 0x08
 _CLONE_FS: Final = 0x200
 _CLONE_NEWNS: Final = 0x20000
 _CLONE_NEWUSER: Final = 0x10000000
+_MS_REC: Final = 0x4000
+_MS_SLAVE: Final = 0x80000
 _MNT_FORCE: Final = 0x1
 _MNT_DETACH: Final = 0x2
 _UMOUNT_NOFOLLOW: Final = 0x8
@@ -114,6 +116,14 @@ def leave_shared_paths() -> None:
 def enter_mount_namespace(namespace: int) -> None:
     """The calling thread sees the namespace's mounts from here on, and its root is the namespace's. Raises OSError."""
     _check(_libc.setns(namespace, _CLONE_NEWNS))
+
+
+def enter_hidden_mount_namespace() -> None:
+    """The calling process is in a mount namespace of its own: what it mounts is seen nowhere else, and what is
+    unmounted elsewhere is gone there too. Raises OSError.
+    """
+    _check(_libc.unshare(_CLONE_NEWNS))
+    _check(_libc.mount(None, b"/", None, ctypes.c_ulong(_MS_REC | _MS_SLAVE), None))
 
 
 def enter_new_user_namespace() -> None:

@@ -18,17 +18,17 @@ from typing import Final
 
 from cloudai_daemon.mount_calls import (
     ATTRIBUTE_BY_WORD,
+    enter_hidden_mount_namespace,
     enter_new_user_namespace,
     pick_up,
     put_down,
-    take_off,
 )
 
 _MODULE_COMMAND: Final = (sys.executable, "-P", "-m", "cloudai_daemon.read_only_stand")
 
 
 def make_read_only_stand(directory: Path, stand: Path, seconds_max: float) -> None:
-    """Mounts the directory on the stand, an empty directory. Raises OSError, with the kernel's reason."""
+    """Mounts the directory on the stand, an empty directory, in one step. Raises OSError, with the kernel's reason."""
     try:
         done = subprocess.run(
             [*_MODULE_COMMAND, directory, stand],
@@ -44,24 +44,16 @@ def make_read_only_stand(directory: Path, stand: Path, seconds_max: float) -> No
 
 
 def main(directory: Path, stand: Path) -> None:
-    # What is marked has to be somewhere for a moment, as a new namespace gets copies of what is mounted.
-    marked = pick_up(_open(directory), ATTRIBUTE_BY_WORD["ro"])
-    put_down(marked, _open(stand))
-    try:
-        locked = _copy_in_lesser_namespace(stand)
-    finally:
-        take_off(stand)
-    put_down(locked, _open(stand))
+    put_down(_make_locked(directory, stand), _open(stand))
 
 
-def _copy_in_lesser_namespace(stand: Path) -> int:
-    """A mount that is nowhere yet, with its flags locked. Raises OSError."""
+def _make_locked(directory: Path, stand: Path) -> int:
+    """A read-only mount of the directory that is nowhere yet, with that flag locked. Raises OSError."""
     ours, childs = socket.socketpair()
     pid = os.fork()
     if pid == 0:
         try:
-            enter_new_user_namespace()
-            socket.send_fds(childs, [b"."], [pick_up(_open(stand), 0)])
+            socket.send_fds(childs, [b"."], [_lock_in_lesser_namespace(directory, stand)])
         finally:
             # Whatever was raised: what the callers do then is the parent's to do, once.
             os._exit(0)
@@ -71,6 +63,15 @@ def _copy_in_lesser_namespace(stand: Path) -> int:
     if not descriptors:
         raise OSError(0, "user namespaces are not allowed here: no read-only volume can be made")
     return descriptors[0]
+
+
+def _lock_in_lesser_namespace(directory: Path, stand: Path) -> int:
+    # What is marked has to be somewhere for a moment, as a new namespace gets copies of what is mounted. Where nobody
+    # else sees it: were we killed now, what had been left on the stand would look like one that is locked.
+    enter_hidden_mount_namespace()
+    put_down(pick_up(_open(directory), ATTRIBUTE_BY_WORD["ro"]), _open(stand))
+    enter_new_user_namespace()
+    return pick_up(_open(stand), 0)
 
 
 def _open(path: Path) -> int:

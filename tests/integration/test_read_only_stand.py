@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +32,21 @@ try:
     read_only_stand.main(Path(sys.argv[1]), Path(sys.argv[2]))
 except OSError as error:
     print(error.strerror)
+"""
+
+KILLED_WHILE_IT_IS_MADE = """
+import os
+import signal
+import sys
+from pathlib import Path
+from cloudai_daemon import read_only_stand
+
+def kill_both():
+    os.kill(os.getppid(), signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+read_only_stand.enter_new_user_namespace = kill_both
+read_only_stand.main(Path(sys.argv[1]), Path(sys.argv[2]))
 """
 
 
@@ -74,6 +91,20 @@ def test_machine_without_user_namespaces_is_told_so_and_nothing_stays_mounted(tm
     said = run_tool(sys.executable, "-c", ON_A_MACHINE_WITHOUT_USER_NAMESPACES, str(directory), str(stand))
 
     assert said.strip() == "user namespaces are not allowed here: no read-only volume can be made"
+    assert find_mounted(stand) is None
+
+
+def test_stand_that_is_half_made_is_nowhere(tmp_path: Path, stand: Path) -> None:
+    """It would be read-only, and not locked, which is not to be told from one that is."""
+    directory = tmp_path / "directory"
+    directory.mkdir()
+    stand.mkdir(parents=True)
+
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED_WHILE_IT_IS_MADE, directory, stand], check=False, timeout=20
+    )
+
+    assert killed.returncode == -signal.SIGKILL
     assert find_mounted(stand) is None
 
 
