@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
 from google.rpc import code_pb2 as codes
 
+from cloudai_daemon.exit_codes import CommandFailed
 from cloudai_model import errors
 
 # An error's text may quote a name of the request's, and travels in headers, which are small.
@@ -59,3 +61,24 @@ def failed_by(error: OSError) -> VolumeFailed:
     is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     text = ": ".join(str(part) for part in (error.filename, error.strerror or error) if part)
     return VolumeFailed(codes.RESOURCE_EXHAUSTED if is_full else codes.INTERNAL, text)
+
+
+def refused_at(place: Path, error: CommandFailed | OSError) -> VolumeFailed:
+    """What cannot be mounted, unmounted or looked at there: INTERNAL."""
+    text = error.line if isinstance(error, CommandFailed) else f"{place}: {error.strerror}"
+    return VolumeFailed(codes.INTERNAL, text)
+
+
+def without_record(volume_id: str) -> VolumeFailed:
+    return VolumeFailed(
+        codes.FAILED_PRECONDITION,
+        f"{volume_id} has no record that can be read, and may have files that are at no master: stage it once more",
+    )
+
+
+def needs_token(volume_id: str) -> VolumeFailed:
+    return VolumeFailed(
+        codes.FAILED_PRECONDITION,
+        f"{volume_id} has files that are at no master, and no token is here since the machine was started: "
+        "stage it on this node once more",
+    )

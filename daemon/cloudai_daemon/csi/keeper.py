@@ -1,8 +1,4 @@
-"""Looks again and again whether what is staged and published is there still, and puts back what is not.
-
-A driver that starts in a new container finds its mounts dead, as they died with the old one; a mount whose daemon was
-killed comes back by its supervisor, and its bind mounts by this.
-"""
+"""Looks again and again whether what is staged and published is there still, and has repaired what is not."""
 
 from __future__ import annotations
 
@@ -12,20 +8,22 @@ import time
 from typing import Final
 
 from cloudai_daemon.csi.errors import VolumeFailed
-from cloudai_daemon.csi.node_volumes import NodeVolumes
+from cloudai_daemon.csi.repairs import Repairs
+from cloudai_daemon.csi.volume_mounts import VolumeMounts
 
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS: Final = 1.0
 PAUSE_SECONDS_MAX: Final = 30.0
-"""Between two attempts at a volume that cannot be put back; they begin with LOOK_SECONDS and double."""
+"""Between two attempts at a volume that cannot be repaired; they begin with LOOK_SECONDS and double."""
 
 
 class Keeper:
     """A thread of its own, from `start` until the process ends."""
 
-    def __init__(self, volumes: NodeVolumes) -> None:
-        self._volumes = volumes
+    def __init__(self, repairs: Repairs, mounts: VolumeMounts) -> None:
+        self._repairs = repairs
+        self._mounts = mounts
         self._pauses: dict[str, float] = {}
         self._not_before: dict[str, float] = {}
 
@@ -43,17 +41,17 @@ class Keeper:
 
     def look(self) -> None:
         """Once at all volumes."""
-        self._volumes.gather_children()
-        unwell = self._volumes.list_unwell()
-        for well in self._pauses.keys() - set(unwell):
-            self._forget(well)
-        for volume_id in unwell:
+        self._mounts.reap_supervisors()
+        broken = self._repairs.list_broken()
+        for whole in self._pauses.keys() - set(broken):
+            self._forget(whole)
+        for volume_id in broken:
             if time.monotonic() >= self._not_before.get(volume_id, 0.0):
-                self._look_at(volume_id)
+                self._repair(volume_id)
 
-    def _look_at(self, volume_id: str) -> None:
+    def _repair(self, volume_id: str) -> None:
         try:
-            self._volumes.revive(volume_id)
+            self._repairs.repair(volume_id)
         except (VolumeFailed, OSError) as error:
             log.warning("%s: %s", volume_id, error)
             pause = min(2 * self._pauses.get(volume_id, LOOK_SECONDS / 2), PAUSE_SECONDS_MAX)

@@ -1,4 +1,4 @@
-"""The Node service: requests are checked here, and carried out by NodeVolumes."""
+"""The Node service: requests are checked here, and carried out by Staging and Publishing."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from google.rpc import code_pb2 as codes
 
 from cloudai_daemon.csi.errors import Handler, VolumeFailed, invalid
-from cloudai_daemon.csi.node_volumes import NodeVolumes
+from cloudai_daemon.csi.publishing import Publishing
 from cloudai_daemon.csi.requests import (
     parse_access,
     parse_run,
@@ -15,14 +15,18 @@ from cloudai_daemon.csi.requests import (
     require_place,
     require_token,
 )
+from cloudai_daemon.csi.staging import Staging
 from cloudai_proto.csi.v1 import csi_pb2 as csi
 
 _Rpc = csi.NodeServiceCapability.RPC
 
 
 class Node:
-    def __init__(self, volumes: NodeVolumes, node_id: str) -> None:
-        self._volumes = volumes
+    """The CSI's word for a machine that has volumes."""
+
+    def __init__(self, staging: Staging, publishing: Publishing, node_id: str) -> None:
+        self._staging = staging
+        self._publishing = publishing
         self._node_id = node_id
 
     def handlers(self) -> Mapping[str, Handler]:
@@ -42,7 +46,7 @@ class Node:
         access = parse_access(request.volume_capability)
         context = parse_run(request.volume_context)
         token = require_token(request.secrets)
-        self._volumes.stage(volume_id, staging, access, token, context)
+        self._staging.stage(volume_id, staging, access, token, context)
         return csi.NodeStageVolumeResponse()
 
     def node_unstage_volume(
@@ -50,7 +54,7 @@ class Node:
     ) -> csi.NodeUnstageVolumeResponse:
         volume_id = require_known_volume_id(request.volume_id)
         staging = require_place(request.staging_target_path, "staging_target_path")
-        self._volumes.unstage(volume_id, staging, seconds_max)
+        self._staging.unstage(volume_id, staging, seconds_max)
         return csi.NodeUnstageVolumeResponse()
 
     def node_publish_volume(
@@ -66,7 +70,7 @@ class Node:
         access = parse_access(request.volume_capability)
         if place == staging:
             raise invalid("target_path: is the staging path")
-        self._volumes.publish(volume_id, staging, place, access, is_read_only=request.readonly)
+        self._publishing.publish(volume_id, staging, place, access, is_read_only=request.readonly)
         return csi.NodePublishVolumeResponse()
 
     def node_unpublish_volume(
@@ -74,14 +78,14 @@ class Node:
     ) -> csi.NodeUnpublishVolumeResponse:
         volume_id = require_known_volume_id(request.volume_id)
         place = require_place(request.target_path, "target_path")
-        self._volumes.unpublish(volume_id, place, seconds_max)
+        self._publishing.unpublish(volume_id, place, seconds_max)
         return csi.NodeUnpublishVolumeResponse()
 
     def node_get_volume_stats(
         self, request: csi.NodeGetVolumeStatsRequest, _: float
     ) -> csi.NodeGetVolumeStatsResponse:
         volume_id = require_known_volume_id(request.volume_id)
-        usage = self._volumes.usage(volume_id, require_place(request.volume_path, "volume_path"))
+        usage = self._publishing.usage(volume_id, require_place(request.volume_path, "volume_path"))
         total_bytes = usage.f_blocks * usage.f_frsize
         return csi.NodeGetVolumeStatsResponse(
             usage=[

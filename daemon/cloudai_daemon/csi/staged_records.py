@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from cloudai_daemon.places import make_private_dir
+from cloudai_daemon.process_identity import boot_id
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,10 @@ class StagedVolume:
     """Of the machine when it was staged: nothing is mounted of an earlier one."""
     published: Mapping[Path, bool] = field(default_factory=dict)
     """Where, and whether read-only there."""
+
+    @property
+    def is_of_this_boot(self) -> bool:
+        return self.boot_id == boot_id()
 
 
 class StagedRecords:
