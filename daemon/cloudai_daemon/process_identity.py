@@ -9,6 +9,7 @@ import os
 import select
 import signal
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 
@@ -86,7 +87,9 @@ class ProcessIdentity:
         return pidfd
 
 
+@cache
 def boot_id() -> str:
+    """Of the machine since it was started; no process outlives that."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
