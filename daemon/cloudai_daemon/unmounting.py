@@ -20,7 +20,13 @@ from cloudai_daemon.mount_shield import take_shield_away
 from cloudai_daemon.mount_table import find_mounted, unmount
 from cloudai_daemon.places import runtime_dirs_to_search
 from cloudai_daemon.registry import RegistryEntry, list_live, supervisor_dir
-from cloudai_daemon.upload_wait import NotDurable, open_display, show_until_answered, wait_durable
+from cloudai_daemon.upload_wait import (
+    DESCRIPTION_SECONDS_MAX,
+    NotDurable,
+    open_display,
+    show_until_answered,
+    wait_durable,
+)
 
 _END_SECONDS_MAX: Final = 30.0
 # The longest `drain=` that a mount takes.
@@ -29,14 +35,18 @@ UNMOUNT_DRAIN_SECONDS_MAX: Final = 7 * 86400.0
 _ANSWER_SECONDS_MAX: Final = 30.0
 
 
-def unmount_when_durable(mount_point: Path, *, timeout_seconds: float) -> None:
-    """Returns when everything is durable, the mount is gone and its daemon has ended.
+def unmount_when_durable(
+    mount_point: Path, *, timeout_seconds: float, description_seconds_max: float = DESCRIPTION_SECONDS_MAX
+) -> None:
+    """Returns when everything is durable, the mount is gone and its daemon has ended. The times are `wait_durable`'s.
 
     Raises NotDurable (75) when uploads did not finish in time, CommandFailed (32) when nothing is mounted
     or the mount is busy: the mount is as before then. A dead mount is cleared away.
     """
     if _find_living(mount_point) is not None:
-        wait_durable(mount_point, timeout_seconds=timeout_seconds)
+        wait_durable(
+            mount_point, timeout_seconds=timeout_seconds, description_seconds_max=description_seconds_max
+        )
         drain_and_unmount(mount_point, timeout_seconds=0)
 
 

@@ -23,12 +23,13 @@ from cloudai_fusefs.mount_control import UploadCounts
 UPLOAD_SECONDS_MAX_DEFAULT: Final = 86400.0
 """A day: long enough for a weekend's backlog on a bad line, and yet an end for a container nobody watches."""
 
+DESCRIPTION_SECONDS_MAX: Final = 15.0
+"""When the time is over, for saying what is left: a daemon that answers at all takes far less."""
+
 # Between two looks whether the daemon is back.
 _RETURN_POLL_SECONDS: Final = 0.2
 # A daemon that was killed and is started again by whoever looks after it.
 _RETURN_SECONDS_MAX: Final = 30.0
-# When the time is over, for saying what is left: a daemon that answers at all takes far less.
-_DESCRIPTION_SECONDS_MAX: Final = 15.0
 
 
 class NotDurable(CommandFailed):
@@ -67,11 +68,17 @@ def open_display() -> Iterator[ProgressDisplay]:
         yield bar
 
 
-def wait_durable(mount_point: Path, path: str = "", *, timeout_seconds: float) -> None:
+def wait_durable(
+    mount_point: Path,
+    path: str = "",
+    *,
+    timeout_seconds: float,
+    description_seconds_max: float = DESCRIPTION_SECONDS_MAX,
+) -> None:
     """Returns when nothing below the path (relative to the mount point) is staged only.
 
     Raises NotDurable when the time is over, a file needs a person, or the mount daemon is gone and does
-    not come back.
+    not come back; what is left is asked for when the time is over.
     """
     deadline = time.monotonic() + timeout_seconds
     last_answer = time.monotonic()
@@ -80,7 +87,7 @@ def wait_durable(mount_point: Path, path: str = "", *, timeout_seconds: float) -
             try:
                 with ControlClient(require_alive(mount_point)) as client:
                     last_answer = time.monotonic()
-                    _wait_at(client, path, deadline, display)
+                    _wait_at(client, path, deadline, description_seconds_max, display)
                     return
             except DaemonUnreachable as error:
                 if time.monotonic() > min(deadline, last_answer + _RETURN_SECONDS_MAX):
@@ -92,11 +99,17 @@ def wait_durable(mount_point: Path, path: str = "", *, timeout_seconds: float) -
                 raise NotDurable(f"{mount_point / path}: not durable: {error}") from error
 
 
-def _wait_at(client: ControlClient, path: str, deadline: float, display: ProgressDisplay) -> None:
+def _wait_at(
+    client: ControlClient,
+    path: str,
+    deadline: float,
+    description_seconds_max: float,
+    display: ProgressDisplay,
+) -> None:
     request_id = client.send("wait_durable", {"path": path, "progress": display.is_shown})
     show_until_answered(client, request_id, display, deadline)
     if not client.poll(request_id, 0):
-        report = client.status(path, _DESCRIPTION_SECONDS_MAX)
+        report = client.status(path, description_seconds_max)
         raise NotDurable(describe_backlog(client.entry.mount_point / path, report))
     client.take(request_id)
 

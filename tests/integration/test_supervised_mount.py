@@ -12,18 +12,13 @@ from pathlib import Path
 import pytest
 
 from cloudai_daemon.exit_codes import ExitCode
-from cloudai_daemon.mount_lookup import find_at
 from cloudai_daemon.process_identity import ProcessIdentity
 from support.master_process import MasterProcess
+from support.mount_daemons import find_daemon, kill_daemon, wait_for_another_daemon
 from support.mount_process import PROGRAM, RUN, MakeMount, MountProcess, run_in, wait_until
 
 USER = "user-123"
 SUPERVISED = "insecure,timeo=20,supervise"
-
-
-def daemon_of(mount: MountProcess) -> ProcessIdentity | None:
-    entry = find_at(mount.mount_point)
-    return entry.process if entry is not None and entry.process.is_alive else None
 
 
 def supervisor_of(mount: MountProcess) -> ProcessIdentity:
@@ -43,15 +38,10 @@ def processes_of_session(session: int) -> list[int]:
     return found
 
 
-def kill_daemon(mount: MountProcess) -> None:
-    """Returns once another daemon serves the mount."""
-    killed = daemon_of(mount)
-    assert killed is not None
-    killed.send_signal(signal.SIGKILL)
-    wait_until(lambda: daemon_of(mount) not in (None, killed), "another daemon")
-    found = daemon_of(mount)
-    assert found is not None
-    mount.pid = found.pid
+def replace_daemon(mount: MountProcess) -> None:
+    """kill -9; returns once another daemon serves the mount."""
+    killed = kill_daemon(mount.mount_point)
+    mount.pid = wait_for_another_daemon(mount.mount_point, killed).pid
 
 
 def test_mount_whose_daemon_dies_is_there_again_and_its_uploads_go_on(
@@ -65,20 +55,14 @@ def test_mount_whose_daemon_dies_is_there_again_and_its_uploads_go_on(
     content = os.urandom(300_000)
     with master.silent():
         (run / "staged").write_bytes(content)
-        daemon = daemon_of(mount)
-        assert daemon is not None
-        daemon.send_signal(signal.SIGKILL)
-        daemon.wait_gone(10)
-    wait_until(lambda: daemon_of(mount) not in (None, daemon), "another daemon")
+        killed = kill_daemon(mount.mount_point)
+    mount.pid = wait_for_another_daemon(mount.mount_point, killed).pid
 
     mount.wait_durable()
     assert (run / "staged").read_bytes() == content
     assert (run_in(make_mount("other")) / "staged").read_bytes() == content
 
-    found = daemon_of(mount)
-    assert found is not None
-    mount.pid = found.pid
-    kill_daemon(mount)
+    replace_daemon(mount)
     (run / "after the second death").touch()
     mount.umount()
 
@@ -87,11 +71,8 @@ def test_mount_point_takes_no_writes_while_no_daemon_serves_it(
     make_mount: MakeMount, master: MasterProcess
 ) -> None:
     mount = make_mount(options=SUPERVISED)
-    daemon = daemon_of(mount)
-    assert daemon is not None
     master.kill()
-    daemon.send_signal(signal.SIGKILL)
-    daemon.wait_gone(10)
+    kill_daemon(mount.mount_point)
 
     def is_taken_away() -> bool:
         try:
@@ -104,7 +85,7 @@ def test_mount_point_takes_no_writes_while_no_daemon_serves_it(
     with pytest.raises(OSError, match="Read-only file system"):
         (mount.mount_point / USER).mkdir()
     master.start()
-    wait_until(lambda: daemon_of(mount) is not None, "another daemon", seconds_max=60)
+    wait_until(lambda: find_daemon(mount.mount_point) is not None, "another daemon", seconds_max=60)
     assert os.listdir(mount.mount_point) == [USER]
     mount.umount()
     assert not os.path.ismount(mount.mount_point)

@@ -5,19 +5,20 @@ from __future__ import annotations
 import signal
 import subprocess
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
-from cloudai_daemon.mount_lookup import find_at
 from cloudai_daemon.mount_table import list_mounted
 from cloudai_daemon.places import runtime_dir
 from cloudai_daemon.process_identity import ProcessIdentity
 from cloudai_daemon.registry import list_live, supervisor_dir
 from cloudai_proto.csi.v1 import csi_pb2 as csi
 from cloudai_proto.csi.v1 import csi_pb2_grpc
+from support.mount_daemons import find_daemon
 from support.mount_process import COMMAND_SECONDS_MAX, wait_until
 
 MODE = csi.VolumeCapability.AccessMode
@@ -65,6 +66,17 @@ def repeat(call: Callable[[], object]) -> None:
     wait_until(is_done, "a call that is carried out", seconds_max=COMMAND_SECONDS_MAX)
 
 
+@dataclass(frozen=True)
+class PublishedVolume:
+    """One that is staged, and published for one pod."""
+
+    volume_id: str
+    run: str
+    """user/task/run"""
+    staging: Path
+    target: Path
+
+
 class CsiClient:
     """Of one driver. Each call has a method here that takes what the tests vary; `call` sends any request."""
 
@@ -102,7 +114,15 @@ class CsiClient:
         name = type(request).__name__.removesuffix("Request")
         return getattr(self._stubs[service], name)(request, timeout=seconds, wait_for_ready=wait_for_ready)
 
-    def create(self, name: str, token: str, *, task: str = "training", **fields: Any) -> csi.Volume:
+    def create(
+        self,
+        name: str,
+        token: str,
+        *,
+        task: str = "training",
+        seconds: float = COMMAND_SECONDS_MAX,
+        **fields: Any,
+    ) -> csi.Volume:
         request = csi.CreateVolumeRequest(
             **{
                 "name": name,
@@ -112,11 +132,12 @@ class CsiClient:
                 **fields,
             }
         )
-        response: csi.CreateVolumeResponse = self.call("Controller", request)
+        response: csi.CreateVolumeResponse = self.call("Controller", request, seconds=seconds)
         return response.volume
 
-    def delete(self, volume_id: str, token: str) -> None:
-        self.call("Controller", csi.DeleteVolumeRequest(volume_id=volume_id, secrets={"token": token}))
+    def delete(self, volume_id: str, token: str, *, seconds: float = COMMAND_SECONDS_MAX) -> None:
+        request = csi.DeleteVolumeRequest(volume_id=volume_id, secrets={"token": token})
+        self.call("Controller", request, seconds=seconds)
 
     def staging(self, volume_id: str) -> Path:
         return self.staging_root / volume_id / "globalmount"
@@ -124,15 +145,17 @@ class CsiClient:
     def target(self, pod: str) -> Path:
         return self.target_root / pod / "mount"
 
-    def stage(self, volume_id: str, token: str, **wanted: Any) -> Path:
+    def stage(
+        self, volume_id: str, token: str, *, seconds: float = COMMAND_SECONDS_MAX, **wanted: Any
+    ) -> Path:
         """Where it is staged, as the kubelet would have it."""
-        self.call("Node", self._staging_request(volume_id, token, **wanted))
+        self.call("Node", self._staging_request(volume_id, token, **wanted), seconds=seconds)
         return self.staging(volume_id)
 
-    def start_staging(self, volume_id: str, token: str) -> Any:
+    def start_staging(self, volume_id: str, token: str, *, seconds: float = COMMAND_SECONDS_MAX) -> Any:
         """The same without waiting: gRPC's future."""
         request = self._staging_request(volume_id, token)
-        return self._stubs["Node"].NodeStageVolume.future(request, timeout=COMMAND_SECONDS_MAX)
+        return self._stubs["Node"].NodeStageVolume.future(request, timeout=seconds)
 
     def _staging_request(
         self,
@@ -170,6 +193,7 @@ class CsiClient:
         *,
         readonly: bool = False,
         access: csi.VolumeCapability | None = None,
+        seconds: float = COMMAND_SECONDS_MAX,
     ) -> Path:
         """Where it is published: the kubelet makes the directory above."""
         target = self.target(pod)
@@ -181,7 +205,7 @@ class CsiClient:
             volume_capability=access or capability(),
             readonly=readonly,
         )
-        self.call("Node", request)
+        self.call("Node", request, seconds=seconds)
         return target
 
     def unpublish(self, volume_id: str, pod: str, *, seconds: float = COMMAND_SECONDS_MAX) -> None:
@@ -193,6 +217,22 @@ class CsiClient:
         request = csi.NodeUnpublishVolumeRequest(volume_id=volume_id, target_path=str(self.target(pod)))
         return self._stubs["Node"].NodeUnpublishVolume.future(request, timeout=COMMAND_SECONDS_MAX)
 
+    def stage_new(self, name: str, token: str, **wanted: Any) -> csi.Volume:
+        """A volume of this name, made and staged."""
+        volume = self.create(name, token)
+        self.stage(volume.volume_id, token, **wanted)
+        return volume
+
+    def publish_new(self, token: str, name: str = "pvc", pod: str = "pod") -> PublishedVolume:
+        """A volume of this name: made, staged and published."""
+        volume = self.stage_new(name, token)
+        return PublishedVolume(
+            volume_id=volume.volume_id,
+            run=volume.volume_context["run"],
+            staging=self.staging(volume.volume_id),
+            target=self.publish(volume.volume_id, pod),
+        )
+
     def mount_processes(self) -> list[ProcessIdentity]:
         """Supervisors, then mount daemons, of what is staged."""
         entries = [*list_live([supervisor_dir(runtime_dir())]), *list_live([runtime_dir()])]
@@ -200,8 +240,7 @@ class CsiClient:
 
     def daemon_of(self, volume_id: str) -> ProcessIdentity | None:
         """The mount daemon of a volume that lives."""
-        entry = find_at(self.staging(volume_id))
-        return entry.process if entry is not None else None
+        return find_daemon(self.staging(volume_id))
 
     def clear(self) -> None:
         """Nothing is left of what was staged and published, whatever became of the driver."""

@@ -8,6 +8,7 @@ from typing import Final
 
 from google.rpc import code_pb2 as codes
 
+from cloudai_daemon.csi.call_deadline import CallDeadline
 from cloudai_daemon.csi.errors import Handler, VolumeFailed, invalid
 from cloudai_daemon.csi.requests import (
     RUN_CONTEXT,
@@ -61,7 +62,9 @@ class Controller:
             "ControllerGetCapabilities": self.controller_get_capabilities,
         }
 
-    def create_volume(self, request: csi.CreateVolumeRequest, _: float) -> csi.CreateVolumeResponse:
+    def create_volume(
+        self, request: csi.CreateVolumeRequest, deadline: CallDeadline
+    ) -> csi.CreateVolumeResponse:
         name = require_name(request.name)
         parse_all(request.volume_capabilities)
         task = task_of(request.parameters)
@@ -69,35 +72,37 @@ class Controller:
         if request.HasField("volume_content_source"):
             raise invalid("volume_content_source: a run begins empty: copy into it what is to be there")
         token = require_token(request.secrets)
-        with self._turns.take(volume_id_of(name)):
-            run = self._runs.create(token, name, task)
+        with self._turns.take(volume_id_of(name), deadline):
+            run = self._runs.create(token, name, task, deadline)
         volume = csi.Volume(volume_id=run.task_id, volume_context={RUN_CONTEXT: path_of(run)})
         return csi.CreateVolumeResponse(volume=volume)
 
-    def delete_volume(self, request: csi.DeleteVolumeRequest, _: float) -> csi.DeleteVolumeResponse:
+    def delete_volume(
+        self, request: csi.DeleteVolumeRequest, deadline: CallDeadline
+    ) -> csi.DeleteVolumeResponse:
         try:
             volume_id = require_known_volume_id(request.volume_id)
         except VolumeFailed as error:
             if error.code == codes.NOT_FOUND:
                 return csi.DeleteVolumeResponse()
             raise
-        with self._turns.take(volume_id):
+        with self._turns.take(volume_id, deadline):
             if self._is_staged(volume_id):
                 raise VolumeFailed(
                     codes.FAILED_PRECONDITION, f"{volume_id} is staged on this node: unstage it first"
                 )
             if self._on_delete is OnDelete.SEAL:
-                self._runs.seal(require_token(request.secrets), volume_id)
+                self._runs.seal(require_token(request.secrets), volume_id, deadline)
         return csi.DeleteVolumeResponse()
 
     def validate_volume_capabilities(
-        self, request: csi.ValidateVolumeCapabilitiesRequest, _: float
+        self, request: csi.ValidateVolumeCapabilitiesRequest, deadline: CallDeadline
     ) -> csi.ValidateVolumeCapabilitiesResponse:
         volume_id = require_known_volume_id(request.volume_id)
         if not request.volume_capabilities:
             raise invalid("volume_capabilities: is missing")
         user, task, _name = parse_run(request.volume_context) or ("", "", "")
-        run = self._runs.find(require_token(request.secrets), volume_id, user, task)
+        run = self._runs.find(require_token(request.secrets), volume_id, deadline, user, task)
         try:
             parse_all(request.volume_capabilities)
             if request.parameters:
@@ -115,7 +120,7 @@ class Controller:
         )
 
     def controller_get_capabilities(
-        self, request: csi.ControllerGetCapabilitiesRequest, _: float
+        self, request: csi.ControllerGetCapabilitiesRequest, _: CallDeadline
     ) -> csi.ControllerGetCapabilitiesResponse:
         response = csi.ControllerGetCapabilitiesResponse()
         for kind in (_Rpc.CREATE_DELETE_VOLUME, _Rpc.SINGLE_NODE_MULTI_WRITER):

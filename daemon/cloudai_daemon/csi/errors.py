@@ -12,14 +12,15 @@ from typing import Any, Final
 
 from google.rpc import code_pb2 as codes
 
+from cloudai_daemon.csi.call_deadline import CallDeadline
 from cloudai_daemon.exit_codes import CommandFailed
 from cloudai_model import errors
 
 # An error's text may quote a name of the request's, and travels in headers, which are small.
 SENTENCE_CHARACTERS_MAX: Final = 500
 
-Handler = Callable[[Any, float], Any]
-"""Of one call: its request, and how many seconds whoever called will wait. The response; raises VolumeFailed."""
+Handler = Callable[[Any, CallDeadline], Any]
+"""Of one call: its request, and until when whoever called waits. The response; raises VolumeFailed, OSError."""
 
 _CODE_OF: Final[dict[type[errors.CloudAIError], int]] = {
     errors.InvalidRequest: codes.INVALID_ARGUMENT,

@@ -8,6 +8,7 @@ from typing import Final
 
 from google.rpc import code_pb2 as codes
 
+from cloudai_daemon.csi.call_deadline import CallDeadline
 from cloudai_daemon.csi.errors import Handler, VolumeFailed
 from cloudai_fusefs.version import software_version
 from cloudai_proto.csi.v1 import csi_pb2 as csi
@@ -31,17 +32,19 @@ class Identity:
             "Probe": self.probe,
         }
 
-    def get_plugin_info(self, request: csi.GetPluginInfoRequest, _: float) -> csi.GetPluginInfoResponse:
+    def get_plugin_info(
+        self, request: csi.GetPluginInfoRequest, _: CallDeadline
+    ) -> csi.GetPluginInfoResponse:
         return csi.GetPluginInfoResponse(name=DRIVER_NAME, vendor_version=software_version())
 
     def get_plugin_capabilities(
-        self, request: csi.GetPluginCapabilitiesRequest, _: float
+        self, request: csi.GetPluginCapabilitiesRequest, _: CallDeadline
     ) -> csi.GetPluginCapabilitiesResponse:
         response = csi.GetPluginCapabilitiesResponse()
         response.capabilities.add().service.type = csi.PluginCapability.Service.CONTROLLER_SERVICE
         return response
 
-    def probe(self, request: csi.ProbeRequest, _: float) -> csi.ProbeResponse:
+    def probe(self, request: csi.ProbeRequest, _: CallDeadline) -> csi.ProbeResponse:
         """That the master is away is no fault of the driver's: calls that need it say so."""
         if self._mounts and not os.access(_FUSE_DEVICE, os.R_OK | os.W_OK):
             raise VolumeFailed(

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from google.rpc import code_pb2 as codes
 
+from cloudai_daemon.csi.call_deadline import CallDeadline
 from cloudai_daemon.csi.errors import Handler, VolumeFailed, invalid
 from cloudai_daemon.csi.publishing import Publishing
 from cloudai_daemon.csi.requests import (
@@ -40,25 +41,27 @@ class Node:
             "NodeGetInfo": self.node_get_info,
         }
 
-    def node_stage_volume(self, request: csi.NodeStageVolumeRequest, _: float) -> csi.NodeStageVolumeResponse:
+    def node_stage_volume(
+        self, request: csi.NodeStageVolumeRequest, deadline: CallDeadline
+    ) -> csi.NodeStageVolumeResponse:
         volume_id = require_known_volume_id(request.volume_id)
         staging = require_place(request.staging_target_path, "staging_target_path")
         access = parse_access(request.volume_capability)
         context = parse_run(request.volume_context)
         token = require_token(request.secrets)
-        self._staging.stage(volume_id, staging, access, token, context)
+        self._staging.stage(volume_id, staging, access, token, context, deadline)
         return csi.NodeStageVolumeResponse()
 
     def node_unstage_volume(
-        self, request: csi.NodeUnstageVolumeRequest, seconds_max: float
+        self, request: csi.NodeUnstageVolumeRequest, deadline: CallDeadline
     ) -> csi.NodeUnstageVolumeResponse:
         volume_id = require_known_volume_id(request.volume_id)
         staging = require_place(request.staging_target_path, "staging_target_path")
-        self._staging.unstage(volume_id, staging, seconds_max)
+        self._staging.unstage(volume_id, staging, deadline)
         return csi.NodeUnstageVolumeResponse()
 
     def node_publish_volume(
-        self, request: csi.NodePublishVolumeRequest, _: float
+        self, request: csi.NodePublishVolumeRequest, deadline: CallDeadline
     ) -> csi.NodePublishVolumeResponse:
         volume_id = require_known_volume_id(request.volume_id)
         place = require_place(request.target_path, "target_path")
@@ -70,19 +73,19 @@ class Node:
         access = parse_access(request.volume_capability)
         if place == staging:
             raise invalid("target_path: is the staging path")
-        self._publishing.publish(volume_id, staging, place, access, is_read_only=request.readonly)
+        self._publishing.publish(volume_id, staging, place, access, deadline, is_read_only=request.readonly)
         return csi.NodePublishVolumeResponse()
 
     def node_unpublish_volume(
-        self, request: csi.NodeUnpublishVolumeRequest, seconds_max: float
+        self, request: csi.NodeUnpublishVolumeRequest, deadline: CallDeadline
     ) -> csi.NodeUnpublishVolumeResponse:
         volume_id = require_known_volume_id(request.volume_id)
         place = require_place(request.target_path, "target_path")
-        self._publishing.unpublish(volume_id, place, seconds_max)
+        self._publishing.unpublish(volume_id, place, deadline)
         return csi.NodeUnpublishVolumeResponse()
 
     def node_get_volume_stats(
-        self, request: csi.NodeGetVolumeStatsRequest, _: float
+        self, request: csi.NodeGetVolumeStatsRequest, _: CallDeadline
     ) -> csi.NodeGetVolumeStatsResponse:
         volume_id = require_known_volume_id(request.volume_id)
         usage = self._publishing.usage(volume_id, require_place(request.volume_path, "volume_path"))
@@ -99,12 +102,12 @@ class Node:
         )
 
     def node_get_capabilities(
-        self, request: csi.NodeGetCapabilitiesRequest, _: float
+        self, request: csi.NodeGetCapabilitiesRequest, _: CallDeadline
     ) -> csi.NodeGetCapabilitiesResponse:
         response = csi.NodeGetCapabilitiesResponse()
         for kind in (_Rpc.STAGE_UNSTAGE_VOLUME, _Rpc.GET_VOLUME_STATS, _Rpc.SINGLE_NODE_MULTI_WRITER):
             response.capabilities.add().rpc.type = kind
         return response
 
-    def node_get_info(self, request: csi.NodeGetInfoRequest, _: float) -> csi.NodeGetInfoResponse:
+    def node_get_info(self, request: csi.NodeGetInfoRequest, _: CallDeadline) -> csi.NodeGetInfoResponse:
         return csi.NodeGetInfoResponse(node_id=self._node_id)

@@ -14,6 +14,7 @@ from pathlib import Path
 from google.rpc import code_pb2 as codes
 
 from cloudai_daemon.csi.bind_mounts import bind, find_bound, release
+from cloudai_daemon.csi.call_deadline import CallDeadline
 from cloudai_daemon.csi.errors import VolumeFailed, needs_token, refused_at, without_record
 from cloudai_daemon.csi.requests import Access
 from cloudai_daemon.csi.staged_records import StagedRecords, StagedVolume
@@ -35,10 +36,17 @@ class Publishing:
         self._turns = turns
 
     def publish(
-        self, volume_id: str, staging: Path, place: Path, access: Access, *, is_read_only: bool
+        self,
+        volume_id: str,
+        staging: Path,
+        place: Path,
+        access: Access,
+        deadline: CallDeadline,
+        *,
+        is_read_only: bool,
     ) -> None:
         """Makes the staged volume appear at the place."""
-        with self._turns.take(volume_id):
+        with self._turns.take(volume_id, deadline):
             record = self._records.find(volume_id)
             if record is None or record.staging != staging or not record.is_of_this_boot:
                 raise VolumeFailed(
@@ -53,7 +61,7 @@ class Publishing:
                     codes.FAILED_PRECONDITION,
                     f"{volume_id} is published at {others[0]}, and its access mode lets it be at one place only",
                 )
-            self._mounts.require_serving(record)
+            self._mounts.require_serving(record, deadline)
             was_read_only = record.published.get(place)
             if was_read_only not in (None, is_read_only) and find_mounted(place) is not None:
                 raise VolumeFailed(
@@ -67,13 +75,13 @@ class Publishing:
                 self._records.save(record)
                 raise refused_at(place, error) from error
 
-    def unpublish(self, volume_id: str, place: Path, seconds_max: float) -> None:
+    def unpublish(self, volume_id: str, place: Path, deadline: CallDeadline) -> None:
         """Takes it away from the place, with the directory.
 
         Of the last place, returns when all that was written is at the master: as soon as it has returned, the pod may
         be forgotten, and the run sealed.
         """
-        with self._turns.take(volume_id):
+        with self._turns.take(volume_id, deadline):
             self._require_free(volume_id, place)
             try:
                 release(place)
@@ -90,14 +98,14 @@ class Publishing:
                 record = replace(record, published=left)
                 self._records.save(record)
             if not left:
-                self._wait_durable(record, seconds_max)
+                self._wait_durable(record, deadline)
 
-    def _wait_durable(self, record: StagedVolume, seconds_max: float) -> None:
+    def _wait_durable(self, record: StagedVolume, deadline: CallDeadline) -> None:
         if not self._mounts.is_serving(record) and not self._mounts.has_remains(record.volume_id):
             return
-        self._mounts.require_serving(record)
+        self._mounts.require_serving(record, deadline)
         try:
-            self._mounts.wait_durable(record, seconds_max)
+            self._mounts.wait_durable(record, deadline)
         except VolumeFailed as error:
             if error.code != codes.FAILED_PRECONDITION:
                 raise

@@ -1,7 +1,8 @@
 """The socket of the CSI driver: calls of gRPC become calls of plain functions, in worker threads.
 
-The one module of the daemon that imports gRPC. A call that is not carried out is logged with the volume it was for and
-the sentence that it was answered with; requests themselves never are, as they hold secrets.
+The one module of the daemon that imports gRPC. Each call is answered before whoever made it gives it up. One that is
+not carried out is logged with the volume it was for and the sentence that it was answered with; requests themselves
+never are, as they hold secrets.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, NoReturn
 
@@ -20,6 +22,7 @@ from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message_factory import GetMessageClass
 from google.rpc import code_pb2 as codes
 
+from cloudai_daemon.csi.call_deadline import CallDeadline
 from cloudai_daemon.csi.errors import Handler, VolumeFailed, failed_by
 from cloudai_daemon.places import make_private_dir
 from cloudai_daemon.unix_sockets import remove_socket, remove_stale
@@ -31,10 +34,10 @@ log = logging.getLogger(__name__)
 # beyond is RESOURCE_EXHAUSTED, and comes again.
 _CALLS_MAX: Final = 128
 _STOP_SECONDS_MAX: Final = 10.0
-_PATIENCE_SECONDS_DEFAULT: Final = 120.0
-"""Of who does not say how long it waits; the kubelet's."""
+_PATIENCE_SECONDS_MAX: Final = 120.0
+"""Of who does not say how long it waits, or says more; the kubelet's."""
 
-# Of the caller's time, to have the answer there in time.
+# Of the caller's time, to have the answer there in time; of a short one a quarter.
 _ANSWER_SECONDS: Final = 2.0
 
 _CODES: Final = {code.value[0]: code for code in grpc.StatusCode}
@@ -53,6 +56,7 @@ def serve_csi(
     server = grpc.server(
         ThreadPoolExecutor(_CALLS_MAX, thread_name_prefix="csi"), maximum_concurrent_rpcs=_CALLS_MAX
     )
+    work = ThreadPoolExecutor(_CALLS_MAX, thread_name_prefix="csi-work")
     for name, handlers in services.items():
         service = csi.DESCRIPTOR.services_by_name[name]
         server.add_generic_rpc_handlers(
@@ -60,7 +64,7 @@ def serve_csi(
                 grpc.method_handlers_generic_handler(
                     service.full_name,
                     {
-                        method.name: _handler(method, handlers[method.name])
+                        method.name: _handler(method, handlers[method.name], work)
                         for method in service.methods
                         if method.name in handlers
                     },
@@ -93,19 +97,29 @@ def _listen_alone(server: grpc.Server, socket_path: Path) -> None:
         os.umask(umask_before)
 
 
-def _handler(method: MethodDescriptor, handle: Handler) -> grpc.RpcMethodHandler[Any, Any]:
+def _handler(method: MethodDescriptor, handle: Handler, work: Executor) -> grpc.RpcMethodHandler[Any, Any]:
     def answer(request: Any, context: grpc.ServicerContext) -> Any:
-        try:
-            return handle(request, _patience(context))
-        except VolumeFailed as error:
-            failure = error
-        except OSError as error:
-            failure = failed_by(error)
-        # The driver must outlive a fault in one call.
-        except Exception:
-            log.exception("%s failed", method.name)
-            failure = VolumeFailed(codes.INTERNAL, "a fault of the driver: see its log")
-        _refuse(context, method, request, failure)
+        patience_seconds = _patience_of(context)
+        answer_seconds = min(_ANSWER_SECONDS, patience_seconds / 4)
+        # What takes time ends by the first deadline, with a sentence of its own. What cannot be cut off, as a mount
+        # that is being made, goes on behind the second, and the volume stays taken meanwhile.
+        deadline = CallDeadline(patience_seconds - answer_seconds)
+        call = work.submit(_carry_out, method, handle, request, deadline)
+        wait([call], patience_seconds - answer_seconds / 2)
+        if call.done():
+            outcome = call.result()
+        elif call.cancel():
+            outcome = VolumeFailed(
+                codes.RESOURCE_EXHAUSTED, "too many calls are under way: repeat this one later"
+            )
+        else:
+            call.add_done_callback(partial(_log_late, method, request))
+            outcome = VolumeFailed(
+                codes.DEADLINE_EXCEEDED, "it is not done yet, and goes on: repeat this request"
+            )
+        if not isinstance(outcome, VolumeFailed):
+            return outcome
+        _refuse(context, method, request, outcome)
 
     return grpc.unary_unary_rpc_method_handler(
         answer,
@@ -114,17 +128,41 @@ def _handler(method: MethodDescriptor, handle: Handler) -> grpc.RpcMethodHandler
     )
 
 
+def _carry_out(method: MethodDescriptor, handle: Handler, request: Any, deadline: CallDeadline) -> Any:
+    """The response, or how it failed."""
+    try:
+        return handle(request, deadline)
+    except VolumeFailed as error:
+        return error
+    except OSError as error:
+        return failed_by(error)
+    # The driver must outlive a fault in one call.
+    except Exception:
+        log.exception("%s failed", method.name)
+        return VolumeFailed(codes.INTERNAL, "a fault of the driver: see its log")
+
+
+def _log_late(method: MethodDescriptor, request: Any, call: Future[Any]) -> None:
+    outcome = call.result()
+    if isinstance(outcome, VolumeFailed):
+        _log_refusal(method, request, outcome)
+
+
 def _refuse(
     context: grpc.ServicerContext, method: MethodDescriptor, request: Any, failure: VolumeFailed
 ) -> NoReturn:
-    code = _CODES[failure.code]
+    _log_refusal(method, request, failure)
+    context.abort(_CODES[failure.code], failure.sentence)
+
+
+def _log_refusal(method: MethodDescriptor, request: Any, failure: VolumeFailed) -> None:
     volume = getattr(request, "volume_id", "") or getattr(request, "name", "")
-    log.warning("%s %r: %s: %s", method.name, volume[:128], code.name, failure.sentence)
-    context.abort(code, failure.sentence)
+    log.warning("%s %r: %s: %s", method.name, volume[:128], _CODES[failure.code].name, failure.sentence)
 
 
-def _patience(context: grpc.ServicerContext) -> float:
+def _patience_of(context: grpc.ServicerContext) -> float:
+    """For how many seconds whoever called waits."""
     remaining_seconds = context.time_remaining()
-    if remaining_seconds is None or remaining_seconds > _PATIENCE_SECONDS_DEFAULT:
-        return _PATIENCE_SECONDS_DEFAULT
-    return max(0.0, remaining_seconds - _ANSWER_SECONDS)
+    if remaining_seconds is None or remaining_seconds > _PATIENCE_SECONDS_MAX:
+        return _PATIENCE_SECONDS_MAX
+    return remaining_seconds

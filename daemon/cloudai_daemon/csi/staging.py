@@ -10,6 +10,7 @@ from pathlib import Path
 
 from google.rpc import code_pb2 as codes
 
+from cloudai_daemon.csi.call_deadline import CallDeadline
 from cloudai_daemon.csi.errors import VolumeFailed, without_record
 from cloudai_daemon.csi.requests import Access
 from cloudai_daemon.csi.staged_records import StagedRecords, StagedVolume
@@ -34,16 +35,24 @@ class Staging:
         self._turns = turns
 
     def stage(
-        self, volume_id: str, staging: Path, access: Access, token: str, context: tuple[str, str, str] | None
+        self,
+        volume_id: str,
+        staging: Path,
+        access: Access,
+        token: str,
+        context: tuple[str, str, str] | None,
+        deadline: CallDeadline,
     ) -> None:
-        """Mounts the run alone at the staging path; returns when its tree answers."""
-        with self._turns.take(volume_id):
+        """Mounts the run alone at the staging path; returns when its tree answers. A mount that has begun is not given
+        up at the deadline: the same request finds it.
+        """
+        with self._turns.take(volume_id, deadline):
             known = self._records.find(volume_id)
             if known is not None and self._mounts.is_there(known):
-                self._stage_again(known, staging, access, token)
+                self._stage_again(known, staging, access, token, deadline)
                 return
             user, task, _ = context or ("", "", "")
-            run = path_of(self._runs.find(token, volume_id, user, task))
+            run = path_of(self._runs.find(token, volume_id, deadline, user, task))
             if context is not None and run != "/".join(context):
                 raise VolumeFailed(codes.NOT_FOUND, f"the run {'/'.join(context)} is not that of {volume_id}")
             record = StagedVolume(
@@ -65,7 +74,9 @@ class Staging:
                 self._undo(record, known)
                 raise
 
-    def _stage_again(self, known: StagedVolume, staging: Path, access: Access, token: str) -> None:
+    def _stage_again(
+        self, known: StagedVolume, staging: Path, access: Access, token: str, deadline: CallDeadline
+    ) -> None:
         if known.staging != staging:
             raise VolumeFailed(
                 codes.FAILED_PRECONDITION, f"{known.volume_id} is staged at {known.staging}: unstage it there"
@@ -77,9 +88,9 @@ class Staging:
         if token != self._records.find_token(known.volume_id):
             # Only one that is good takes the place of one that was.
             user, task, _ = known.run.split("/")
-            self._runs.find(token, known.volume_id, user, task)
+            self._runs.find(token, known.volume_id, deadline, user, task)
             self._records.save_token(known.volume_id, token)
-        self._mounts.require_serving(known)
+        self._mounts.require_serving(known, deadline)
 
     def _undo(self, record: StagedVolume, known: StagedVolume | None) -> None:
         """After a mount that failed: what an earlier staging left is kept, and where it is published."""
@@ -89,9 +100,9 @@ class Staging:
         elif not self._mounts.has_remains(record.volume_id):
             self._records.forget(record.volume_id)
 
-    def unstage(self, volume_id: str, staging: Path, seconds_max: float) -> None:
+    def unstage(self, volume_id: str, staging: Path, deadline: CallDeadline) -> None:
         """Unmounts once all that was written is at the master; until then DEADLINE_EXCEEDED, and all is as before."""
-        with self._turns.take(volume_id):
+        with self._turns.take(volume_id, deadline):
             record = self._records.find(volume_id)
             if record is None and (find_at(staging) is not None or self._mounts.has_remains(volume_id)):
                 raise without_record(volume_id)
@@ -105,9 +116,9 @@ class Staging:
             if self._mounts.is_held_elsewhere(record):
                 self._mounts.end_processes(record)
             if self._mounts.has_remains(volume_id):
-                self._mounts.require_serving(record)
+                self._mounts.require_serving(record, deadline)
             if self._mounts.is_there(record):
-                self._mounts.unmount(record, seconds_max)
+                self._mounts.unmount(record, deadline)
             take_shield_away(staging)
             if self._mounts.has_remains(volume_id):
                 raise VolumeFailed(

@@ -17,6 +17,7 @@ from typing import Final
 from google.rpc import code_pb2 as codes
 
 from cloudai_daemon.control_protocol import RemoteError
+from cloudai_daemon.csi.call_deadline import CallDeadline
 from cloudai_daemon.csi.errors import VolumeFailed, needs_token
 from cloudai_daemon.csi.requests import Access
 from cloudai_daemon.csi.staged_records import StagedRecords, StagedVolume
@@ -42,6 +43,9 @@ _RETURN_LOOK_SECONDS: Final = 0.1
 _PASSING: Final = (NoSpace, QuotaExceeded, Unauthenticated)
 # A mount that is told to end gives its uploads twenty seconds.
 _END_SECONDS_MAX: Final = 40.0
+
+# After a wait for uploads, for saying what is left of them: a daemon that was stopped says nothing.
+_DESCRIPTION_SECONDS_MAX: Final = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,39 +117,48 @@ class VolumeMounts:
         if supervisor is not None:
             self._supervisors.add(supervisor.pid)
 
-    def require_serving(self, record: StagedVolume) -> None:
+    def require_serving(self, record: StagedVolume, deadline: CallDeadline) -> None:
         """Returns when the mount serves; one that died with its supervisor is made again. Raises VolumeFailed
         (UNAVAILABLE).
         """
-        deadline = time.monotonic() + _RETURN_SECONDS_MAX
+        return_deadline = CallDeadline(deadline.left(_RETURN_SECONDS_MAX))
         while not self.is_serving(record):
             if self.find_supervisor(record) is None:
                 if self._records.find_token(record.volume_id) is None:
                     raise needs_token(record.volume_id)
                 self.mount(record)
                 return
-            if time.monotonic() > deadline:
+            if return_deadline.is_over:
                 raise VolumeFailed(
                     codes.UNAVAILABLE,
                     f"{record.volume_id}: its mount daemon died and cannot be started yet: repeat this request",
                 )
             time.sleep(_RETURN_LOOK_SECONDS)
 
-    def wait_durable(self, record: StagedVolume, seconds_max: float) -> None:
+    def wait_durable(self, record: StagedVolume, deadline: CallDeadline) -> None:
         """Returns when all that was written is at the master. Raises VolumeFailed: DEADLINE_EXCEEDED,
         FAILED_PRECONDITION where it needs a person.
         """
+        wait_seconds, description_seconds = self._divide(deadline)
         try:
-            wait_durable(record.staging, timeout_seconds=self._patience(seconds_max))
+            wait_durable(
+                record.staging, timeout_seconds=wait_seconds, description_seconds_max=description_seconds
+            )
         except NotDurable as error:
             raise self._not_durable(record, error) from error
 
-    def unmount(self, record: StagedVolume, seconds_max: float) -> None:
+    def unmount(self, record: StagedVolume, deadline: CallDeadline) -> None:
         """Returns when all that was written is at the master, and the mount and its processes are gone. Raises
         VolumeFailed as `wait_durable` does, and where it is in use: it goes on as before then.
         """
+        if self.is_serving(record):
+            # First of all: to look whether a mount is dead takes seconds where its daemon does not answer.
+            self.wait_durable(record, deadline)
+        wait_seconds, description_seconds = self._divide(deadline)
         try:
-            unmount_when_durable(record.staging, timeout_seconds=self._patience(seconds_max))
+            unmount_when_durable(
+                record.staging, timeout_seconds=wait_seconds, description_seconds_max=description_seconds
+            )
         except NotDurable as error:
             raise self._not_durable(record, error) from error
         except CommandFailed as error:
@@ -183,8 +196,11 @@ class VolumeMounts:
                 pass
             self._supervisors.discard(pid)
 
-    def _patience(self, seconds_max: float) -> float:
-        return max(1.0, min(self._choices.drain_seconds, seconds_max))
+    def _divide(self, deadline: CallDeadline) -> tuple[float, float]:
+        """How long uploads are waited for, and then for what is left of them to be said."""
+        left_seconds = deadline.left(self._choices.drain_seconds + _DESCRIPTION_SECONDS_MAX)
+        description_seconds = min(_DESCRIPTION_SECONDS_MAX, left_seconds / 4)
+        return min(self._choices.drain_seconds, left_seconds - description_seconds), description_seconds
 
     def _not_durable(self, record: StagedVolume, error: NotDurable) -> VolumeFailed:
         cause = error.__cause__

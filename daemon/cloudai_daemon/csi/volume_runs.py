@@ -1,7 +1,8 @@
 """The runs at the master that volumes are, as the token of a call may see and change them.
 
-Each call has a connection of its own, in a trio loop of its own: calls are rare, and each brings its token. Blocks at
-most CALL_SECONDS_MAX, from any thread. Raises VolumeFailed.
+Each call has a connection of its own, in a trio loop of its own: calls are rare, and each brings its token. Blocks
+until the call's deadline, at most CALL_SECONDS_MAX, from any thread. Raises VolumeFailed; what was cut off may have
+been done, and the same call finds it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Final, TypeVar
 import trio
 from google.rpc import code_pb2 as codes
 
+from cloudai_daemon.csi.call_deadline import CallDeadline
 from cloudai_daemon.csi.errors import VolumeFailed
 from cloudai_fusefs.grpc_master_client import GrpcMasterClient
 from cloudai_model.errors import AlreadyExists, CloudAIError, MasterUnavailable, NotFound, RunSealed
@@ -47,34 +49,38 @@ class VolumeRuns:
         self._insecure = insecure
         self._ca_file = ca_file
 
-    def create(self, token: str, name: str, task: str) -> types.Run:
+    def create(self, token: str, name: str, task: str, deadline: CallDeadline) -> types.Run:
         """The open run of a volume's name, made if it is new. Raises ALREADY_EXISTS for another task, of somebody
         else's, or when it was sealed.
         """
-        return self._ask(token, lambda client: _create(client, volume_id_of(name), task))
+        return self._ask(token, lambda client: _create(client, volume_id_of(name), task), deadline)
 
-    def find(self, token: str, volume_id: str, user: str = "", task: str = "") -> types.Run:
+    def find(
+        self, token: str, volume_id: str, deadline: CallDeadline, user: str = "", task: str = ""
+    ) -> types.Run:
         """Raises NOT_FOUND. Without a user it is looked for among the token's own."""
-        return self._ask(token, lambda client: _find(client, volume_id, user, task))
+        return self._ask(token, lambda client: _find(client, volume_id, user, task), deadline)
 
-    def seal(self, token: str, volume_id: str) -> None:
+    def seal(self, token: str, volume_id: str, deadline: CallDeadline) -> None:
         """Exit status 0: what became of containers is not told to drivers. Nothing to do for one that is sealed, or
         is not there.
         """
-        self._ask(token, lambda client: _seal(client, volume_id))
+        self._ask(token, lambda client: _seal(client, volume_id), deadline)
 
-    def _ask(self, token: str, ask: Callable[[GrpcMasterClient], Awaitable[T]]) -> T:
+    def _ask(self, token: str, ask: Callable[[GrpcMasterClient], Awaitable[T]], deadline: CallDeadline) -> T:
+        seconds_max = deadline.left(CALL_SECONDS_MAX)
+
         async def call() -> T:
-            with trio.move_on_after(CALL_SECONDS_MAX):
+            with trio.move_on_after(seconds_max):
                 async with self._client(token) as client:
                     return await ask(client)
-            raise MasterUnavailable(timeout_seconds=CALL_SECONDS_MAX)
+            raise MasterUnavailable(timeout_seconds=round(seconds_max, 1))
 
         try:
             return trio.run(call)
         except MasterUnavailable as error:
             raise VolumeFailed(
-                codes.UNAVAILABLE,
+                codes.DEADLINE_EXCEEDED if deadline.is_over else codes.UNAVAILABLE,
                 f"the master {self._address} is away, or not to be reached from here: {error}",
             ) from error
         except CloudAIError as error:

@@ -9,6 +9,7 @@ from typing import Final
 
 from google.rpc import code_pb2 as codes
 
+from cloudai_daemon.csi.call_deadline import CallDeadline
 from cloudai_daemon.csi.errors import VolumeFailed
 
 KEEPER_SECONDS_MAX: Final = 60.0
@@ -24,14 +25,15 @@ class VolumeTurns:
         self._kept: set[str] = set()
 
     @contextmanager
-    def take(self, volume_id: str) -> Iterator[None]:
+    def take(self, volume_id: str, deadline: CallDeadline) -> Iterator[None]:
         """For a request. Raises VolumeFailed (ABORTED) at once while another has it; waits for the keeper."""
         with self._changed:
             if volume_id in self._requested:
                 raise _aborted(volume_id)
             # From here on the keeper finds it taken, and further requests are aborted.
             self._requested.add(volume_id)
-            if not self._changed.wait_for(lambda: volume_id not in self._kept, KEEPER_SECONDS_MAX):
+            seconds_max = deadline.left(KEEPER_SECONDS_MAX)
+            if not self._changed.wait_for(lambda: volume_id not in self._kept, seconds_max):
                 self._requested.remove(volume_id)
                 raise _aborted(volume_id)
         try:
