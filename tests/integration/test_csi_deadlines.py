@@ -5,25 +5,26 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cloudai_daemon.process_identity import ProcessIdentity
 from support.csi_client import refusal, repeat
-from support.csi_driver_process import CsiDriverProcess
+from support.csi_driver_process import CsiDriverProcess, wait_for_supervisor
 from support.master_process import MasterProcess
-from support.mount_daemons import require_daemon
-from support.mount_process import MakeMount, wait_until
+from support.mount_daemons import require_daemon, stopped
+from support.mount_process import MakeMount
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the driver mounts as root")
 
 USER = "user-123"
 SHORT_SECONDS = 6.0
 """Less than the driver's own limits, each of ten seconds or more."""
+
+MASTER_SECONDS = 4.0
+"""Less than the five seconds of one attempt at the master."""
 
 
 @pytest.fixture
@@ -38,16 +39,6 @@ def driver(master: MasterProcess, tmp_path: Path) -> Iterator[CsiDriverProcess]:
     yield driver
     driver.clear()
     assert "Traceback" not in driver.log_text()
-
-
-@contextmanager
-def stopped(process: ProcessIdentity) -> Iterator[None]:
-    """It is there and does nothing."""
-    process.send_signal(signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        process.send_signal(signal.SIGCONT)
 
 
 def refused_in_time(call: Any) -> tuple[str, str]:
@@ -67,11 +58,11 @@ def test_calls_that_wait_for_the_master_are_answered_in_the_callers_time(
     volume = driver.create("pvc", token)
     with master.silent():
         for call in (
-            lambda: driver.create("pvc-new", token, seconds=SHORT_SECONDS),
-            lambda: driver.create("pvc", token, seconds=SHORT_SECONDS),
-            lambda: driver.stage(volume.volume_id, token, seconds=SHORT_SECONDS),
-            lambda: driver.stage(staged.volume_id, "e30.e30.e30", seconds=SHORT_SECONDS),
-            lambda: driver.delete(volume.volume_id, token, seconds=SHORT_SECONDS),
+            lambda: driver.create("pvc-new", token, seconds=MASTER_SECONDS),
+            lambda: driver.create("pvc", token, seconds=MASTER_SECONDS),
+            lambda: driver.stage(volume.volume_id, token, seconds=MASTER_SECONDS),
+            lambda: driver.stage(staged.volume_id, "e30.e30.e30", seconds=MASTER_SECONDS),
+            lambda: driver.delete(volume.volume_id, token, seconds=MASTER_SECONDS),
         ):
             code, sentence = refused_in_time(call)
             # The second where gRPC has given the connection up before.
@@ -85,28 +76,12 @@ def test_calls_that_wait_for_the_master_are_answered_in_the_callers_time(
     assert not list(driver.state_dir.iterdir())
 
 
-def wait_for_child(driver: CsiDriverProcess) -> ProcessIdentity:
-    """The supervisor that the driver has started, as soon as there is one."""
-    found: list[ProcessIdentity] = []
-
-    def look() -> bool:
-        for path in Path(f"/proc/{driver.pid}/task").glob("*/children"):
-            for pid in path.read_text().split():
-                with suppress(OSError):  # it has ended
-                    if b"cloudai_daemon.supervisor" in Path(f"/proc/{pid}/cmdline").read_bytes():
-                        found.append(ProcessIdentity.of(int(pid)))
-        return bool(found)
-
-    wait_until(look, "a supervisor")
-    return found[0]
-
-
 def test_mount_that_takes_longer_than_its_caller_waits_is_made_for_the_next(
     driver: CsiDriverProcess, token: str
 ) -> None:
     volume = driver.create("pvc", token).volume_id
     first = driver.start_staging(volume, token, seconds=SHORT_SECONDS)
-    with stopped(wait_for_child(driver)):
+    with stopped(wait_for_supervisor(driver)):
         assert refused_in_time(first.result) == (
             "DEADLINE_EXCEEDED",
             "it is not done yet, and goes on: repeat this request",

@@ -7,9 +7,11 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
+from cloudai_daemon.process_identity import ProcessIdentity
 from support.csi_client import CsiClient
 from support.mount_process import COMMAND_SECONDS_MAX, PROGRAM, wait_until
 
@@ -107,3 +109,19 @@ class CsiDriverProcess(CsiClient):
             return text in self.log_path.read_bytes()[self._log_bytes_before :].decode()
 
         wait_until(is_there, f"{text!r} in the driver's log")
+
+
+def wait_for_supervisor(driver: CsiDriverProcess) -> ProcessIdentity:
+    """The supervisor that the driver has started, as soon as there is one."""
+    found: list[ProcessIdentity] = []
+
+    def look() -> bool:
+        for path in Path(f"/proc/{driver.pid}/task").glob("*/children"):
+            for pid in path.read_text().split():
+                with suppress(OSError):  # it has ended
+                    if b"cloudai_daemon.supervisor" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                        found.append(ProcessIdentity.of(int(pid)))
+        return bool(found)
+
+    wait_until(look, "a supervisor")
+    return found[0]

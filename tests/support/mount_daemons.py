@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from cloudai_daemon.mount_lookup import find_at
@@ -34,3 +36,13 @@ def wait_for_another_daemon(mount_point: Path, killed: ProcessIdentity) -> Proce
     """The one that serves the mount in the place of one that was killed."""
     wait_until(lambda: find_daemon(mount_point) not in (None, killed), "another daemon")
     return require_daemon(mount_point)
+
+
+@contextmanager
+def stopped(process: ProcessIdentity) -> Iterator[None]:
+    """It is there and does nothing."""
+    process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        process.send_signal(signal.SIGCONT)

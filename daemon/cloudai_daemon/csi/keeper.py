@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final
 
 from cloudai_daemon.csi.errors import VolumeFailed
@@ -17,13 +18,24 @@ LOOK_SECONDS: Final = 1.0
 PAUSE_SECONDS_MAX: Final = 30.0
 """Between two attempts at a volume that cannot be repaired; they begin with LOOK_SECONDS and double."""
 
+REPAIRS_MAX: Final = 4
+"""Side by side. One takes a second of a core, and half a minute where its master or its daemon says nothing; with more,
+the first volume of many comes as late as the last (benchmarks/volume_repairs.py).
+"""
+
 
 class Keeper:
-    """A thread of its own, from `start` until the process ends."""
+    """A thread of its own, from `start` until the process ends, and one for each repair that is under way.
+
+    A volume whose repair takes long holds up no other, unless there are REPAIRS_MAX of them.
+    """
 
     def __init__(self, repairs: Repairs, mounts: VolumeMounts) -> None:
         self._repairs = repairs
         self._mounts = mounts
+        self._workers = ThreadPoolExecutor(REPAIRS_MAX, thread_name_prefix="repair")
+        # One for each volume at most.
+        self._under_way: dict[str, Future[None]] = {}
         self._pauses: dict[str, float] = {}
         self._not_before: dict[str, float] = {}
 
@@ -40,25 +52,31 @@ class Keeper:
             time.sleep(LOOK_SECONDS)
 
     def look(self) -> None:
-        """Once at all volumes."""
+        """Once at all volumes. Returns without waiting for the repairs that it begins."""
         self._mounts.reap_supervisors()
+        self._note_ended()
         broken = self._repairs.list_broken()
         for whole in self._pauses.keys() - set(broken):
             self._forget(whole)
+        now_seconds = time.monotonic()
         for volume_id in broken:
-            if time.monotonic() >= self._not_before.get(volume_id, 0.0):
-                self._repair(volume_id)
+            if volume_id not in self._under_way and now_seconds >= self._not_before.get(volume_id, 0.0):
+                self._under_way[volume_id] = self._workers.submit(self._repairs.repair, volume_id)
 
-    def _repair(self, volume_id: str) -> None:
-        try:
-            self._repairs.repair(volume_id)
-        except (VolumeFailed, OSError) as error:
-            log.warning("%s: %s", volume_id, error)
+    def _note_ended(self) -> None:
+        for volume_id, repair in list(self._under_way.items()):
+            if not repair.done():
+                continue
+            del self._under_way[volume_id]
+            error = repair.exception()
+            if error is None:
+                self._forget(volume_id)
+                continue
+            is_foreseen = isinstance(error, VolumeFailed | OSError)
+            log.warning("%s: %s", volume_id, error, exc_info=None if is_foreseen else error)
             pause = min(2 * self._pauses.get(volume_id, LOOK_SECONDS / 2), PAUSE_SECONDS_MAX)
             self._pauses[volume_id] = pause
             self._not_before[volume_id] = time.monotonic() + pause
-        else:
-            self._forget(volume_id)
 
     def _forget(self, volume_id: str) -> None:
         self._pauses.pop(volume_id, None)
