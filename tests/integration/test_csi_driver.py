@@ -216,6 +216,53 @@ def test_same_name_with_another_task_or_user_exists_already(
     )
 
 
+def task_id_of(volume: csi.Volume) -> str:
+    return volume.volume_id.partition("~")[0]
+
+
+def test_volume_is_deleted_with_a_token_of_its_user(
+    driver: CsiDriverProcess, shared_master: MasterProcess, reader: MountProcess, token: str
+) -> None:
+    """
+    K6. A volume that was made by a claim is deleted with a token of its user or an administrator's alone; with another
+    it stays, and the cluster is told so.
+    """
+    volume = driver.create("pvc-owned", token)
+    run = volume.volume_context["run"]
+    other = shared_master.make_token("user-456")
+
+    code, sentence = refusal(lambda: driver.delete(volume.volume_id, other))
+
+    assert code == "PERMISSION_DENIED"
+    assert "the volume is another user's than the token" in sentence
+    assert exit_status(reader, run) is None
+    driver.delete(volume.volume_id, token)
+    assert exit_status(reader, run) == 0
+    # Nor is it said then that there is nothing to do: to whom it does not belong a sealed run is hidden as well.
+    assert refusal(lambda: driver.delete(volume.volume_id, other))[0] == "PERMISSION_DENIED"
+
+
+def test_volume_is_deleted_with_the_token_of_an_administrator(
+    driver: CsiDriverProcess, shared_master: MasterProcess, reader: MountProcess, token: str
+) -> None:
+    volume = driver.create("pvc-administered", token)
+
+    driver.delete(volume.volume_id, shared_master.make_token("user-456", admin=True))
+
+    assert exit_status(reader, volume.volume_context["run"]) == 0
+
+
+def test_volume_whose_run_a_person_has_removed_is_deleted(
+    driver: CsiDriverProcess, reader: MountProcess, token: str
+) -> None:
+    volume = driver.create("pvc-removed", token)
+    run = reader.mount_point / volume.volume_context["run"]
+    wait_until(run.exists, "the run in another mount")
+    run.rmdir()
+
+    driver.delete(volume.volume_id, token)
+
+
 def test_task_is_that_of_the_claim_where_the_class_names_none(driver: CsiDriverProcess, token: str) -> None:
     parameters = {"csi.storage.k8s.io/pvc/name": "results", "csi.storage.k8s.io/pvc/namespace": "team"}
 
@@ -228,9 +275,11 @@ def test_token_of_one_run_makes_no_volume(
     driver: CsiDriverProcess, shared_master: MasterProcess, token: str
 ) -> None:
     volume = driver.create("pvc-scope", token)
-    limited = shared_master.make_token(USER, task_id=volume.volume_id)
+    limited = shared_master.make_token(USER, task_id=task_id_of(volume))
 
     assert refusal(lambda: driver.create("pvc-other", limited))[0] == "PERMISSION_DENIED"
+    for volume_id in (volume.volume_id, driver.create("pvc-other", token).volume_id):
+        assert refusal(partial(driver.delete, volume_id, limited))[0] == "PERMISSION_DENIED"
     # It is enough to mount that one.
     driver.stage(volume.volume_id, limited)
     driver.unstage(volume.volume_id)
@@ -273,6 +322,7 @@ def test_capabilities_are_confirmed_or_said_not_to_be(driver: CsiDriverProcess, 
         ({"volume_id": ""}, "INVALID_ARGUMENT", "volume_id: is missing"),
         ({"volume_id": "../../etc"}, "NOT_FOUND", "volume_id: there is no such volume"),
         ({"volume_id": NOBODYS}, "NOT_FOUND", "not found"),
+        ({"volume_id": f"{NOBODYS}~nobody"}, "NOT_FOUND", "volume_id: there is no such volume"),
         ({"staging_target_path": ""}, "INVALID_ARGUMENT", "staging_target_path: is missing"),
         ({"staging_target_path": "here"}, "INVALID_ARGUMENT", "staging_target_path: is no absolute path"),
         ({"staging_target_path": "/tmp/../etc/x"}, "INVALID_ARGUMENT", "staging_target_path: is no place"),

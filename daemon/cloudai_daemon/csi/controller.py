@@ -18,7 +18,8 @@ from cloudai_daemon.csi.requests import (
     require_name,
     require_token,
 )
-from cloudai_daemon.csi.volume_runs import VolumeRuns, path_of, volume_id_of
+from cloudai_daemon.csi.volume_ids import volume_id_of
+from cloudai_daemon.csi.volume_runs import VolumeRuns, path_of, task_id_of_name
 from cloudai_daemon.csi.volume_turns import VolumeTurns
 from cloudai_model.errors import InvalidRequest
 from cloudai_model.names import check_managed_name
@@ -72,9 +73,11 @@ class Controller:
         if request.HasField("volume_content_source"):
             raise invalid("volume_content_source: a run begins empty: copy into it what is to be there")
         token = require_token(request.secrets)
-        with self._turns.take(volume_id_of(name), deadline):
+        with self._turns.take(task_id_of_name(name), deadline):
             run = self._runs.create(token, name, task, deadline)
-        volume = csi.Volume(volume_id=run.task_id, volume_context={RUN_CONTEXT: path_of(run)})
+        volume = csi.Volume(
+            volume_id=volume_id_of(run.task_id, run.user), volume_context={RUN_CONTEXT: path_of(run)}
+        )
         return csi.CreateVolumeResponse(volume=volume)
 
     def delete_volume(

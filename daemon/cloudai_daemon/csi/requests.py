@@ -13,6 +13,7 @@ from typing import Final
 from google.rpc import code_pb2 as codes
 
 from cloudai_daemon.csi.errors import VolumeFailed, invalid
+from cloudai_daemon.csi.volume_ids import check_mark, task_id_of
 from cloudai_daemon.exit_codes import CommandFailed
 from cloudai_daemon.options import MountOptions, parse_options
 from cloudai_model.errors import InvalidRequest
@@ -102,11 +103,12 @@ def parse_all(capabilities: Iterable[csi.VolumeCapability]) -> list[Access]:
 
 
 def require_volume_id(text: str) -> str:
-    """A run's task id, which is safe as the name of a file."""
+    """A run's task id, with its user's mark or without; safe as the name of a file."""
     if not text:
         raise invalid("volume_id: is missing")
     try:
-        check_task_id(text)
+        check_task_id(task_id_of(text))
+        check_mark(text)
     except InvalidRequest as error:
         raise invalid(
             "volume_id: is none: a run's task id has letters, digits and . _ -, 128 at most"

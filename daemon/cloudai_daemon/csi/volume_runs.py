@@ -19,8 +19,16 @@ from google.rpc import code_pb2 as codes
 
 from cloudai_daemon.csi.call_deadline import CallDeadline
 from cloudai_daemon.csi.errors import VolumeFailed
+from cloudai_daemon.csi.volume_ids import may_be_of, task_id_of
 from cloudai_fusefs.grpc_master_client import GrpcMasterClient
-from cloudai_model.errors import AlreadyExists, CloudAIError, MasterUnavailable, NotFound, RunSealed
+from cloudai_model.errors import (
+    AlreadyExists,
+    CloudAIError,
+    MasterUnavailable,
+    NotFound,
+    PermissionRefused,
+    RunSealed,
+)
 from cloudai_proto.storage.v1 import names_pb2 as names
 from cloudai_proto.storage.v1 import types_pb2 as types
 
@@ -32,8 +40,8 @@ _ATTEMPT_SECONDS_MAX: Final = 5.0
 T = TypeVar("T")
 
 
-def volume_id_of(name: str) -> str:
-    """The task id of the run that a volume of this name is: the same for the same name, whoever asks."""
+def task_id_of_name(name: str) -> str:
+    """Of the run that a volume of this name is: the same for the same name, whoever asks."""
     return hashlib.blake2b(name.encode(), digest_size=12, person=b"cloudai-csi").hexdigest()
 
 
@@ -53,7 +61,7 @@ class VolumeRuns:
         """The open run of a volume's name, made if it is new. Raises ALREADY_EXISTS for another task, of somebody
         else's, or when it was sealed.
         """
-        return self._ask(token, lambda client: _create(client, volume_id_of(name), task), deadline)
+        return self._ask(token, lambda client: _create(client, task_id_of_name(name), task), deadline)
 
     def find(
         self, token: str, volume_id: str, deadline: CallDeadline, user: str = "", task: str = ""
@@ -63,7 +71,7 @@ class VolumeRuns:
 
     def seal(self, token: str, volume_id: str, deadline: CallDeadline) -> None:
         """Exit status 0: what became of containers is not told to drivers. Nothing to do for one that is sealed, or
-        is not there.
+        is not there. Raises PERMISSION_DENIED for one that is another user's than the token.
         """
         self._ask(token, lambda client: _seal(client, volume_id), deadline)
 
@@ -98,17 +106,17 @@ class VolumeRuns:
         )
 
 
-async def _create(client: GrpcMasterClient, volume_id: str, task: str) -> types.Run:
+async def _create(client: GrpcMasterClient, task_id: str, task: str) -> types.Run:
     user = (await client.get_capabilities()).user
     request = names.CreateRunRequest(
-        request_id=secrets.token_bytes(16), user=user, task=task, task_id=volume_id
+        request_id=secrets.token_bytes(16), user=user, task=task, task_id=task_id
     )
     try:
         return await client.create_run(request)
     except AlreadyExists:
         pass
     with suppress(NotFound):
-        run = await _find(client, volume_id, user, task)
+        run = await _find(client, task_id, user, task)
         if not run.sealed:
             return run
         raise VolumeFailed(codes.ALREADY_EXISTS, f"the run of this volume is sealed: {path_of(run)}")
@@ -121,12 +129,26 @@ async def _find(client: GrpcMasterClient, volume_id: str, user: str, task: str) 
     user = user or (await client.get_capabilities()).user
     runs, _ = await client.list_runs(user, task)
     for run in runs:
-        if run.task_id == volume_id:
+        if run.task_id == task_id_of(volume_id):
             return run
     raise NotFound("no run of this id can be seen with this token", volume_id=volume_id)
 
 
 async def _seal(client: GrpcMasterClient, volume_id: str) -> None:
-    request = names.SealRunRequest(request_id=secrets.token_bytes(16), task_id=volume_id, exit_status=0)
-    with suppress(RunSealed, NotFound):
+    request = names.SealRunRequest(
+        request_id=secrets.token_bytes(16), task_id=task_id_of(volume_id), exit_status=0
+    )
+    try:
         await client.seal_run(request)
+    except RunSealed:
+        pass
+    except NotFound:
+        _require_to_see(volume_id, await client.get_capabilities())
+
+
+def _require_to_see(volume_id: str, caller: names.GetCapabilitiesResponse) -> None:
+    """Raises PermissionRefused where the volume's run, if there is one, may be hidden from the token."""
+    if caller.task_id:
+        raise PermissionRefused("the token is good for one run alone", task_id=caller.task_id)
+    if not caller.admin and not may_be_of(volume_id, caller.user):
+        raise PermissionRefused("the volume is another user's than the token", token_user=caller.user)
