@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from support.csi_driver_process import CsiDriverProcess
+from support.files import has_content
 from support.master_process import MasterProcess
 from support.mount_process import wait_until
 
@@ -26,18 +27,9 @@ USER = "user-123"
 RETURN_SECONDS_MAX = 120.0
 
 
-def is_readable(path: Path) -> bool:
-    try:
-        return path.read_text() == "content"
-    except OSError:
-        return False
-
-
 def publish(driver: CsiDriverProcess, token: str, number: int) -> Path:
     """The file of one volume, at its pod's place."""
-    volume = driver.create(f"pvc-{number}", token)
-    driver.stage(volume.volume_id, token, context=volume.volume_context)
-    path = driver.publish(volume.volume_id, f"pod-{number}") / "file"
+    path = driver.publish_new(token, f"pvc-{number}", f"pod-{number}").target / "file"
     path.write_text("content")
     return path
 
@@ -51,7 +43,7 @@ def measure(driver: CsiDriverProcess, paths: Sequence[Path]) -> list[float]:
 
     def are_all_there() -> bool:
         for path in paths:
-            if path not in returned and is_readable(path):
+            if path not in returned and has_content(path, "content"):
                 returned[path] = time.monotonic() - began_seconds
         return len(returned) == len(paths)
 

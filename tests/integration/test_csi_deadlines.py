@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from support.csi_client import refusal, repeat
-from support.csi_driver_process import CsiDriverProcess, wait_for_supervisor
+from support.csi_driver_process import CsiDriverProcess, run_driver, wait_for_supervisor
 from support.master_process import MasterProcess
 from support.mount_daemons import require_daemon, stopped
 from support.mount_process import MakeMount
@@ -34,11 +34,7 @@ def token(master: MasterProcess) -> str:
 
 @pytest.fixture
 def driver(master: MasterProcess, tmp_path: Path) -> Iterator[CsiDriverProcess]:
-    driver = CsiDriverProcess(tmp_path / "csi", master.address, "--node-id", "node-1")
-    driver.start()
-    yield driver
-    driver.clear()
-    assert "Traceback" not in driver.log_text()
+    yield from run_driver(tmp_path / "csi", master.address)
 
 
 def refused_in_time(call: Any) -> tuple[str, str]:

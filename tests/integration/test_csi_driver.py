@@ -651,27 +651,60 @@ def test_second_request_for_a_volume_is_aborted_while_the_first_is_not_answered(
     driver.unstage(volume)
 
 
+def content_of(path: Path) -> bytes:
+    """Nothing for a file that is gone by now, as those of a database are."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        return b""
+
+
 def test_secrets_are_in_no_answer_log_record_or_command_line(
     driver: CsiDriverProcess, token: str, shared_master: MasterProcess
 ) -> None:
-    created = driver.create("pvc-secret", token)
+    """
+    K7. Of the secrets that come with calls the token alone is kept, in a file that is root's and in memory, until the
+    volume is unstaged; none is in an answer, an error, a log, a record, a command line, an environment or the kernel's
+    table of mounts.
+    """
+    hidden = (token.encode(), b"value-of-another-secret", b"value-of-a-flag")
+    given = {"token": token, "password": "value-of-another-secret"}
+    created = driver.create("pvc-secret", token, secrets=given)
     volume = created.volume_id
-    assert refusal(lambda: driver.stage(volume, f"{token}x"))[0] == "UNAUTHENTICATED"
-    driver.stage(volume, token, context=created.volume_context)
-    driver.publish(volume, "pod-secret")
+    driver.stage(volume, token, context=created.volume_context, secrets=given)
+    target = driver.publish(volume, "pod-secret")
 
+    flagged = capability(flags=("password=value-of-a-flag",))
+    spoilt = (f"{token}x", f"{token} {token}", f"{token}\n{token}", f"{token}\x07")
+    answers = [
+        str(created),
+        *(str(refusal(partial(driver.create, "pvc-spoilt", wrong))) for wrong in spoilt),
+        *(str(refusal(partial(driver.stage, volume, wrong))) for wrong in spoilt),
+        *(str(refusal(partial(driver.delete, NOBODYS, wrong))) for wrong in spoilt),
+        str(refusal(partial(driver.create, "pvc-flag", token, volume_capabilities=[flagged]))),
+        str(refusal(partial(driver.stage, volume, token, access=flagged))),
+        str(refusal(partial(driver.publish, volume, "pod-flag", access=flagged))),
+    ]
+    shown = [answer.encode() for answer in answers]
     assert list(created.volume_context) == ["run"]
-    assert token not in str(created)
-    pids = [process.pid for process in driver.mount_processes()] + [driver.pid]
-    assert len(pids) >= 3
-    for pid in pids:
-        for name in ("cmdline", "environ"):
-            assert token.encode() not in Path(f"/proc/{pid}/{name}").read_bytes()
-    logs = [driver.log_path, shared_master.log_path]
-    for path in (*logs, *(found for found in driver.state_dir.rglob("*") if found.is_file())):
-        assert token.encode() not in path.read_bytes(), path
+    processes = driver.mount_processes()
+    assert len(processes) >= 2
+    for pid in (driver.pid, *(process.pid for process in processes)):
+        shown += [Path(f"/proc/{pid}/{name}").read_bytes() for name in ("cmdline", "environ", "mountinfo")]
+    token_dir = Path(os.environ["CLOUDAI_RUNTIME_DIR"]) / "csi"
+    assert (token_dir / volume).read_text() == token
+    kept = [token_dir.parent, driver.state_dir, driver.cache_dir]
+    files = [found for directory in kept for found in directory.rglob("*") if found.is_file()]
+    files.remove(token_dir / volume)
+    assert driver.state_dir / volume / "volume.json" in files
+    shown += [content_of(path) for path in (driver.log_path, shared_master.log_path, *files)]
+    for secret in hidden:
+        assert not [text[:200] for text in shown if secret in text]
+
     driver.unpublish(volume, "pod-secret")
     driver.unstage(volume)
+    assert not target.exists()
+    assert volume not in os.listdir(token_dir)
 
 
 def test_container_writes_to_a_published_volume(

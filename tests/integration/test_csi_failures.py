@@ -14,12 +14,14 @@ from pathlib import Path
 import grpc
 import pytest
 
-from cloudai_daemon.mount_table import find_mounted, list_mounted
+from cloudai_daemon.mount_table import find_mounted
 from cloudai_daemon.places import runtime_dir
 from cloudai_fusefs.state_lock import own_state_directory
-from support.csi_client import refusal, repeat
-from support.csi_driver_process import CsiDriverProcess
+from support.csi_client import PublishedVolume, refusal, repeat
+from support.csi_driver_process import CsiDriverProcess, run_driver
+from support.files import has_content, wait_for_content
 from support.master_process import MasterProcess
+from support.mount_daemons import kill_daemon, require_daemon, stopped
 from support.mount_process import MakeMount, MountProcess, wait_until
 from support.podman import IMAGE, WRITER, Podman, wait_for_more_lines
 
@@ -36,11 +38,7 @@ def token(master: MasterProcess) -> str:
 @pytest.fixture
 def driver(master: MasterProcess, tmp_path: Path) -> Iterator[CsiDriverProcess]:
     """One that a test may kill."""
-    driver = CsiDriverProcess(tmp_path / "csi", master.address, "--node-id", "node-1", "--drain", "3")
-    driver.start()
-    yield driver
-    driver.clear()
-    assert "Traceback" not in driver.log_text()
+    yield from run_driver(tmp_path / "csi", master.address, "--drain", "3")
 
 
 @pytest.fixture
@@ -48,16 +46,12 @@ def reader(make_mount: MakeMount) -> MountProcess:
     return make_mount()
 
 
-def has(path: Path, content: str) -> bool:
-    """Whether it can be read, and is that."""
-    try:
-        return path.read_text() == content
-    except OSError:
-        return False
-
-
-def wait_for(path: Path, content: str) -> None:
-    wait_until(lambda: has(path, content), str(path))
+def look_into(volume: PublishedVolume, reader: MountProcess) -> Path:
+    """The run in another mount, which has a first file by then: the volume's mount needs the master for no more."""
+    (volume.target / "looked into").touch()
+    run = reader.mount_point / volume.run
+    wait_until((run / "looked into").exists, "the first file")
+    return run
 
 
 def test_driver_that_is_killed_between_calls_goes_on(
@@ -95,29 +89,24 @@ def test_published_volume_is_there_again_when_its_mount_daemon_was_killed(
     """
     K2. A published volume whose mount daemon dies is there again, in the containers that have it too.
     """
-    volume = driver.create("pvc", token)
-    driver.stage(volume.volume_id, token)
-    target = driver.publish(volume.volume_id, "pod")
+    volume = driver.publish_new(token)
     read_only = driver.publish(volume.volume_id, "reader", readonly=True)
-    (target / "first").write_text("content")
-    with podman.start("--volume", f"{target}:/output", IMAGE, "sh", "-c", WRITER) as container:
-        wait_for_more_lines(target / "lines")
-        daemon = driver.daemon_of(volume.volume_id)
-        assert daemon is not None
-        daemon.send_signal(signal.SIGKILL)
-        daemon.wait_gone(10)
-        wait_for(target / "first", "content")
-        wait_for(read_only / "first", "content")
-        wait_for_more_lines(target / "lines")
-        (target / "stop").touch()
+    (volume.target / "first").write_text("content")
+    with podman.start("--volume", f"{volume.target}:/output", IMAGE, "sh", "-c", WRITER) as container:
+        wait_for_more_lines(volume.target / "lines")
+        kill_daemon(volume.staging)
+        wait_for_content(volume.target / "first", "content")
+        wait_for_content(read_only / "first", "content")
+        wait_for_more_lines(volume.target / "lines")
+        (volume.target / "stop").touch()
         assert podman("wait", container).stdout == "0\n"
     with pytest.raises(OSError, match="Read-only file system"):
         (read_only / "more").touch()
 
     for pod in ("pod", "reader"):
         driver.unpublish(volume.volume_id, pod)
-    run = reader.mount_point / volume.volume_context["run"]
-    wait_for(run / "first", "content")
+    run = reader.mount_point / volume.run
+    wait_for_content(run / "first", "content")
     driver.unstage(volume.volume_id)
     assert not driver.mount_processes()
 
@@ -128,42 +117,38 @@ def test_volumes_are_there_again_when_the_container_of_the_driver_was_killed(
     """
     K3. A driver that starts anew mounts again what died with the one before it, and its uploads go on.
     """
-    volume = driver.create("pvc", token)
-    driver.stage(volume.volume_id, token)
-    target = driver.publish(volume.volume_id, "pod")
-    (target / "looked into").touch()
+    volume = driver.publish_new(token)
+    (volume.target / "looked into").touch()
     reader.wait_durable()
     with master.silent():
-        (target / "staged").write_bytes(b"content")
+        (volume.target / "staged").write_bytes(b"content")
         driver.kill_container()
 
     driver.start()
 
-    wait_for(target / "staged", "content")
+    wait_for_content(volume.target / "staged", "content")
     driver.unpublish(volume.volume_id, "pod")
-    wait_for(reader.mount_point / volume.volume_context["run"] / "staged", "content")
+    wait_for_content(reader.mount_point / volume.run / "staged", "content")
     driver.unstage(volume.volume_id)
 
 
 def test_call_after_the_death_of_everything_is_carried_out(
     driver: CsiDriverProcess, reader: MountProcess, token: str
 ) -> None:
-    volume = driver.create("pvc", token)
-    driver.stage(volume.volume_id, token)
-    target = driver.publish(volume.volume_id, "pod")
-    (target / "file").write_text("content")
+    volume = driver.publish_new(token)
+    (volume.target / "file").write_text("content")
     driver.kill_container()
     driver.start()
 
     # At once, whoever is faster.
     driver.unpublish(volume.volume_id, "pod")
 
-    wait_for(reader.mount_point / volume.volume_context["run"] / "file", "content")
+    wait_for_content(reader.mount_point / volume.run / "file", "content")
     driver.kill_container()
     driver.start()
     driver.unstage(volume.volume_id)
     assert not driver.mount_processes()
-    assert not os.path.ismount(driver.staging(volume.volume_id))
+    assert not os.path.ismount(volume.staging)
     assert not list(driver.state_dir.iterdir())
 
 
@@ -197,14 +182,10 @@ def test_what_is_not_at_the_master_keeps_its_volume(
     K1. A volume is taken from its last place, and unstaged, once all that was written to it is at the master; until
     then it stays mounted, and the cluster is told to ask again.
     """
-    volume = driver.create("pvc", token)
-    staging = driver.stage(volume.volume_id, token)
-    target = driver.publish(volume.volume_id, "pod")
-    (target / "looked into").touch()
-    run = reader.mount_point / volume.volume_context["run"]
-    wait_until(lambda: (run / "looked into").exists(), "the first file")
+    volume = driver.publish_new(token)
+    run = look_into(volume, reader)
     master.kill()
-    (target / "result").write_text("content")
+    (volume.target / "result").write_text("content")
 
     for call in (
         lambda: driver.unpublish(volume.volume_id, "pod"),
@@ -215,26 +196,22 @@ def test_what_is_not_at_the_master_keeps_its_volume(
         code, sentence = refusal(call)
         assert code == "DEADLINE_EXCEEDED"
         assert "nothing is lost: it stays mounted" in sentence
-    assert not target.exists()
-    assert has(staging / "result", "content")
+    assert not volume.target.exists()
+    assert has_content(volume.staging / "result", "content")
 
     master.start()
     repeat(lambda: driver.unpublish(volume.volume_id, "pod"))
     repeat(lambda: driver.unstage(volume.volume_id))
-    wait_for(run / "result", "content")
+    wait_for_content(run / "result", "content")
 
 
 def test_what_died_with_its_driver_while_the_master_is_away_is_kept(
     driver: CsiDriverProcess, reader: MountProcess, master: MasterProcess, token: str
 ) -> None:
-    volume = driver.create("pvc", token)
-    driver.stage(volume.volume_id, token)
-    target = driver.publish(volume.volume_id, "pod")
-    (target / "looked into").touch()
-    run = reader.mount_point / volume.volume_context["run"]
-    wait_until(lambda: (run / "looked into").exists(), "the first file")
+    volume = driver.publish_new(token)
+    run = look_into(volume, reader)
     master.kill()
-    (target / "result").write_text("content")
+    (volume.target / "result").write_text("content")
     driver.kill_container()
     driver.start()
 
@@ -249,27 +226,21 @@ def test_what_died_with_its_driver_while_the_master_is_away_is_kept(
     master.start()
     repeat(lambda: driver.unpublish(volume.volume_id, "pod"))
     repeat(lambda: driver.unstage(volume.volume_id))
-    wait_for(run / "result", "content")
+    wait_for_content(run / "result", "content")
 
 
 def test_mount_daemon_that_does_not_answer_keeps_its_volume(
     driver: CsiDriverProcess, reader: MountProcess, token: str
 ) -> None:
-    volume = driver.create("pvc", token)
-    driver.stage(volume.volume_id, token)
-    target = driver.publish(volume.volume_id, "pod")
-    (target / "result").write_text("content")
-    daemon = driver.daemon_of(volume.volume_id)
-    assert daemon is not None
-    daemon.send_signal(signal.SIGSTOP)
-
-    code, _ = refusal(lambda: driver.unpublish(volume.volume_id, "pod"))
+    volume = driver.publish_new(token)
+    (volume.target / "result").write_text("content")
+    with stopped(require_daemon(volume.staging)):
+        code, _ = refusal(lambda: driver.unpublish(volume.volume_id, "pod"))
 
     assert code == "DEADLINE_EXCEEDED"
-    daemon.send_signal(signal.SIGCONT)
     driver.unpublish(volume.volume_id, "pod")
     driver.unstage(volume.volume_id)
-    wait_for(reader.mount_point / volume.volume_context["run"] / "result", "content")
+    wait_for_content(reader.mount_point / volume.run / "result", "content")
 
 
 def test_driver_ends_while_a_call_waits_for_uploads(
@@ -278,16 +249,14 @@ def test_driver_ends_while_a_call_waits_for_uploads(
     driver = CsiDriverProcess(tmp_path, master.address, "--node-id", "node-1", "--drain", "1h")
     try:
         driver.start()
-        volume = driver.create("pvc", token)
-        driver.stage(volume.volume_id, token)
-        target = driver.publish(volume.volume_id, "pod")
-        (target / "looked into").touch()
+        volume = driver.publish_new(token)
+        (volume.target / "looked into").touch()
         driver.unpublish(volume.volume_id, "pod")
-        target = driver.publish(volume.volume_id, "pod")
+        driver.publish(volume.volume_id, "pod")
         master.kill()
-        (target / "result").write_text("content")
+        (volume.target / "result").write_text("content")
         waiting = driver.start_unpublishing(volume.volume_id, "pod")
-        wait_until(lambda: not target.exists(), "the call to wait for uploads")
+        wait_until(lambda: not volume.target.exists(), "the call to wait for uploads")
 
         assert driver.end(signal.SIGTERM) == 0
 
@@ -303,14 +272,11 @@ def test_driver_ends_while_a_call_waits_for_uploads(
 def test_files_that_need_a_person_hold_the_node_and_not_the_pod(
     driver: CsiDriverProcess, reader: MountProcess, master: MasterProcess, token: str
 ) -> None:
-    volume = driver.create("pvc", token)
-    staging = driver.stage(volume.volume_id, token)
-    target = driver.publish(volume.volume_id, "pod")
-    run = reader.mount_point / volume.volume_context["run"]
+    volume = driver.publish_new(token)
+    run = reader.mount_point / volume.run
     with master.silent():
-        (target / "late").write_text("content")
-        daemon = driver.daemon_of(volume.volume_id)
-        assert daemon is not None
+        (volume.target / "late").write_text("content")
+        daemon = require_daemon(volume.staging)
         daemon.send_signal(signal.SIGSTOP)
     reader.seal(run)
     daemon.send_signal(signal.SIGCONT)
@@ -319,8 +285,8 @@ def test_files_that_need_a_person_hold_the_node_and_not_the_pod(
 
     code, sentence = refusal(lambda: driver.unstage(volume.volume_id))
     assert code == "FAILED_PRECONDITION"
-    assert f"see `cloudai status {staging}` on this node" in sentence
-    assert has(staging / "late", "content")
+    assert f"see `cloudai status {volume.staging}` on this node" in sentence
+    assert has_content(volume.staging / "late", "content")
 
 
 def test_what_is_left_of_before_a_reboot_is_sent_when_it_is_staged_again(
@@ -329,14 +295,10 @@ def test_what_is_left_of_before_a_reboot_is_sent_when_it_is_staged_again(
     """
     K4. What a machine had not sent when it was started again waits on its disk until the volume is staged there.
     """
-    volume = driver.create("pvc", token)
-    driver.stage(volume.volume_id, token)
-    target = driver.publish(volume.volume_id, "pod")
-    (target / "looked into").touch()
-    run = reader.mount_point / volume.volume_context["run"]
-    wait_until(lambda: (run / "looked into").exists(), "the first file")
+    volume = driver.publish_new(token)
+    run = look_into(volume, reader)
     with master.silent():
-        (target / "staged").write_text("content")
+        (volume.target / "staged").write_text("content")
         driver.kill_container()
     reboot(driver, volume.volume_id)
     driver.start()
@@ -354,7 +316,7 @@ def test_what_is_left_of_before_a_reboot_is_sent_when_it_is_staged_again(
 
     driver.stage(volume.volume_id, token)
     driver.unpublish(volume.volume_id, "pod")
-    wait_for(run / "staged", "content")
+    wait_for_content(run / "staged", "content")
     driver.unstage(volume.volume_id)
     assert not list(driver.state_dir.iterdir())
 
@@ -375,106 +337,12 @@ def test_second_driver_on_a_socket_is_refused(driver: CsiDriverProcess, master: 
     assert second.stderr == f"cloudai: {driver.socket_path}: Address already in use\n"
 
 
-@pytest.fixture
-def shared_place(tmp_path: Path) -> Iterator[Path]:
-    """A directory whose mounts are seen in other mount namespaces, as the kubelet's is in a driver's container."""
-    place = tmp_path / "kubelet"
-    place.mkdir()
-    subprocess.run(["mount", "--bind", place, place], check=True)
-    subprocess.run(["mount", "--make-shared", place], check=True)
-    yield place
-    subprocess.run(["umount", "--recursive", "--lazy", place], check=True)
-
-
-# What is mounted elsewhere when the namespace is made would stay mounted in it, whoever unmounts it outside, and the
-# daemons of tests that run beside this one would wait for that in vain. Taking it away is to be seen nowhere else.
-_IN_A_NAMESPACE = """
-place=$1
-shift
-elsewhere() { findmnt --list --noheadings --output TARGET "$@" | grep -v "^$place"; }
-elsewhere | while IFS= read -r other; do mount --make-private "$other"; done
-elsewhere --types fuse.cloudai | while IFS= read -r other; do umount --lazy "$other"; done
-exec "$@"
-"""
-
-
-def test_driver_in_a_container_of_its_own_serves_pods_outside_of_it(
-    master: MasterProcess, token: str, shared_place: Path, reader: MountProcess
-) -> None:
-    """A mount namespace of its own, which is a new one each time, and mounts that go both ways."""
-    driver = CsiDriverProcess(
-        shared_place,
-        master.address,
-        *("--node-id", "node-1"),
-        within=(
-            *("unshare", "--mount", "--propagation", "unchanged", "--"),
-            *("sh", "-c", _IN_A_NAMESPACE, "sh", str(shared_place)),
-        ),
-    )
-    try:
-        driver.start()
-        volume = driver.create("pvc", token)
-        driver.stage(volume.volume_id, token)
-        target = driver.publish(volume.volume_id, "pod")
-        read_only = driver.publish(volume.volume_id, "reader", readonly=True)
-        (target / "file").write_text("content")
-        assert has(read_only / "file", "content")
-        with pytest.raises(OSError, match="Read-only file system"):
-            (read_only / "more").touch()
-
-        driver.kill_container()
-        assert not has(target / "file", "content")
-        driver.start()
-
-        wait_for(target / "file", "content")
-        wait_for(read_only / "file", "content")
-        (target / "more").write_text("content")
-        for pod in ("pod", "reader"):
-            driver.unpublish(volume.volume_id, pod)
-        driver.unstage(volume.volume_id)
-        assert not target.exists()
-        (place,) = [tree for tree in list_mounted() if tree.mount_point.is_relative_to(shared_place)]
-        assert place.mount_point == shared_place
-        wait_for(reader.mount_point / volume.volume_context["run"] / "more", "content")
-        assert driver.end(signal.SIGTERM) == 0
-    finally:
-        driver.clear()
-
-
-def test_volume_that_another_mount_namespace_has_still_is_unstaged(
-    driver: CsiDriverProcess, reader: MountProcess, token: str
-) -> None:
-    volume = driver.create("pvc", token)
-    staging = driver.stage(volume.volume_id, token)
-    (staging / "file").write_text("content")
-    with subprocess.Popen(
-        [
-            *("unshare", "--mount", "--propagation", "private", "--"),
-            *("sh", "-c", _IN_A_NAMESPACE, "sh", str(staging), "sh", "-c", "echo made; exec cat"),
-        ],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == "made\n"
-
-        driver.unstage(volume.volume_id)
-
-        assert not driver.mount_processes()
-        assert not list(driver.state_dir.iterdir())
-        other.communicate(timeout=10)
-    wait_for(reader.mount_point / volume.volume_context["run"] / "file", "content")
-
-
 def test_volume_whose_record_is_damaged_keeps_what_is_at_no_master(
     driver: CsiDriverProcess, reader: MountProcess, master: MasterProcess, token: str
 ) -> None:
-    volume = driver.create("pvc", token)
-    driver.stage(volume.volume_id, token)
-    target = driver.publish(volume.volume_id, "pod")
+    volume = driver.publish_new(token)
     with master.silent():
-        (target / "staged").write_text("content")
+        (volume.target / "staged").write_text("content")
         driver.kill_container()
     record = driver.state_dir / volume.volume_id / "volume.json"
     record.write_text("[" * 100_000)
@@ -487,28 +355,27 @@ def test_volume_whose_record_is_damaged_keeps_what_is_at_no_master(
     ):
         assert refusal(give_up)[0] == "FAILED_PRECONDITION"
 
-    clear(driver.staging(volume.volume_id))
+    clear(volume.staging)
     repeat(lambda: driver.stage(volume.volume_id, token))
-    wait_for(reader.mount_point / volume.volume_context["run"] / "staged", "content")
+    wait_for_content(reader.mount_point / volume.run / "staged", "content")
 
 
 def test_volume_that_cannot_be_staged_again_yet_stays_published(
     driver: CsiDriverProcess, master: MasterProcess, token: str
 ) -> None:
-    volume = driver.create("pvc", token).volume_id
-    staging = driver.stage(volume, token)
-    target = driver.publish(volume, "pod")
-    (target / "file").write_text("content")
+    volume = driver.publish_new(token)
+    (volume.target / "file").write_text("content")
     driver.kill_container()
-    clear(staging)
+    clear(volume.staging)
     with ExitStack() as held:
-        wait_until(lambda: owns(held, driver.state_dir / volume / "mount"), "the end of what had it")
+        state_dir = driver.state_dir / volume.volume_id / "mount"
+        wait_until(lambda: owns(held, state_dir), "the end of what had it")
         driver.start()
-        assert refusal(lambda: driver.stage(volume, token))[0] == "UNAVAILABLE"
+        assert refusal(lambda: driver.stage(volume.volume_id, token))[0] == "UNAVAILABLE"
 
-    repeat(lambda: driver.stage(volume, token))
+    repeat(lambda: driver.stage(volume.volume_id, token))
 
-    wait_for(target / "file", "content")
+    wait_for_content(volume.target / "file", "content")
 
 
 def owns(held: ExitStack, state_dir: Path) -> bool:
@@ -542,25 +409,23 @@ def test_token_that_is_refused_for_a_while_holds_the_pod(
     then it stays mounted, and the cluster is told to ask again.
     """
     first = master.make_token(USER)
-    volume = driver.create("pvc", first)
-    driver.stage(volume.volume_id, first)
-    target = driver.publish(volume.volume_id, "pod")
-    (target / "looked into").touch()
+    volume = driver.publish_new(first)
+    (volume.target / "looked into").touch()
     token_id = json.loads(base64.urlsafe_b64decode(first.split(".")[1] + "=="))["jti"]
     master.run("token", "revoke", token_id)
     wait_until(lambda: is_refused(driver, first), "the revocation")
-    (target / "file").write_text("content")
+    (volume.target / "file").write_text("content")
 
     assert refusal(lambda: driver.unpublish(volume.volume_id, "pod"))[0] == "DEADLINE_EXCEEDED"
 
     driver.stage(volume.volume_id, master.make_token(USER))
     repeat(lambda: driver.unpublish(volume.volume_id, "pod"))
-    wait_for(reader.mount_point / volume.volume_context["run"] / "file", "content")
+    wait_for_content(reader.mount_point / volume.run / "file", "content")
 
 
 def test_volume_whose_record_is_damaged_is_not_given_up(driver: CsiDriverProcess, token: str) -> None:
-    volume = driver.create("pvc", token).volume_id
-    staging = driver.stage(volume, token)
+    volume = driver.stage_new("pvc", token).volume_id
+    staging = driver.staging(volume)
     (driver.state_dir / volume / "volume.json").write_text('{"volume_id"')
 
     code, sentence = refusal(lambda: driver.unstage(volume))

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from support.csi_client import PublishedVolume
-from support.csi_driver_process import CsiDriverProcess, wait_for_supervisor
+from support.csi_driver_process import CsiDriverProcess, run_driver, wait_for_supervisor
+from support.files import has_content
 from support.master_process import MasterProcess
 from support.mount_daemons import stopped
 from support.mount_process import wait_until
@@ -21,18 +22,11 @@ PODS = ("pod-0", "pod-1", "pod-2")
 
 @pytest.fixture
 def driver(master: MasterProcess, tmp_path: Path) -> Iterator[CsiDriverProcess]:
-    driver = CsiDriverProcess(tmp_path / "csi", master.address, "--node-id", "node-1")
-    driver.start()
-    yield driver
-    driver.clear()
-    assert "Traceback" not in driver.log_text()
+    yield from run_driver(tmp_path / "csi", master.address)
 
 
 def is_readable(volume: PublishedVolume) -> bool:
-    try:
-        return (volume.target / "file").read_text() == "content"
-    except OSError:
-        return False
+    return has_content(volume.target / "file", "content")
 
 
 def test_volume_whose_repair_takes_long_holds_up_no_other(

@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -125,3 +125,14 @@ def wait_for_supervisor(driver: CsiDriverProcess) -> ProcessIdentity:
 
     wait_until(look, "a supervisor")
     return found[0]
+
+
+def run_driver(directory: Path, master: str, *arguments: str) -> Iterator[CsiDriverProcess]:
+    """For a fixture: the driver of a node, that a test may kill."""
+    driver = CsiDriverProcess(directory, master, "--node-id", "node-1", *arguments)
+    try:
+        driver.start()
+        yield driver
+    finally:
+        driver.clear()
+    assert "Traceback" not in driver.log_text()
