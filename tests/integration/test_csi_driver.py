@@ -605,6 +605,20 @@ def test_volume_that_is_staged_is_not_deleted(driver: CsiDriverProcess, volume: 
     )
 
 
+def test_run_that_is_staged_by_another_id_is_not_deleted(
+    driver: CsiDriverProcess, reader: MountProcess, token: str
+) -> None:
+    """As by a PersistentVolume that a person has written for the run of a claim."""
+    volume = driver.create("pvc-by-hand", token)
+    driver.stage(task_id_of(volume), token)
+
+    assert refusal(lambda: driver.delete(volume.volume_id, token))[0] == "FAILED_PRECONDITION"
+
+    assert exit_status(reader, volume.volume_context["run"]) is None
+    driver.unstage(task_id_of(volume))
+    driver.delete(volume.volume_id, token)
+
+
 def test_usage_of_a_volume_is_what_df_says(driver: CsiDriverProcess, volume: str) -> None:
     target = driver.publish(volume, "pod-usage")
 

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Final
 
+from cloudai_daemon.csi.volume_ids import task_id_of
 from cloudai_daemon.places import make_private_dir
 from cloudai_daemon.process_identity import boot_id
 
@@ -87,6 +88,10 @@ class StagedRecords:
         record = _from_json(path.read_text())
         self._read[volume_id] = (state, record)
         return record
+
+    def list_ids(self, task_id: str) -> list[str]:
+        """Under which a run has something here: a record, or what a mount has left."""
+        return [path.name for path in self._directory.iterdir() if task_id_of(path.name) == task_id]
 
     def list_all(self) -> list[StagedVolume]:
         found = [self.find(path.name) for path in sorted(self._directory.iterdir())]

@@ -14,6 +14,7 @@ from cloudai_daemon.csi.call_deadline import CallDeadline
 from cloudai_daemon.csi.errors import VolumeFailed, without_record
 from cloudai_daemon.csi.requests import Access
 from cloudai_daemon.csi.staged_records import StagedRecords, StagedVolume
+from cloudai_daemon.csi.volume_ids import task_id_of
 from cloudai_daemon.csi.volume_mounts import VolumeMounts
 from cloudai_daemon.csi.volume_runs import VolumeRuns, path_of
 from cloudai_daemon.csi.volume_turns import VolumeTurns
@@ -127,5 +128,8 @@ class Staging:
             self._records.forget(volume_id)
 
     def is_staged(self, volume_id: str) -> bool:
-        """Whether this machine has it, or something of it that is at no master."""
-        return self._records.find(volume_id) is not None or self._mounts.has_remains(volume_id)
+        """Whether this machine has its run, by whatever id, or something of it that is at no master."""
+        return any(
+            self._records.find(found) is not None or self._mounts.has_remains(found)
+            for found in self._records.list_ids(task_id_of(volume_id))
+        )
