@@ -67,7 +67,7 @@ class MountConfig:
     supervise: bool = False
     """A process of its own starts the daemon again when that dies."""
     kernel_words: tuple[str, ...] = ()
-    """Of mount(8), for the kernel alone: noexec, noatime, nodiratime."""
+    """Of mount(8), for the kernel alone: noexec, noatime."""
     shown_source: str = ""
     """What the kernel's table of mounts shows; mount(8) looks for the words of fstab there. "": `source`."""
 

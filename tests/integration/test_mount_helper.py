@@ -91,6 +91,37 @@ def test_lines_of_fstab_are_mounted_once(machine: HelpedMachine) -> None:
     assert "Read-only" in machine.run("mkdir", second / USER / "task").stderr
 
 
+def test_words_that_others_read_in_a_line_of_fstab_are_passed_by(machine: HelpedMachine) -> None:
+    """Those of systemd, desktops and mount(8) itself, in three lines, as some exclude each other."""
+    of_systemd = "_netdev,nofail,x-systemd.automount,x-systemd.mount-timeout=30,x-systemd.idle-timeout=1min"
+    of_systemd += ",x-systemd.requires=network-online.target,x-initrd.mount"
+    of_desktops = "x-gvfs-show,x-gvfs-name=My%20results,comment=results,user,users,owner,group,nouser"
+    of_mount = "defaults,auto,rw,async,noatime,relatime,nodiratime,lazytime,silent,nosuid,nodev,exec,X-mount.mkdir"
+    places = [machine.mount_point, machine.make_directory("second"), machine.make_directory("third")]
+    fstab = machine.write_fstab(
+        *(
+            f"{machine.source} {place} cloudai {words},{machine.options_of(f'state-of-{place.name}')} 0 0"
+            for place, words in zip(places, (of_systemd, of_desktops, of_mount), strict=True)
+        )
+    )
+
+    done = machine.run("mount", "--all", "--fstab", fstab)
+
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert [machine.run("ls", place).stdout for place in places] == [f"{USER}\n"] * 3
+    assert [machine.run("test", "-w", place).returncode for place in places] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("word", ["sync", "dirsync", "nosymfollow"])
+def test_word_that_would_promise_what_is_not_kept_is_refused_by_name(
+    machine: HelpedMachine, word: str
+) -> None:
+    status, line = refusal(machine, "-o", word)
+
+    assert status == USAGE
+    assert line.startswith(f"mount.cloudai: unknown mount option {word!r}; known are ")
+
+
 def test_unknown_option_is_refused_by_name_unless_mount_is_told_to_be_sloppy(machine: HelpedMachine) -> None:
     status, line = refusal(machine, "-o", "cache_sise=1G")
     assert status == USAGE
