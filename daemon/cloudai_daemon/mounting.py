@@ -85,9 +85,33 @@ def resolve_config(source: str, directory: Path, options: MountOptions) -> Mount
         **({} if is_root() else {"uid": os.getuid(), "gid": os.getgid()}),
         **options,
     }
+    _refuse_places_below(mount_point, given)
     return MountConfig(
         source=full_source, shown_source=source, mount_point=mount_point, **given, **_find_token(options)
     )
+
+
+def _refuse_places_below(mount_point: Path, given: MountOptions) -> None:
+    """What the daemon reads and writes would be asked of the daemon itself, which waits for it.
+
+    Raises CommandFailed (usage).
+    """
+    for name in ("state_dir", "cache_dir"):
+        place = given.get(name)
+        if isinstance(place, Path) and _is_below(mount_point, place):
+            raise CommandFailed(
+                ExitCode.USAGE,
+                f"{name}={place} is in {mount_point}, where it cannot be found once that is mounted",
+            )
+
+
+def _is_below(mount_point: Path, place: Path) -> bool:
+    if place.is_relative_to(mount_point):
+        return True
+    try:
+        return within_bound(place.resolve).is_relative_to(mount_point)
+    except OSError:
+        return False  # whoever uses it says what is wrong with it
 
 
 def _find_token(options: MountOptions) -> dict[str, str]:

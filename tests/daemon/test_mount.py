@@ -119,6 +119,27 @@ def test_command_line_and_fstab_give_the_same_config(tmp_path: Path) -> None:
     assert config.token_file == token_file
 
 
+@pytest.mark.parametrize("name", ["state_dir", "cache_dir"])
+@pytest.mark.parametrize("is_linked", [False, True])
+def test_directory_in_the_mount_point_is_refused(
+    cloudai: RunCloudai, tmp_path: Path, name: str, is_linked: bool
+) -> None:
+    mount_point = tmp_path / "mnt"
+    mount_point.mkdir()
+    place = mount_point / name
+    if is_linked:
+        (tmp_path / "link").symlink_to(mount_point)
+        place = tmp_path / "link" / name
+
+    exit_code, line = refusal(cloudai, "localhost", mount_point, "-o", f"insecure,{name}={place}")
+
+    assert exit_code == ExitCode.USAGE
+    assert line == (
+        f"cloudai: {name}={place} is in {mount_point}, where it cannot be found once that is mounted\n"
+    )
+    assert list(mount_point.iterdir()) == []
+
+
 @pytest.mark.parametrize("uid", [0, 1000])
 def test_owner_is_shown_as_ones_own_except_to_root(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uid: int

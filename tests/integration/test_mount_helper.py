@@ -96,7 +96,9 @@ def test_words_that_others_read_in_a_line_of_fstab_are_passed_by(machine: Helped
     of_systemd = "_netdev,nofail,x-systemd.automount,x-systemd.mount-timeout=30,x-systemd.idle-timeout=1min"
     of_systemd += ",x-systemd.requires=network-online.target,x-initrd.mount"
     of_desktops = "x-gvfs-show,x-gvfs-name=My%20results,comment=results,user,users,owner,group,nouser"
-    of_mount = "defaults,auto,rw,async,noatime,relatime,nodiratime,lazytime,silent,nosuid,nodev,exec,X-mount.mkdir"
+    of_mount = (
+        "defaults,auto,rw,async,noatime,relatime,nodiratime,lazytime,silent,nosuid,nodev,exec,X-mount.mkdir"
+    )
     places = [machine.mount_point, machine.make_directory("second"), machine.make_directory("third")]
     fstab = machine.write_fstab(
         *(
