@@ -20,6 +20,7 @@ from typing import Final, TypeAlias
 
 from cloudai_daemon.control_client import ControlClient, DaemonUnreachable
 from cloudai_daemon.control_protocol import RemoteError, StatusReport
+from cloudai_daemon.mount_log import LOG_NAME
 from cloudai_daemon.mount_lookup import list_mounts
 from cloudai_daemon.mount_table import PROBE_SECONDS_MAX, list_mounted, within_bound
 from cloudai_daemon.mounting import allows_other, is_readable_by_others
@@ -302,7 +303,7 @@ def _look_at_daemon(entry: RegistryEntry) -> Iterator[Finding]:
         if isinstance(error.__cause__, PermissionError):
             yield _note(check, "answers its owner only", "look as the user who mounted it")
         else:
-            log_file = entry.state_dir / "daemon.log"
+            log_file = entry.state_dir / LOG_NAME
             yield _problem(check, f"pid {entry.process.pid} does not answer", f"see {log_file}")
         yield from _look_at_directories(entry, None)
         return

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import faulthandler
 import logging
-import logging.handlers
 import os
 import resource
 import signal
@@ -25,6 +24,7 @@ from cloudai_daemon.control_server import choose_socket_path, serve_control
 from cloudai_daemon.exit_codes import ExitCode
 from cloudai_daemon.metrics_server import serve_metrics
 from cloudai_daemon.mount_config_codec import decode_config
+from cloudai_daemon.mount_log import RotatingLog, log_to, stderr_log
 from cloudai_daemon.mount_report import Report, open_report
 from cloudai_daemon.places import make_private_dir, runtime_dir, short_name_of
 from cloudai_daemon.process_identity import ProcessIdentity
@@ -42,9 +42,6 @@ ServeMount: TypeAlias = Callable[
     [MountConfig, Callable[[MountControl], None], Callable[[], Awaitable[None]]], Awaitable[None]
 ]
 
-# Three old logs of 10 MiB: weeks of a healthy mount.
-_LOG_BYTES_MAX: Final = 10 * 1024 * 1024
-_LOG_FILES_OLD: Final = 3
 # Beside the drain: for what is under way in the disk cache and the journal, and the unmount.
 _END_SECONDS_MAX: Final = 30.0
 # Names in the log of what was left behind; the journal has them all.
@@ -200,21 +197,9 @@ def _first_of(group: BaseExceptionGroup[Failure]) -> Failure:
 
 
 def configure_logging(config: MountConfig, *, to_stderr: bool) -> None:
-    """Logs to `daemon.log` in the state directory (0600, rotated), and to standard error if asked."""
+    """Logs to `daemon.log` in the state directory (0600, rotated), and to standard error if asked. Raises OSError."""
     make_private_dir(config.state_dir)
-    handlers: list[logging.Handler] = [
-        logging.handlers.RotatingFileHandler(
-            config.state_dir / "daemon.log", maxBytes=_LOG_BYTES_MAX, backupCount=_LOG_FILES_OLD
-        )
-    ]
-    if to_stderr:
-        handlers.append(logging.StreamHandler())
-    logging.basicConfig(
-        level=logging.INFO,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        handlers=handlers,
-        force=True,
-    )
+    log_to(RotatingLog(config.state_dir), *([stderr_log()] if to_stderr else []))
 
 
 def describe_failure(config: MountConfig, error: Exception) -> str:

@@ -21,6 +21,7 @@ from cloudai_daemon.abandoned_mounts import is_abandoned
 from cloudai_daemon.detached_process import start_to_be_detached
 from cloudai_daemon.exit_codes import CommandFailed, ExitCode
 from cloudai_daemon.mount_config_codec import encode_config
+from cloudai_daemon.mount_log import LOG_NAME
 from cloudai_daemon.mount_source import is_loopback, parse_source
 from cloudai_daemon.mount_table import find_mounted, is_trigger, unmount, within_bound
 from cloudai_daemon.options import MountOptions
@@ -280,7 +281,7 @@ def _start_process(config: MountConfig, command: Sequence[str]) -> tuple[Process
     config_read, config_write = os.pipe()
     report_read, report_write = os.pipe()
     log_descriptor = os.open(
-        config.state_dir / "daemon.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
+        config.state_dir / LOG_NAME, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
     )
     try:
         # A place that is mounted when it is looked into lets the process group of who mounts it in, and nobody else.

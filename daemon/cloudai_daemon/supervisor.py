@@ -7,7 +7,7 @@ with nobody to look after it.
 
 from __future__ import annotations
 
-import logging.handlers
+import logging
 import os
 import signal
 import sys
@@ -22,6 +22,7 @@ from typing import Final
 from cloudai_daemon.abandoned_mounts import is_abandoned, let_go
 from cloudai_daemon.exit_codes import CommandFailed, ExitCode
 from cloudai_daemon.mount_config_codec import decode_config
+from cloudai_daemon.mount_log import FollowedLog, log_to
 from cloudai_daemon.mount_report import open_report
 from cloudai_daemon.mount_shield import raise_shield, take_shield_away
 from cloudai_daemon.mount_table import find_mounted, has_shield
@@ -164,24 +165,13 @@ def _is_told_to_end(seconds: float) -> bool:
     return signal.sigtimedwait(_ENDING, seconds) is not None
 
 
-def _configure_logging(config: MountConfig) -> None:
-    # The daemon rotates the file: this one follows its name.
-    handler = logging.handlers.WatchedFileHandler(config.state_dir / "daemon.log")
-    logging.basicConfig(
-        level=logging.INFO,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        handlers=[handler],
-        force=True,
-    )
-
-
 def main() -> int:
     """The program: configuration on standard input, one report on standard output."""
     os.chdir("/")
     os.umask(0o077)
     config = decode_config(sys.stdin.buffer.read())
     report = open_report()
-    _configure_logging(config)
+    log_to(FollowedLog(config.state_dir))
     entry = _entry_of(config)
     register(entry, supervisor_dir(runtime_dir()))
     try:

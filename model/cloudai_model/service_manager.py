@@ -1,10 +1,13 @@
-"""What a service manager says to a process in its environment, and the words of the answer: sd_notify(3).
+"""What a service manager says to a process in its environment, and the words of the answer: sd_notify(3), and of what
+is logged to its journal: sd-daemon(3).
 
 Nothing is sent here: each end has the socket in a module of its own.
 """
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -13,9 +16,20 @@ ADDRESS_VARIABLE: Final = "NOTIFY_SOCKET"
 VARIABLES: Final = frozenset({ADDRESS_VARIABLE, "WATCHDOG_USEC", "WATCHDOG_PID"})
 """They are for the one process that the manager started: not to be handed down."""
 
+JOURNAL_VARIABLE: Final = "JOURNAL_STREAM"
+
 READY: Final = "READY=1"
 STOPPING: Final = "STOPPING=1"
 ALIVE: Final = "WATCHDOG=1"
+
+_PRIORITIES: Final = (
+    (logging.CRITICAL, 2),
+    (logging.ERROR, 3),
+    (logging.WARNING, 4),
+    (logging.INFO, 6),
+)
+"""Of syslog(3), the gravest first."""
+_PRIORITY_LEAST: Final = 7
 
 _MICROSECONDS: Final = 1_000_000
 
@@ -47,3 +61,20 @@ def find_service_manager(environment: Mapping[str, str], pid: int) -> ServiceMan
 def extend_timeout(seconds: float) -> str:
     """Asks for that much time from now on, whatever the service's own limit is."""
     return f"EXTEND_TIMEOUT_USEC={round(seconds * _MICROSECONDS)}"
+
+
+def is_journal(named: str, stream: os.stat_result) -> bool:
+    """Whether a descriptor is the connection to the journal that $JOURNAL_STREAM names: DEVICE:INODE."""
+    return named == f"{stream.st_dev}:{stream.st_ino}"
+
+
+class JournalFormatter(logging.Formatter):
+    """Lines for the journal, which knows the time by itself: how grave, by whom, what."""
+
+    def __init__(self) -> None:
+        super().__init__("%(name)s: %(message)s")
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Each line of a trace is an entry of its own."""
+        priority = next((number for level, number in _PRIORITIES if record.levelno >= level), _PRIORITY_LEAST)
+        return "\n".join(f"<{priority}>{line}" for line in super().format(record).splitlines())

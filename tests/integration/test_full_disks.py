@@ -7,7 +7,7 @@ import errno
 import os
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -15,34 +15,12 @@ import pytest
 from support.files import write_synced
 from support.master_process import MasterProcess
 from support.mount_process import RUN, MakeMount, MountProcess, run_in, wait_until
+from support.small_disk import fill, small_disk
 
 KIB = 1024
 MIB = 1024 * KIB
 
 EXHAUSTED_QUOTA_SOURCE = Path(__file__).parent.parent / "support" / "exhausted_quota.c"
-
-
-@contextmanager
-def small_disk(directory: Path, size_mib: int) -> Iterator[Path]:
-    """A file system of this size on the directory."""
-    directory.mkdir(parents=True, exist_ok=True)
-    options = f"size={size_mib}m,mode=0700"
-    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", directory], check=True)
-    try:
-        yield directory
-    finally:
-        subprocess.run(["umount", "-l", directory], check=True)
-
-
-def fill(disk: Path) -> Path:
-    """Takes all that is free; returns the file that does so."""
-    filler = disk / "filler"
-    for block_bytes in (MIB, 4 * KIB):
-        with suppress(OSError), filler.open("ab", buffering=0) as file:
-            while True:
-                file.write(bytes(block_bytes))
-    assert os.statvfs(disk).f_bavail == 0
-    return filler
 
 
 @pytest.fixture
