@@ -22,11 +22,13 @@ from cloudai_daemon.control_client import ControlClient, DaemonUnreachable
 from cloudai_daemon.control_protocol import RemoteError, StatusReport
 from cloudai_daemon.mount_log import LOG_NAME
 from cloudai_daemon.mount_lookup import list_mounts
+from cloudai_daemon.mount_refusals import advise_new_token, advise_room
 from cloudai_daemon.mount_table import PROBE_SECONDS_MAX, list_mounted, within_bound
 from cloudai_daemon.mounting import allows_other, is_readable_by_others
 from cloudai_daemon.places import is_root
 from cloudai_daemon.quantities import count_files, format_bytes
 from cloudai_daemon.registry import RegistryEntry
+from cloudai_fusefs.clock_difference import CLOCK_ADVICE, describe_difference
 from cloudai_fusefs.kernel_knobs import (
     FUSECTL_MOUNT_COMMAND,
     SHOWS_DIRECT_WRITES_SINCE,
@@ -35,7 +37,7 @@ from cloudai_fusefs.kernel_knobs import (
     read_ahead_knob,
     shows_direct_writes,
 )
-from cloudai_fusefs.mount_control import MountInspection
+from cloudai_fusefs.mount_control import CACHE_FREE_BYTES_MIN, MountInspection
 from cloudai_fusefs.version import software_version
 from cloudai_model.errors import Unauthenticated
 
@@ -48,10 +50,6 @@ ANSWER_SECONDS_MAX: Final = 10.0
 
 ROUND_TRIP_SECONDS_NOTED: Final = 1.0
 TOKEN_SECONDS_NOTED: Final = 7 * 86400.0
-CLOCK_SECONDS_NOTED: Final = 5.0
-
-FREE_BYTES_NOTED: Final = 1024**3
-"""Below it the cache takes nothing more."""
 
 FREE_BYTES_MIN: Final = 64 * 1024**2
 """Below it a writer soon gets ENOSPC."""
@@ -323,9 +321,9 @@ def _look_at_directories(entry: RegistryEntry, cache_dir: Path | None) -> Iterat
     owner = _owner_of(entry.process.pid)
     if owner is None:
         return
-    yield check_directory("state", entry.state_dir, owner)
+    yield check_state_directory(entry.state_dir, owner)
     if cache_dir is not None:
-        yield check_directory("cache", cache_dir, owner, beside=entry.state_dir)
+        yield check_cache_directory(cache_dir, owner, state_dir=entry.state_dir)
 
 
 def _owner_of(pid: int) -> int | None:
@@ -337,8 +335,34 @@ def _owner_of(pid: int) -> int | None:
     return next(int(line.split()[2]) for line in lines if line.startswith("Uid:"))
 
 
-def check_directory(check: str, directory: Path, owner: int, *, beside: Path | None = None) -> Finding:
-    """Of the mount's owner, closed to others, with room. `beside`: a directory whose disk it may share."""
+def check_state_directory(directory: Path, owner: int) -> Finding:
+    """Of the mount's owner, closed to others, with room for what is written."""
+    check = "state"
+    room = _look_into_directory(check, directory, owner)
+    if isinstance(room, Finding):
+        return room
+    if room < FREE_BYTES_MIN:
+        advice = "make room: what is written is kept there until the master has it"
+        return _problem(check, _describe_room(directory, room), advice)
+    return _ok(check, _describe_room(directory, room))
+
+
+def check_cache_directory(directory: Path, owner: int, *, state_dir: Path) -> Finding:
+    """The same, with room for what is read."""
+    check = "cache"
+    room = _look_into_directory(check, directory, owner)
+    if isinstance(room, Finding):
+        return room
+    free = _describe_room(directory, room)
+    if room < CACHE_FREE_BYTES_MIN:
+        return _note(check, free, f"nothing more is cached until there is 1 GiB: {advise_room('cache_dir')}")
+    if state_dir.stat().st_dev == directory.stat().st_dev:
+        return _ok(check, f"{free}, on one disk with the state")
+    return _ok(check, free)
+
+
+def _look_into_directory(check: str, directory: Path, owner: int) -> Finding | int:
+    """What is wrong with it, or how many bytes are free on its disk."""
     try:
         status = directory.stat()
         disk = os.statvfs(directory)
@@ -352,15 +376,11 @@ def check_directory(check: str, directory: Path, owner: int, *, beside: Path | N
         )
     if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
         return _problem(check, f"{directory} is open to others", f"`chmod 700 {directory}`")
-    free_bytes = disk.f_bavail * disk.f_frsize
-    free = f"{directory} has {format_bytes(free_bytes)} free"
-    if free_bytes < FREE_BYTES_MIN:
-        return _problem(check, free, "make room: what is written is kept there until the master has it")
-    if free_bytes < FREE_BYTES_NOTED:
-        return _note(check, free, "nothing more is cached until there is 1 GiB")
-    if beside is not None and beside.stat().st_dev == status.st_dev:
-        return _ok(check, f"{free}, on one disk with the state")
-    return _ok(check, free)
+    return disk.f_bavail * disk.f_frsize
+
+
+def _describe_room(directory: Path, free_bytes: int) -> str:
+    return f"{directory} has {format_bytes(free_bytes)} free"
 
 
 def check_master(inspection: MountInspection, source: str) -> Finding:
@@ -382,8 +402,7 @@ def check_master(inspection: MountInspection, source: str) -> Finding:
 def check_token(inspection: MountInspection, now_ns: int) -> Iterator[Finding]:
     """Nothing of a token whose master does not answer but its file's mode."""
     check = "token"
-    renew = "`cloudai-master token create` makes a new one; "
-    renew += f"write it to {inspection.token_file}" if inspection.token_file else "mount again with it"
+    renew = advise_new_token(inspection.token_file)
     if inspection.token_file and (finding := _check_token_file(Path(inspection.token_file))) is not None:
         yield finding
     if inspection.failure_reason == Unauthenticated.reason:
@@ -438,15 +457,9 @@ def check_clock(inspection: MountInspection) -> Iterator[Finding]:
     ahead_seconds = inspection.master_ahead_seconds
     if ahead_seconds is None:
         return
-    # A slow answer says less: what it took may all have been one way.
-    certain_seconds = abs(ahead_seconds) - inspection.round_trip_seconds / 2
-    if certain_seconds > CLOCK_SECONDS_NOTED:
-        side = "behind" if ahead_seconds > 0 else "ahead of"
-        yield _note(
-            check,
-            f"at least {certain_seconds:.0f} s {side} the master's",
-            "`timedatectl set-ntp true` on both machines",
-        )
+    difference = describe_difference(ahead_seconds, inspection.round_trip_seconds)
+    if difference:
+        yield _note(check, difference, CLOCK_ADVICE)
     else:
         yield _ok(check, "agrees with the master's")
 

@@ -25,6 +25,7 @@ from cloudai_daemon.exit_codes import ExitCode
 from cloudai_daemon.metrics_server import serve_metrics
 from cloudai_daemon.mount_config_codec import decode_config
 from cloudai_daemon.mount_log import RotatingLog, log_to, stderr_log
+from cloudai_daemon.mount_refusals import describe_failure
 from cloudai_daemon.mount_report import Report, open_report
 from cloudai_daemon.places import make_private_dir, runtime_dir, short_name_of
 from cloudai_daemon.process_identity import ProcessIdentity
@@ -200,17 +201,6 @@ def configure_logging(config: MountConfig, *, to_stderr: bool) -> None:
     """Logs to `daemon.log` in the state directory (0600, rotated), and to standard error if asked. Raises OSError."""
     make_private_dir(config.state_dir)
     log_to(RotatingLog(config.state_dir), *([stderr_log()] if to_stderr else []))
-
-
-def describe_failure(config: MountConfig, error: Exception) -> str:
-    """One line for the person who mounts."""
-    if isinstance(error, ExceptionGroup):
-        error = _first_of(error)
-    if isinstance(error, CloudAIError):
-        return f"{config.source}: {error}"
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename or config.mount_point}: {error.strerror}"
-    return f"{config.mount_point}: {error}"
 
 
 def run_daemon(config: MountConfig, serve: ServeMount, report: Report, *, to_stderr: bool) -> int:

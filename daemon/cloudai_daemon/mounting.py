@@ -22,6 +22,7 @@ from cloudai_daemon.detached_process import start_to_be_detached
 from cloudai_daemon.exit_codes import CommandFailed, ExitCode
 from cloudai_daemon.mount_config_codec import encode_config
 from cloudai_daemon.mount_log import LOG_NAME
+from cloudai_daemon.mount_refusals import FULL_DISK_ERRNOS, describe_os_error
 from cloudai_daemon.mount_source import is_loopback, parse_source
 from cloudai_daemon.mount_table import find_mounted, is_trigger, unmount, within_bound
 from cloudai_daemon.options import MountOptions
@@ -224,9 +225,13 @@ def prepare_mount(config: MountConfig) -> None:
     try:
         make_private_dir(config.state_dir)
         _require_private(config.state_dir)
+    except OSError as error:
+        raise CommandFailed(ExitCode.MOUNT_FAILED, describe_os_error(error, config.state_dir)) from error
+    try:
         make_private_dir(config.cache_dir)
     except OSError as error:
-        raise CommandFailed(ExitCode.MOUNT_FAILED, f"{error.filename}: {error.strerror}") from error
+        if error.errno not in FULL_DISK_ERRNOS:  # else it is made once there is room
+            raise CommandFailed(ExitCode.MOUNT_FAILED, f"{error.filename}: {error.strerror}") from error
 
 
 def _require_private(state_dir: Path) -> None:

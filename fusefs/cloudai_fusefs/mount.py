@@ -20,6 +20,7 @@ from cloudai_fusefs.background import keep_running
 from cloudai_fusefs.cache_file import require_private
 from cloudai_fusefs.chunk_memory import ChunkMemory
 from cloudai_fusefs.chunk_reader import ChunkReader
+from cloudai_fusefs.clock_difference import CLOCK_ADVICE, describe_difference, find_ahead_seconds
 from cloudai_fusefs.disk_cache import DiskChunkCache
 from cloudai_fusefs.extended_attributes import ExtendedAttributes
 from cloudai_fusefs.grpc_master_client import GrpcMasterClient
@@ -45,7 +46,7 @@ from cloudai_fusefs.tree_sync import TreeSync
 from cloudai_fusefs.uploader import Uploader
 from cloudai_fusefs.warmup import Warmup
 from cloudai_fusefs.write_behind import WriteBehind
-from cloudai_model.errors import CloudAIError, MasterUnavailable, NotFound, NotSupported
+from cloudai_model.errors import CloudAIError, MasterUnavailable, NotFound, NotSupported, Unauthenticated
 from cloudai_model.memory import keep_freed_memory
 from cloudai_proto.storage.v1 import names_pb2 as names
 
@@ -107,8 +108,27 @@ async def serve_mount(
 
 
 async def _introduce(wire: GrpcMasterClient) -> names.GetCapabilitiesResponse:
+    """The master's answer; a clock that is not its own is told, to whoever mounts where the token is refused."""
+    began_seconds, began_at_ns = trio.current_time(), time.time_ns()
+
+    def describe_clock(master_now_ns: int) -> str:
+        if not master_now_ns:
+            return ""
+        round_trip_seconds = trio.current_time() - began_seconds
+        ahead_seconds = find_ahead_seconds(master_now_ns, began_at_ns, round_trip_seconds)
+        difference = describe_difference(ahead_seconds, round_trip_seconds)
+        return f"this machine's clock is {difference}: {CLOCK_ADVICE}" if difference else ""
+
     with trio.move_on_after(CONNECT_SECONDS_MAX):
-        return await wire.get_capabilities()
+        try:
+            capabilities = await wire.get_capabilities()
+        except Unauthenticated as error:
+            if wrong_clock := describe_clock(error.now_ns):
+                raise Unauthenticated(f"{error.detail}; {wrong_clock}", now_ns=error.now_ns) from error
+            raise
+        if wrong_clock := describe_clock(capabilities.now_ns):
+            logger.warning(wrong_clock)
+        return capabilities
     raise MasterUnavailable(timeout_seconds=CONNECT_SECONDS_MAX)
 
 

@@ -18,6 +18,10 @@ TIMEO_SECONDS_DEFAULT: Final = 120.0
 
 CACHE_BYTES_DEFAULT: Final = 20 * 1024**3
 
+CACHE_FREE_BYTES_MIN: Final = 1024**3
+"""What the disk cache leaves free on its disk: room for staged files, which are worth more than cached ones."""
+
+
 MEMORY_BYTES_DEFAULT: Final = 256 * MIB
 MEMORY_BYTES_MIN: Final = 32 * MIB
 """With less a sequential reader would lose what is fetched ahead of it before it is read."""
@@ -190,6 +194,8 @@ class MountCounters:
     cache_bytes: int = 0
     """Of the disk cache, as of its last sweep and what this mount added since."""
     cache_bytes_max: int = 0
+    cache_lacks_room: bool = False
+    """Whether its disk was too full for what was to be cached last."""
 
     pending_count: int = 0
     """Names whose latest state is not yet at the master."""

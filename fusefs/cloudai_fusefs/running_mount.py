@@ -8,6 +8,7 @@ from typing import Final
 
 import trio
 
+from cloudai_fusefs.clock_difference import find_ahead_seconds
 from cloudai_fusefs.managed_tree import ManagedTree
 from cloudai_fusefs.mount_control import (
     UNMOUNT_DRAIN_SECONDS_DEFAULT,
@@ -31,7 +32,7 @@ from cloudai_fusefs.tree_sync import TreeSync
 from cloudai_fusefs.uploader import Uploader
 from cloudai_fusefs.version import software_version
 from cloudai_fusefs.warmup import Warmup
-from cloudai_model.errors import CloudAIError, InternalError, MasterUnavailable, NotFound
+from cloudai_model.errors import CloudAIError, InternalError, MasterUnavailable, NotFound, Unauthenticated
 from cloudai_proto.storage.v1 import names_pb2 as names
 
 INSPECTION_SECONDS_MAX: Final = 5.0
@@ -176,18 +177,19 @@ class RunningMount:
 
     async def inspect(self) -> MountInspection:
         """See MountControl."""
-        answer, failure, reason = names.GetCapabilitiesResponse(), "", ""
+        answer, failure, reason, now_ns = names.GetCapabilitiesResponse(), "", "", 0
         began_seconds, began_at_ns = trio.current_time(), time.time_ns()
         try:
             with trio.fail_after(INSPECTION_SECONDS_MAX):
                 answer = await self._client.get_capabilities()
+                now_ns = answer.now_ns
+        except Unauthenticated as error:
+            failure, reason, now_ns = str(error), error.reason, error.now_ns
         except CloudAIError as error:
             failure, reason = str(error), error.reason
         except trio.TooSlowError:
             failure, reason = f"no answer within {INSPECTION_SECONDS_MAX:.0f} s", MasterUnavailable.reason
         round_trip_seconds = trio.current_time() - began_seconds
-        # The master looked at its clock in between; which way took longer is not known.
-        halfway_ns = began_at_ns + round(round_trip_seconds / 2 * 1e9)
         return MountInspection(
             version=software_version(),
             cache_dir=str(self._config.cache_dir),
@@ -199,7 +201,9 @@ class RunningMount:
             token_user=answer.user,
             token_task_id=answer.task_id,
             token_expires_at_ns=answer.expires_at_ns,
-            master_ahead_seconds=(answer.now_ns - halfway_ns) / 1e9 if answer.now_ns else None,
+            master_ahead_seconds=(
+                find_ahead_seconds(now_ns, began_at_ns, round_trip_seconds) if now_ns else None
+            ),
         )
 
     async def warmup(

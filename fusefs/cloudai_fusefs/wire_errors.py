@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cloudai_model.errors import ERROR_BY_REASON, CloudAIError, InternalError, MissingChunks
+from cloudai_model.errors import ERROR_BY_REASON, CloudAIError, InternalError, MissingChunks, Unauthenticated
 from cloudai_proto.storage.v1 import types_pb2 as types
 
 
@@ -13,4 +13,6 @@ def error_from_detail(detail: types.ErrorDetail) -> CloudAIError:
     text = detail.message.removeprefix(kind.sentence).removeprefix(": ")
     if issubclass(kind, MissingChunks):
         return kind(text, digests=tuple(detail.missing_digests))
+    if issubclass(kind, Unauthenticated):
+        return kind(text, now_ns=detail.now_ns)
     return kind(text)

@@ -5,6 +5,7 @@ Codes are those of google.rpc, whose numbers are gRPC's; no gRPC is needed to sp
 
 from __future__ import annotations
 
+import time
 from typing import Final
 
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -42,10 +43,12 @@ CODE_OF: Final[dict[type[errors.CloudAIError], int]] = {
 
 
 def to_detail(error: errors.CloudAIError) -> types.ErrorDetail:
-    """The error as messages carry it: reason, text, and the digests that are missing."""
+    """The error as messages carry it: reason, text, and the digests that are missing, or what time it is here."""
     detail = types.ErrorDetail(reason=error.reason, message=str(error)[:TEXT_CHARACTERS_MAX])
     if isinstance(error, errors.MissingChunks):
         detail.missing_digests.extend(error.digests)
+    if isinstance(error, errors.Unauthenticated):
+        detail.now_ns = time.time_ns()
     return detail
 
 

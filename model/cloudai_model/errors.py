@@ -147,6 +147,11 @@ class Unauthenticated(CloudAIError):
     reason = "UNAUTHENTICATED"
     sentence = "not authenticated"
 
+    def __init__(self, detail: str = "", *, now_ns: int = 0, **fields: Any) -> None:
+        """`now_ns`: the master's clock when it said so, since 1970; 0: it did not tell."""
+        super().__init__(detail, **fields)
+        self.now_ns = now_ns
+
 
 class PermissionRefused(CloudAIError):
     reason = "PERMISSION_REFUSED"

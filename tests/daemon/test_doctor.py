@@ -21,8 +21,8 @@ from cloudai_daemon.doctor import (
     FindingState,
     check_answer,
     check_background,
+    check_cache_directory,
     check_clock,
-    check_directory,
     check_fuse_conf,
     check_fuse_device,
     check_fusermount,
@@ -31,6 +31,7 @@ from cloudai_daemon.doctor import (
     check_master,
     check_read_ahead,
     check_staged,
+    check_state_directory,
     check_token,
     check_versions,
 )
@@ -198,29 +199,28 @@ def test_small_knob_is_a_note_with_the_line_to_run(tmp_path: Path, check: doctor
 def test_directory_is_private_and_its_owners(tmp_path: Path) -> None:
     tmp_path.chmod(0o700)
     owner = tmp_path.stat().st_uid
-    assert check_directory("state", tmp_path, owner).state == OK
-    assert check_directory("cache", tmp_path, owner, beside=tmp_path).text.endswith(
+    assert check_state_directory(tmp_path, owner).state == OK
+    assert check_cache_directory(tmp_path, owner, state_dir=tmp_path).text.endswith(
         "on one disk with the state"
     )
-    assert (
-        check_directory("state", tmp_path, owner + 1).advice == f"`chown -R {owner + 1} {tmp_path}` as root"
-    )
+    assert check_state_directory(tmp_path, owner + 1).advice == f"`chown -R {owner + 1} {tmp_path}` as root"
     tmp_path.chmod(0o750)
-    finding = check_directory("state", tmp_path, owner)
+    finding = check_state_directory(tmp_path, owner)
     assert (finding.state, finding.advice) == (PROBLEM, f"`chmod 700 {tmp_path}`")
-    assert check_directory("state", tmp_path / "gone", owner).state == PROBLEM
+    assert check_state_directory(tmp_path / "gone", owner).state == PROBLEM
 
 
-@pytest.mark.parametrize(
-    ("noted_bytes", "least_bytes", "state"), [(0, 0, OK), (1 << 60, 0, NOTE), (1 << 60, 1 << 60, PROBLEM)]
-)
+@pytest.mark.parametrize(("least_bytes", "states"), [(0, (OK, OK)), (1 << 60, (PROBLEM, NOTE))])
 def test_directory_needs_room(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, noted_bytes: int, least_bytes: int, state: FindingState
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, least_bytes: int, states: tuple[FindingState, ...]
 ) -> None:
-    monkeypatch.setattr(doctor, "FREE_BYTES_NOTED", noted_bytes)
     monkeypatch.setattr(doctor, "FREE_BYTES_MIN", least_bytes)
+    monkeypatch.setattr(doctor, "CACHE_FREE_BYTES_MIN", least_bytes)
     tmp_path.chmod(0o700)
-    assert check_directory("state", tmp_path, tmp_path.stat().st_uid).state == state
+    owner = tmp_path.stat().st_uid
+    state = check_state_directory(tmp_path, owner)
+    cache = check_cache_directory(tmp_path, owner, state_dir=tmp_path)
+    assert (state.state, cache.state) == states
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,8 @@ class MasterProcess:
         self.data_dir = data_dir
         self.address = listen
         self.log_path = data_dir.parent / f"{data_dir.name}.log"
+        self.environment: dict[str, str] = {}
+        """Of the master, besides this process's own."""
         self._arguments = arguments
         self._process: subprocess.Popen[str] | None = None
 
@@ -45,7 +47,11 @@ class MasterProcess:
         command = [str(PROGRAM), "serve", "--data-dir", str(self.data_dir), "--listen", self.address]
         with self.log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                [*command, *self._arguments], stdout=subprocess.PIPE, stderr=log, text=True
+                [*command, *self._arguments],
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env=os.environ | self.environment,
             )
         line = self._first_line()
         if not line.startswith("listening on "):

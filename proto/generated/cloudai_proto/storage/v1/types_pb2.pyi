@@ -137,11 +137,13 @@ class Task(_message.Message):
     def __init__(self, user: _Optional[str] = ..., name: _Optional[str] = ..., created_at_ns: _Optional[int] = ..., removed: _Optional[bool] = ...) -> None: ...
 
 class ErrorDetail(_message.Message):
-    __slots__ = ("reason", "message", "missing_digests")
+    __slots__ = ("reason", "message", "missing_digests", "now_ns")
     REASON_FIELD_NUMBER: _ClassVar[int]
     MESSAGE_FIELD_NUMBER: _ClassVar[int]
     MISSING_DIGESTS_FIELD_NUMBER: _ClassVar[int]
+    NOW_NS_FIELD_NUMBER: _ClassVar[int]
     reason: str
     message: str
     missing_digests: _containers.RepeatedScalarFieldContainer[bytes]
-    def __init__(self, reason: _Optional[str] = ..., message: _Optional[str] = ..., missing_digests: _Optional[_Iterable[bytes]] = ...) -> None: ...
+    now_ns: int
+    def __init__(self, reason: _Optional[str] = ..., message: _Optional[str] = ..., missing_digests: _Optional[_Iterable[bytes]] = ..., now_ns: _Optional[int] = ...) -> None: ...
