@@ -15,6 +15,7 @@ is known of single chunks (`_known_blocks`) only saves looks at the disk.
 
 from __future__ import annotations
 
+import errno
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -31,13 +32,11 @@ from cloudai_fusefs.cache_sweep import KEPT_SHARE, CacheLimits, evict_oldest
 from cloudai_fusefs.cache_sweeper import CacheSweeper
 from cloudai_fusefs.chunk_files import ChunkFiles
 from cloudai_fusefs.chunk_memory import Data
+from cloudai_fusefs.mount_control import CACHE_FREE_BYTES_MIN
 from cloudai_fusefs.patient_disk import PatientDisk
 from cloudai_model.chunks import Chunk
 
 _log = logging.getLogger(__name__)
-
-FREE_BYTES_MIN_DEFAULT: Final = 1024**3
-"""What the cache leaves free on its disk: room for staged files, which are worth more than cached ones."""
 
 DISK_THREADS_MAX: Final = 4
 """Enough to keep a local disk busy; separate from other threads, so that neither starves the other. Each that
@@ -49,6 +48,8 @@ KNOWN_CHUNK_BYTES: Final = 384
 
 ABSENCE_SECONDS_MAX: Final = 1.0
 """How long blocks that were not there are taken to be absent: a look costs a random read a thread's turn."""
+
+_FULL_DISK_ERRNOS: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 LOOKS_TOGETHER_MAX: Final = 1000
 """Files looked at in one turn of a thread: some 10 ms."""
@@ -80,7 +81,7 @@ class DiskChunkCache:
         scope: str,
         bytes_max: int,
         nursery: trio.Nursery,
-        free_bytes_min: int = FREE_BYTES_MIN_DEFAULT,
+        free_bytes_min: int = CACHE_FREE_BYTES_MIN,
         threads_max: int = DISK_THREADS_MAX,
     ) -> None:
         """Sweeps run in the nursery, the first one from now on; reads and writes do not wait for it.
@@ -98,6 +99,7 @@ class DiskChunkCache:
         self._known_blocks: LRUCache[bytes, _Look] = LRUCache(KNOWN_CHUNKS_MAX)
         self._put_count = 0
         self._failed = RareWarning(_log, "the chunk cache in %s cannot be used: %s")
+        self._lacks_room = False
         self._sweeper = CacheSweeper(
             partial(evict_oldest, self._files.directory, self._limits),
             bytes_max=bytes_max,
@@ -113,6 +115,11 @@ class DiskChunkCache:
     @property
     def bytes_max(self) -> int:
         return self._limits.bytes_max
+
+    @property
+    def lacks_room(self) -> bool:
+        """Whether its disk was too full for what was to be written last."""
+        return self._lacks_room
 
     async def room_bytes(self) -> int:
         """How much the cache can hold in all and keep: what is in it now may go for it.
@@ -295,8 +302,18 @@ class DiskChunkCache:
         written = await trio.to_thread.run_sync(
             write_all, limiter=self._write_threads, abandon_on_cancel=True
         )
-        if written.failure is not None:
+        lacks_room = written.lacks_space
+        if written.failure is not None and written.failure.errno in _FULL_DISK_ERRNOS:
+            lacks_room = True
+        elif written.failure is not None:
             self._failed.log(self._files.directory, written.failure)
         if written.lacks_space:
             self._sweeper.note_lack_of_space()
+        if lacks_room and not self._lacks_room:
+            _log.warning(
+                "the disk of %s is full: nothing more is cached until there is room, and reads go on",
+                self._files.directory,
+            )
+        if lacks_room or written.size_bytes:
+            self._lacks_room = lacks_room
         self._sweeper.note_written(written.size_bytes)

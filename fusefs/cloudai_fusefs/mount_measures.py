@@ -94,6 +94,7 @@ class MountMeasures:
             memory_bytes_max=self._memory.bytes_max,
             cache_bytes=self._disk_cache.stored_bytes,
             cache_bytes_max=self._disk_cache.bytes_max,
+            cache_lacks_room=self._disk_cache.lacks_room,
             pending_count=pending_count,
             failed_count=failed_count,
             staged_bytes=staged_bytes,

@@ -207,7 +207,7 @@ async def test_full_disk_is_logged_once_and_leaves_no_temporary_file(
 
     assert files_of(tmp_path) == []
     assert len(caplog.records) == 1
-    assert "No space left on device" in caplog.text
+    assert "is full: nothing more is cached until there is room" in caplog.text
 
 
 async def test_cache_directory_that_is_a_file_costs_the_reader_nothing(

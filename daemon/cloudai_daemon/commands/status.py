@@ -61,7 +61,7 @@ def status_command(path: Path | None, as_json: bool) -> None:
 
 def _ask(place: MountedPath) -> _Answer:
     try:
-        with ControlClient(place.entry) as client:
+        with ControlClient.of_living(place.entry) as client:
             return _Answer(place=place, report=client.status(place.path))
     except (DaemonUnreachable, RemoteError) as error:
         return _Answer(place=place, report=None, failure=str(error))
@@ -88,11 +88,12 @@ def describe_counters(counters: MountCounters) -> list[str]:
     """Lines on what the mount holds and has done since it began."""
     memory = _describe_share(counters.memory_bytes, counters.memory_bytes_max)
     cache = _describe_share(counters.cache_bytes, counters.cache_bytes_max)
+    full = "; its disk is full: nothing more is cached" if counters.cache_lacks_room else ""
     fetches = f"{counters.fetched_chunks} chunks, {counters.fetched_ranges} ranges"
     damaged = f", {counters.damaged_chunks} damaged" if counters.damaged_chunks else ""
     return [
         f"memory   {memory}, {_describe_looks(counters.memory_hits, counters.memory_misses)}",
-        f"cache    {cache}, {_describe_looks(counters.disk_hits, counters.disk_misses)}",
+        f"cache    {cache}, {_describe_looks(counters.disk_hits, counters.disk_misses)}{full}",
         f"fetched  {format_bytes(counters.fetched_bytes)}: {fetches}, {counters.fetched_batches} batches{damaged}",
         f"sent     {format_bytes(counters.sent_bytes)}",
         f"follows  {counters.watch_count} users and open runs, {counters.open_count} files open",
