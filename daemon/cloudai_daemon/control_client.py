@@ -32,6 +32,8 @@ from cloudai_model.errors import InternalError
 
 # Answers that need no master come in milliseconds; one that asks the master has its own deadlines there.
 CALL_SECONDS_DEFAULT: Final = 60.0
+SIGN_OF_LIFE_SECONDS_MAX: Final = 10.0
+"""Of a daemon that is busy on a loaded machine; one that was stopped gives none."""
 _CONNECT_SECONDS_MAX: Final = 5.0
 _READ_BYTES: Final = 64 * 1024
 
@@ -63,6 +65,19 @@ class ControlClient:
         except OSError as error:
             self._socket.close()
             raise self._unreachable(error) from error
+
+    @classmethod
+    def of_living(cls, entry: RegistryEntry) -> Self:
+        """The same of a daemon that has just answered something: one that was stopped takes connections too, and
+        whoever asked it would wait for as long as the answer may take.
+        """
+        client = cls(entry)
+        try:
+            client._require_sign_of_life()
+        except BaseException:
+            client.close()
+            raise
+        return client
 
     def __enter__(self) -> Self:
         return self
@@ -199,6 +214,13 @@ class ControlClient:
             self._progress[answer["id"]] = answer["progress"]
         else:
             self._answers[answer["id"]] = answer
+
+    def _require_sign_of_life(self) -> None:
+        """Whatever is answered: an older daemon does not know the word."""
+        request_id = self.send("ping", {})
+        if not self.poll(request_id, SIGN_OF_LIFE_SECONDS_MAX):
+            raise self._unreachable(TimeoutError(f"silent for {SIGN_OF_LIFE_SECONDS_MAX:.0f} s"))
+        del self._answers[request_id]
 
     def _unreachable(self, error: Exception) -> DaemonUnreachable:
         cause = error.strerror if isinstance(error, OSError) and error.strerror else str(error)

@@ -263,6 +263,10 @@ class _Params:
         return value
 
 
+async def _ping(control: MountControl, params: _Params) -> Json:
+    """Nothing: the answer is what was asked for."""
+
+
 async def _status(control: MountControl, params: _Params) -> Json:
     return report_status(control.status(params.path("path")), await control.counters()).to_json()
 
@@ -315,6 +319,7 @@ async def _warmup(control: MountControl, params: _Params, progress: _Progress) -
 
 
 _METHODS: Final[Mapping[str, Callable[[MountControl, _Params], Awaitable[Json]]]] = {
+    "ping": _ping,
     "status": _status,
     "resume": _resume,
     "create_run": _create_run,

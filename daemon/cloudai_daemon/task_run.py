@@ -69,7 +69,7 @@ class TaskRun:
 def create_run(entry: RegistryEntry, task: str, *, name: str = "", task_id: str = "") -> TaskRun:
     """Raises CommandFailed (125): nothing was started."""
     try:
-        with ControlClient(entry) as client:
+        with ControlClient.of_living(entry) as client:
             place = client.create_run(task, name=name, task_id=task_id)
     except (DaemonUnreachable, RemoteError) as error:
         raise CommandFailed(ExitCode.NOT_STARTED, f"no run of {task!r} could be made: {error}") from error
@@ -81,7 +81,7 @@ def create_run(entry: RegistryEntry, task: str, *, name: str = "", task_id: str 
 def join_run(place: MountedPath) -> TaskRun:
     """An open run that is there. Raises CommandFailed (125): nothing was started."""
     try:
-        with ControlClient(place.entry) as client:
+        with ControlClient.of_living(place.entry) as client:
             found = client.list_runs(place.path)
     except (DaemonUnreachable, RemoteError) as error:
         raise CommandFailed(ExitCode.NOT_STARTED, str(error)) from error

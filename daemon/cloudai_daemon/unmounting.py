@@ -60,7 +60,7 @@ def drain_and_unmount(mount_point: Path, *, timeout_seconds: float | None) -> St
     if entry is None:
         return None
     try:
-        with ControlClient(entry) as client:
+        with ControlClient.of_living(entry) as client:
             left = _drain(client, timeout_seconds)
             try:
                 unmount(mount_point)
@@ -69,7 +69,7 @@ def drain_and_unmount(mount_point: Path, *, timeout_seconds: float | None) -> St
                     client.call("resume", {})
                 raise
     except (DaemonUnreachable, RemoteError) as error:
-        if is_abandoned(mount_point):
+        if not entry.process.is_alive and is_abandoned(mount_point):
             unmount(mount_point, lazily=True)
         raise NotDurable(f"{error}; what it staged is sent by the next `cloudai mount`") from error
     if not entry.process.wait_gone(_END_SECONDS_MAX):

@@ -6,14 +6,17 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
+from cloudai_daemon.exit_codes import ExitCode
 from cloudai_daemon.mount_lookup import find_at
 from cloudai_daemon.process_identity import ProcessIdentity
+from cloudai_daemon.registry import list_live
 from support.master_process import MasterProcess
 from support.mount_process import RUN, MakeMount, MountProcess, wait_until
 from support.network_proxy import NetworkProxy, Way
@@ -124,6 +127,64 @@ def test_supervisor_lets_go_of_a_daemon_that_cannot_leave(
     mount.pid = entry.process.pid
     mount.wait_durable()
     mount.umount()
+
+
+STOPPED_SECONDS_MAX = 30.0
+"""Ten for a sign of life, five for a look at the tree, and the rest for a loaded machine to start Python; the
+answers themselves may take a minute and more."""
+
+
+SILENT = "{mount}: the mount daemon does not answer: silent for 10 s"
+
+
+@pytest.mark.parametrize(
+    ("words", "exit_status", "line"),
+    [
+        (["status"], ExitCode.FAILED, SILENT),
+        (
+            ["ls", "--mount", "{mount}"],
+            ExitCode.FAILED,
+            "{mount}: the mount daemon does not answer: silent for 10 s",
+        ),
+        (
+            ["run", "--task", "training", "--mount", "{mount}", "--", "true"],
+            ExitCode.NOT_STARTED,
+            f"no run of 'training' could be made: {SILENT}",
+        ),
+        (
+            ["umount", "--timeout", "3", "{mount}"],
+            ExitCode.NOT_DURABLE,
+            f"{SILENT}; what it staged is sent by the next `cloudai mount`",
+        ),
+    ],
+    ids=["status", "ls", "run", "umount"],
+)
+def test_command_says_soon_that_a_daemon_that_was_stopped_does_not_answer(
+    make_mount: MakeMount, tmp_path: Path, words: list[str], exit_status: ExitCode, line: str
+) -> None:
+    mount = make_mount()
+    mount.umount()  # and mounted where `status` knows of no other
+    mount.environment = {"CLOUDAI_RUNTIME_DIR": str(tmp_path / "run")}
+    with_place = [word.format(mount=mount.mount_point) for word in words]
+    done = mount.mount_command()
+    assert done.returncode == 0, done.stderr
+    (entry,) = list_live([tmp_path / "run"])
+    mount.pid = entry.process.pid
+    entry.process.send_signal(signal.SIGSTOP)
+    began_seconds = time.monotonic()
+    try:
+        done = mount.cloudai(*with_place)
+    finally:
+        took_seconds = time.monotonic() - began_seconds
+        entry.process.send_signal(signal.SIGCONT)
+
+    assert (done.returncode, done.stderr) == (
+        exit_status,
+        f"cloudai: {line.format(mount=mount.mount_point)}\n",
+    )
+    assert took_seconds < STOPPED_SECONDS_MAX
+    assert entry.process.is_alive
+    assert os.listdir(mount.mount_point) == ["user-123"]  # it goes on as before
 
 
 def test_command_for_a_path_ends_where_the_daemon_was_stopped(make_mount: MakeMount) -> None:

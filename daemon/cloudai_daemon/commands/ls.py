@@ -24,7 +24,7 @@ def ls_command(path: Path | None, directory: Path | None, as_json: bool) -> None
     """List the runs below PATH with their state, or all runs of a mount."""
     place = locate(path) if path else MountedPath(entry=choose_mount(directory), path="")
     try:
-        with ControlClient(place.entry) as client:
+        with ControlClient.of_living(place.entry) as client:
             runs = client.list_runs(place.path)
     except (DaemonUnreachable, RemoteError) as error:
         raise CommandFailed(ExitCode.FAILED, str(error)) from error

@@ -30,7 +30,7 @@ def seal_command(path: Path, exit_status: int, timeout_seconds: float) -> None:
     place = locate(path)
     wait_durable(place.entry.mount_point, place.path, timeout_seconds=timeout_seconds)
     try:
-        with ControlClient(place.entry) as client:
+        with ControlClient.of_living(place.entry) as client:
             client.call("seal_run", {"path": place.path, "exit_status": exit_status})
     except (DaemonUnreachable, RemoteError) as error:
         raise CommandFailed(ExitCode.FAILED, f"{path}: not sealed: {error}") from error

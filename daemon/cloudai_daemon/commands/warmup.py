@@ -75,7 +75,7 @@ def _warm_up(entry: RegistryEntry, paths: list[str], cached_if: CachedIf) -> War
             ExitCode.USAGE, f"{len(paths)} paths are too many at once: name their directories"
         )
     try:
-        with ControlClient(entry) as client, _open_display() as show:
+        with ControlClient.of_living(entry) as client, _open_display() as show:
             return client.warmup(paths, show, cached_if)
     except (DaemonUnreachable, RemoteError) as error:
         raise CommandFailed(ExitCode.FAILED, str(error)) from error
