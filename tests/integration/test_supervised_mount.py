@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 import subprocess
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,12 +14,15 @@ import pytest
 
 from cloudai_daemon.exit_codes import ExitCode
 from cloudai_daemon.process_identity import ProcessIdentity
+from cloudai_daemon.supervisor import STEADY_SECONDS
 from support.master_process import MasterProcess
 from support.mount_daemons import find_daemon, kill_daemon, wait_for_another_daemon
 from support.mount_process import PROGRAM, RUN, MakeMount, MountProcess, run_in, wait_until
 
 USER = "user-123"
 SUPERVISED = "insecure,timeo=20,supervise"
+TAKEOVER_SECONDS_MAX = 2.0
+TAKEOVERS_MAX = 5
 
 
 def supervisor_of(mount: MountProcess) -> ProcessIdentity:
@@ -47,7 +51,9 @@ def replace_daemon(mount: MountProcess) -> None:
 def test_mount_whose_daemon_dies_is_there_again_and_its_uploads_go_on(
     make_mount: MakeMount, master: MasterProcess
 ) -> None:
-    """D12. With `-o supervise` a mount whose daemon dies is mounted again by itself, and its uploads go on."""
+    """D12. With `-o supervise` a mount whose daemon dies is mounted again by itself, within two seconds while the
+    master answers, and its uploads go on.
+    """
     mount = make_mount(options=SUPERVISED)
     run = mount.make_run(RUN)
     (run / "first").write_bytes(b"looked into, so that the master is not needed")
@@ -65,6 +71,38 @@ def test_mount_whose_daemon_dies_is_there_again_and_its_uploads_go_on(
     replace_daemon(mount)
     (run / "after the second death").touch()
     mount.umount()
+
+
+def test_new_daemon_serves_within_two_seconds(make_mount: MakeMount) -> None:
+    """D12. With `-o supervise` a mount whose daemon dies is mounted again by itself, within two seconds while the
+    master answers, and its uploads go on.
+    """
+    mount = make_mount(options=SUPERVISED)
+    run = mount.make_run(RUN)
+    (run / "file").write_bytes(b"content")
+    mount.wait_durable()
+
+    # It takes 0.4 s and what a machine gives to others meanwhile: of a few times not each can be unlucky.
+    took_seconds = []
+    for _ in range(TAKEOVERS_MAX):
+        time.sleep(STEADY_SECONDS)  # else there is a pause before the next one
+        daemon = daemon_of(mount)
+        assert daemon is not None
+        daemon.send_signal(signal.SIGKILL)
+        took_seconds.append(wait_until(lambda: is_served(run / "file"), "another daemon"))
+        if took_seconds[-1] <= TAKEOVER_SECONDS_MAX:
+            break
+
+    assert min(took_seconds) <= TAKEOVER_SECONDS_MAX
+    wait_until(lambda: daemon_of(mount) is not None, "its entry in the registry")
+    mount.umount()
+
+
+def is_served(file: Path) -> bool:
+    try:
+        return file.read_bytes() == b"content"
+    except OSError:
+        return False
 
 
 def test_mount_point_takes_no_writes_while_no_daemon_serves_it(
