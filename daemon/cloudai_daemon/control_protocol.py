@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from dataclasses import fields as dataclass_fields
 from typing import Any, Final, TypeAlias
 
 from cloudai_fusefs.mount_control import MountCounters
@@ -83,8 +84,10 @@ class StatusReport:
     @classmethod
     def from_json(cls, fields: Mapping[str, Json]) -> StatusReport:
         pending = [PendingFile(**entry) for entry in fields["pending"]]
-        # A mount that is older than this program counted less.
-        counters = MountCounters(**fields.get("counters", {}))
+        # A mount that is older than this program counted less, a newer one more.
+        known = {one.name for one in dataclass_fields(MountCounters)}
+        given = fields.get("counters", {})
+        counters = MountCounters(**{name: count for name, count in given.items() if name in known})
         file = PendingFile(**fields["file"]) if fields.get("file") else None
         return cls(**{**fields, "pending": pending, "counters": counters, "file": file})
 

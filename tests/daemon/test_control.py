@@ -190,6 +190,12 @@ def test_status_of_an_older_mount_has_no_counts() -> None:
     assert StatusReport.from_json(fields).counters == MountCounters()
 
 
+def test_status_of_a_newer_mount_has_the_counts_that_are_known_here() -> None:
+    fields = report_status(STATUS, MountCounters(memory_hits=7)).to_json()
+    fields["counters"]["of_the_future"] = 1
+    assert StatusReport.from_json(fields).counters == MountCounters(memory_hits=7)
+
+
 async def test_warmup_tells_how_far_it_is_until_it_is_answered(peer: Peer, control: ScriptedControl) -> None:
     await peer.send({"id": 7, "method": "warmup", "params": {"paths": ["a", ODD_PATH]}})
     progress = await peer.receive()
