@@ -353,6 +353,7 @@ class Namespace:
         except OSError:
             directory.tree.detach(directory, name)
             self._staging.discard(node)
+            directory.tree.forget_if_unused(node)
             raise
         self._staging.note_times(directory)
 

@@ -222,6 +222,7 @@ class Rearrangements:
         node.note_change(moment_ns)
         if not node.edges:
             self._staging.discard(node)
+            tree.forget_if_unused(node)  # the kernel may not have seen that the name is this one's
         self._staging.note_times(directory)
         _leave_inode(node)
         return node
@@ -339,6 +340,7 @@ class Rearrangements:
     def _note_moved(self, source: Node, target: Node, replaced: Node | None) -> None:
         if replaced is not None and not replaced.edges:
             self._staging.discard(replaced)
+            replaced.tree.forget_if_unused(replaced)  # as in _remove
         self._staging.note_times(source)
         if target is not source:
             self._staging.note_times(target)

@@ -103,6 +103,8 @@ class Recovery:
             return True
         for stray in self._strays.pop(tree.task_id, []):
             self._recover_stray(tree, stray)
+        # Not before: what one row replaced, another may give a name again.
+        tree.forget_all_unused()
         if records:
             # At the end, so that it goes in full batches.
             for node in list(tree.pending):

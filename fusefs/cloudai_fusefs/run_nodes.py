@@ -161,6 +161,11 @@ class RunNodes:
         self._register(directory)  # the number is taken
         self.forget_if_unused(directory)
 
+    def forget_all_unused(self) -> None:
+        """Lets go of every node that nothing refers to any more."""
+        for node in list(self.nodes.values()):
+            self.forget_if_unused(node)
+
     def drop_names(self, node: Node) -> None:
         """Takes its names from a node that the kernel has not been told of. What is to be committed keeps them."""
         for parent, name in list(node.edges):

@@ -103,8 +103,7 @@ class RunTree(RunNodes):
             for parent, name in list(node.edges):
                 if not stays(node):
                     self._detach(parent, name)
-        for node in list(self.nodes.values()):
-            self.forget_if_unused(node)
+        self.forget_all_unused()
 
     @property
     def is_at_rest(self) -> bool:
@@ -173,8 +172,7 @@ class RunTree(RunNodes):
                         self.is_in_doubt |= _is_under_way(child)
                     else:
                         self._drop_edge(node, name, told)
-        for node in list(self.nodes.values()):
-            self.forget_if_unused(node)
+        self.forget_all_unused()
         self._given_names.clear()
         self.revision = max(self.revision, revision)
         self.answered.forget_until(self.revision)  # the news go on behind it
