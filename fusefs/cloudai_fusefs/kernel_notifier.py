@@ -50,7 +50,11 @@ class KernelNotifier:
 
     def tell(self, invalidations: Iterable[Invalidation]) -> None:
         """Returns at once. What is told before the start, or after the stop, nobody has cached."""
-        for invalidation in dict.fromkeys(invalidations):
+        told: set[Invalidation] = set()
+        for invalidation in invalidations:
+            if invalidation in told and invalidation.grown is None:
+                continue  # each growth counts: the last one of a file shows its size
+            told.add(invalidation)
             waiting = self._waiting if invalidation.grown is None else self._growing
             if self._loop is not None and waiting.qsize() < WAITING_MAX:
                 waiting.put(invalidation)

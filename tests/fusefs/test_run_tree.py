@@ -608,6 +608,15 @@ def test_notifier_that_does_not_run_shows_growth_at_once() -> None:
     assert node.kernel_size_bytes == 10
 
 
+def test_growths_that_are_told_at_once_are_shown_at_the_last_of_them() -> None:
+    node = make_tree().root
+    node.set_size(10)
+    node.hide_growth(5)
+    node.hide_growth(7)
+    KernelNotifier().tell([Invalidation(node.ino, grown=node)] * 2)
+    assert node.kernel_size_bytes == 10
+
+
 def test_taken_name_is_refused() -> None:
     tree = make_tree()
     make_here(tree, b"f", FILE_ID)

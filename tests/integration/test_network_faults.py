@@ -313,6 +313,24 @@ def test_news_missed_while_the_network_was_away_are_seen_when_it_is_back(
     wait_until(lambda: refusal_of((run / "late").touch) == errno.EROFS, "the seal")
 
 
+def test_log_that_grew_several_times_while_the_network_was_away_is_shown_whole(
+    run: Path, elsewhere: Path, proxy: NetworkProxy
+) -> None:
+    """W8. Who reads a file that grows elsewhere gets the bytes that were written, and none before they were."""
+    write_synced(elsewhere / "log", b"one\n")
+    wait_until(lambda: content_or_none(run / "log") == b"one\n", "the log behind the proxy")
+    proxy.refuse()
+    with (elsewhere / "log").open("ab", buffering=0) as log:
+        for line in (b"two\n", b"three\n"):
+            log.write(line)
+            os.fsync(log.fileno())
+
+    proxy.restore()
+
+    wait_until(lambda: content_or_none(run / "log") == b"one\ntwo\nthree\n", "all of its lines")
+    assert (run / "log").stat().st_size == 14
+
+
 def refusal_of(act: Callable[[], object]) -> int:
     """The errno that it fails with; 0: it does not."""
     try:
