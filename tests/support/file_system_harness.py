@@ -59,6 +59,7 @@ class Shown(NamedTuple):
     mtime_ns: int
     content: bytes
     xattrs: Mapping[bytes, bytes]
+    link_count: int
 
 
 class FileSystemHarness:
@@ -184,6 +185,7 @@ class FileSystemHarness:
                         mtime_ns=node.mtime_ns,
                         content=content,
                         xattrs=dict(node.xattrs),
+                        link_count=node.link_count,
                     ),
                 )
                 yield from walk(node, prefix + name + b"/")
@@ -254,6 +256,11 @@ class FileSystemHarness:
     async def symlink(self, path: bytes, target: bytes) -> None:
         parent, name = await self._parent_of(path)
         await self._bounded(self.namespace.make_symlink, parent, name, target, OWNER)
+
+    async def link(self, path: bytes, new_path: bytes) -> None:
+        node = await self.find(path)
+        parent, name = await self._parent_of(new_path)
+        await self._bounded(self.rearrangements.link, node, parent, name)
 
     async def unlink(self, path: bytes) -> None:
         parent, name = await self._parent_of(path)
