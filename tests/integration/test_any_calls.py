@@ -20,7 +20,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from conformance.two_filesystems import TwoFilesystems
 from support.mount_process import RUN, MountProcess, wait_until
 from support.tree_snapshot import differences, place_in, snapshot_tree
-from support.xattrs import xattrs_of
+from support.xattrs import xattrs_below
 
 EXAMPLES = int(os.environ.get("CONFORMANCE_EXAMPLES", "20"))
 IS_LONG = "CONFORMANCE_EXAMPLES" in os.environ
@@ -41,16 +41,6 @@ def is_same(directory: Path, other: Path) -> bool:
         if error.errno not in (errno.ENOENT, errno.ENODATA):
             raise
         return False  # news are still coming
-
-
-def xattrs_below(directory: Path) -> dict[bytes, dict[str, bytes]]:
-    """By relative path, of the directory and of all below it but symlinks."""
-    top = os.fsencode(directory)
-    found = {b".": xattrs_of(top)}
-    for parent, directories, files in os.walk(top):
-        paths = [os.path.join(parent, name) for name in directories + files]
-        found |= {os.path.relpath(path, top): xattrs_of(path) for path in paths if not os.path.islink(path)}
-    return found
 
 
 def test_any_calls_have_the_outcomes_that_they_have_on_tmpfs(
