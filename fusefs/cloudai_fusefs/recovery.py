@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, cast
 
 from google.protobuf.message import DecodeError
@@ -235,12 +236,13 @@ class Recovery:
             return node, None  # it stays where it is
         if node.edges:
             # Its first commit arrived, and it was renamed here after that had left.
-            tree.detach(*node.edges[0])
-        attributes = directory.attributes
-        if holder is not None:
-            tree.detach(directory, name)
-        tree.add(directory, name, node)
-        directory.attributes = attributes  # the name came before the death, not now
+            old_directory, old_name = node.edges[0]
+            with _keeping_times(old_directory):
+                tree.detach(old_directory, old_name)
+        with _keeping_times(directory):
+            if holder is not None:
+                tree.detach(directory, name)
+            tree.add(directory, name, node)
         return node, holder
 
     def _make_directories(self, tree: RunTree, path: bytes) -> Node:
@@ -248,14 +250,23 @@ class Recovery:
         for name in path.split(b"/") if path else ():
             child = (directory.children or {}).get(name)
             if child is None or not child.is_directory:
-                if child is not None:
-                    tree.detach(directory, name)
-                child = Node(tree, new_node_id(), DIRECTORY)
-                child.touch()
-                tree.add(directory, name, child)
+                with _keeping_times(directory):
+                    if child is not None:
+                        tree.detach(directory, name)
+                    child = Node(tree, new_node_id(), DIRECTORY)
+                    child.touch()
+                    tree.add(directory, name, child)
                 self._staging.note_made(child)
             directory = child
         return directory
+
+
+@contextmanager
+def _keeping_times(directory: Node) -> Iterator[None]:
+    """Names come and go in it that did so before the death, not now: a time of now would be told to nobody."""
+    attributes = directory.attributes
+    yield
+    directory.attributes = attributes
 
 
 def _attributes_of(record: JournalRecord) -> NodeAttributes:

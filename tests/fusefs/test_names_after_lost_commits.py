@@ -18,7 +18,7 @@ from cloudai_proto.storage.v1 import names_pb2 as names
 from cloudai_proto.storage.v1 import types_pb2 as types
 from fakes.fake_master import FakeMaster, FakeMasterClient
 from support.file_system_harness import FileSystemHarness, open_file_system
-from support.storage_requests import commit_one, file_commit, published, tree_of
+from support.storage_requests import commit_one, file_commit, published, remove, tree_of
 
 TIMEO_SECONDS = 10
 LONG = bytes(CHUNK_BYTES_MAX) + b"the rest"
@@ -113,6 +113,43 @@ async def test_name_that_a_lost_commit_gave_is_not_shown_by_the_next_mount(
         await mount.uploader.wait_strays_removed()
         assert await shown_contents(mount) == {b"moved": b"new"}
         assert await published(client, run) == {b"moved": b"new"}
+
+
+async def test_next_mount_that_takes_up_a_rename_moves_no_time_of_its_directories(
+    clock: MockClock, master: FakeMaster, client: FakeMasterClient, run: types.Run, tmp_path: Path
+) -> None:
+    async with open_file_system(client, run, tmp_path / "first", timeo_seconds=TIMEO_SECONDS) as first:
+        await first.namespace.load(first.tree.root)
+        await lose_commit(first, master, b"name", is_carried_out=True)
+        await first.rename(b"name", b"moved")
+        first.copy_state(tmp_path / "next")
+
+    async with open_file_system(client, run, tmp_path / "next") as mount:
+        await mount.make_all_durable()
+        assert mount.tree.root.mtime_ns == await time_at_master(client, run)
+
+
+async def test_next_mount_that_makes_a_directory_anew_moves_no_time_of_the_one_above(
+    clock: MockClock, master: FakeMaster, client: FakeMasterClient, run: types.Run, tmp_path: Path
+) -> None:
+    async with open_file_system(client, run, tmp_path / "first", timeo_seconds=TIMEO_SECONDS) as first:
+        await first.namespace.load(first.tree.root)
+        await first.mkdir(b"directory")
+        await first.make_all_durable()
+        await first.write_file(b"directory/name", b"new")
+        first.copy_state(tmp_path / "next")
+    directory = (await tree_of(client, run))[b"directory"]
+    await remove(client, run, run.root_node_id, b"directory", directory.node_id)
+
+    async with open_file_system(client, run, tmp_path / "next") as mount:
+        await mount.make_all_durable()
+        assert await published(client, run) == {b"directory/name": b"new"}
+        assert mount.tree.root.mtime_ns == await time_at_master(client, run)
+
+
+async def time_at_master(client: FakeMasterClient, run: types.Run) -> int:
+    """The modification time of the run's own directory."""
+    return (await client.list_tree(run.task_id)).root.attributes.mtime_ns
 
 
 async def lose_commit(
