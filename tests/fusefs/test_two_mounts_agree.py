@@ -122,7 +122,8 @@ async def run_program(
 
 
 def seen(mount: FileSystemHarness) -> dict[bytes, Shown]:
-    return mount.shown()
+    """By path, the run's own directory as b""."""
+    return {b"": mount.shown_as(mount.tree.root), **mount.shown()}
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -137,6 +138,7 @@ async def test_mounts_at_rest_show_what_the_master_has(
     master.latency_seconds, master.answer_latency_seconds = script.random.choice(
         ((0.0, 0.0), (0.01, 0.0), (0.0, 0.02), (0.05, 0.1))
     )
+    master.news_latency_seconds = script.random.choice((0.0, 0.0, 0.03, 0.3))
     async with AsyncExitStack() as opened:
         mounts = {
             name: await opened.enter_async_context(
@@ -225,6 +227,7 @@ async def test_mounts_that_died_and_lost_their_master_show_at_rest_what_it_has(
     master.latency_seconds, master.answer_latency_seconds = script.random.choice(
         ((0.01, 0.0), (0.0, 0.02), (0.05, 0.1))
     )
+    master.news_latency_seconds = script.random.choice((0.0, 0.0, 0.03, 0.3))
     end = trio.Event()
     mounts: dict[str, FileSystemHarness] = {}
 
@@ -278,4 +281,4 @@ async def test_directory_that_both_made_is_not_made_again_by_the_next_mount_once
         await next_mount.sync.load_run(next_mount.tree)
         await next_mount.make_all_durable()
 
-        assert seen(next_mount) == {}
+        assert next_mount.shown() == {}

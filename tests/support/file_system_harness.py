@@ -175,22 +175,22 @@ class FileSystemHarness:
 
         def walk(directory: Node, prefix: bytes) -> Iterator[tuple[bytes, Shown]]:
             for name, node in (directory.children or {}).items():
-                content = node.symlink_target if node.kind == SYMLINK else b""
-                yield (
-                    prefix + name,
-                    Shown(
-                        kind=node.kind,
-                        mode=node.mode,
-                        size_bytes=node.size_bytes,
-                        mtime_ns=node.mtime_ns,
-                        content=content,
-                        xattrs=dict(node.xattrs),
-                        link_count=node.link_count,
-                    ),
-                )
+                yield prefix + name, self.shown_as(node)
                 yield from walk(node, prefix + name + b"/")
 
         return dict(walk(self.tree.root, b""))
+
+    @staticmethod
+    def shown_as(node: Node) -> Shown:
+        return Shown(
+            kind=node.kind,
+            mode=node.mode,
+            size_bytes=node.size_bytes,
+            mtime_ns=node.mtime_ns,
+            content=node.symlink_target if node.kind == SYMLINK else b"",
+            xattrs=dict(node.xattrs),
+            link_count=node.link_count,
+        )
 
     # --- contents ----------------------------------------------------------------------------------------
 
