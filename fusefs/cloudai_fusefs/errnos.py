@@ -6,6 +6,7 @@ import errno
 from typing import Final
 
 from cloudai_fusefs.extended_attributes import NoXattr, XattrsTooLarge
+from cloudai_fusefs.open_files import LostName
 from cloudai_fusefs.rearrangements import CrossRun
 from cloudai_model import errors
 
@@ -36,6 +37,7 @@ _ERRNO_BY_ERROR: Final[dict[type[errors.CloudAIError], int]] = {
     errors.MasterUnavailable: errno.EIO,
     errors.InternalError: errno.EIO,
     CrossRun: errno.EXDEV,
+    LostName: errno.ESTALE,  # the kernel then looks its path up anew, and opens what has the name by now
     NoXattr: errno.ENODATA,
     XattrsTooLarge: errno.ENOSPC,  # as ext4, where a node's attributes share a block
 }

@@ -28,6 +28,7 @@ from cloudai_fusefs.uploader import Uploader
 from cloudai_fusefs.wire_manifests import manifest_from_wire
 from cloudai_model.chunks import Manifest
 from cloudai_model.errors import (
+    CloudAIError,
     InternalError,
     InvalidRequest,
     IsADirectory,
@@ -39,6 +40,13 @@ from cloudai_model.limits import BLOCK_BYTES, CHUNK_BYTES_MAX
 
 _STALE_GENERATION_ATTEMPTS: Final = 3
 """A generation can be superseded between its news and the question for its manifest."""
+
+
+class LostName(CloudAIError):
+    """Between the kernel's look at a file's last name and its opening, another file took the name, or nobody did."""
+
+    reason = ""
+    sentence = "the file has no name any more"
 
 
 class Opened(NamedTuple):
@@ -105,12 +113,15 @@ class OpenFiles:
     async def open(self, node: Node, flags: int) -> Opened:
         """A handle of the file. O_TRUNC arrives here and truncates (libfuse turns ATOMIC_O_TRUNC on).
 
-        Raises IsADirectory, RunSealed, ReadOnlyMount, and the client's errors where the manifest has to be asked for.
+        Raises LostName, IsADirectory, RunSealed, ReadOnlyMount, and the client's errors where the manifest has to be
+        asked for.
         """
         if node.is_directory:
             raise IsADirectory
         if not node.is_file:
             raise InvalidRequest("not a file")
+        if not node.is_attached and node.staged is None and not node.open_count:
+            raise LostName(node_id=node.node_id)  # the master need not have it any more
         can_write = flags & os.O_ACCMODE != os.O_RDONLY
         if can_write or flags & os.O_TRUNC:
             self._check_writable(node)
@@ -303,6 +314,10 @@ class OpenFiles:
                 self._uploader.note_closed(node)
         self._staging.drop_staged_if_idle(node)
         return node
+
+    def note_forgotten(self, node: Node) -> None:
+        """The kernel does not refer to the node any more."""
+        self._staging.drop_staged_if_idle(node)
 
     def _add(self, node: Node, flags: int, *, keeps_pages: bool) -> Opened:
         access = flags & os.O_ACCMODE

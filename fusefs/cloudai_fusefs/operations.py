@@ -402,6 +402,8 @@ class Operations(pyfuse3.Operations):
         inode.lookup_count -= count
         self.counters.referenced_inode_count -= not inode.lookup_count
         if isinstance(inode, Node):
+            if not inode.lookup_count:
+                self._files.note_forgotten(inode)
             self._forget_if_unused(inode)
         else:
             self._managed.forget_if_unused(inode)

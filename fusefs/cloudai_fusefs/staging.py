@@ -261,10 +261,15 @@ class Staging:
             self._stale_rows.add(node_id)
 
     def drop_staged_if_idle(self, node: Node) -> None:
-        """Removes the staged file once nothing is pending and nobody can write to it."""
+        """Removes the staged file once nothing is pending and nobody can write to it.
+
+        Of what has no name any more it is all that there is: whoever has looked the name up before may be about to open
+        it, and it stays until the kernel refers to it no longer.
+        """
         if node.staged is None or node.pending is not None:
             return
-        if node.writer_count == 0 and (node.is_attached or node.open_count == 0):
+        is_in_use = node.open_count or node.lookup_count
+        if node.writer_count == 0 and (node.is_attached or not is_in_use):
             try:
                 if node.node_id in self._stale_rows:
                     node.staged.drop(leave_mark=True)

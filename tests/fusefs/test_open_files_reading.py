@@ -11,6 +11,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from cloudai_fusefs.open_files import LostName
 from cloudai_fusefs.read_counters import ReadCounters
 from cloudai_model.chunks import digest_of
 from cloudai_model.errors import ChunkDamaged, MasterUnavailable
@@ -454,3 +455,32 @@ async def test_size_that_was_of_something_taken_back_does_not_keep_the_content_f
     content = await reader.files.load_content(node)
 
     assert content.manifest.size_bytes == len(LARGE)
+
+
+async def test_file_that_is_replaced_before_it_is_opened_is_read_as_it_was(reader: FileSystemHarness) -> None:
+    await reader.write_file(b"model", b"old")
+    await reader.write_file(b"aside", b"new")
+    replaced = await reader.find(b"model")
+    replaced.lookup_count = 1  # the kernel has looked the name up, and is about to open what it stood for
+
+    await reader.rename(b"aside", b"model")
+
+    handle = (await reader.files.open(replaced, os.O_RDONLY)).handle
+    assert await reader.read(handle) == b"old"
+    reader.close_handle(handle)
+    assert replaced.staged is not None
+    replaced.lookup_count = 0
+    reader.files.note_forgotten(replaced)
+    assert replaced.staged is None
+
+
+async def test_published_file_that_is_removed_before_it_is_opened_is_not_opened(
+    clock: MockClock, reader: FileSystemHarness
+) -> None:
+    removed = await reader.find(b"large")
+    removed.lookup_count = 1
+
+    await reader.unlink(b"large")
+
+    with pytest.raises(LostName):
+        await reader.files.open(removed, os.O_RDONLY)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,9 @@ import pytest
 from support.master_process import MasterProcess
 from support.mount_process import MountProcess
 from support.tree_snapshot import assert_same_elsewhere, place_in
+
+REPLACEMENTS = 300
+READERS = 4
 
 
 @pytest.fixture
@@ -78,3 +83,27 @@ def test_name_replaced_before_a_crash_and_removed_after_it_does_not_come_back(
     mount.wait_durable()
     elsewhere = place_in(mount, run, make_mount("other"))
     assert list(elsewhere.iterdir()) == []
+
+
+def test_file_that_is_replaced_all_the_time_is_read_as_a_whole(run: Path) -> None:
+    """D6. A file that is replaced by renaming another over it is replaced as a whole: at the master and on every mount
+    there is the old content or the new, never a part.
+    """
+    path = run / "last.safetensors"
+    replace_with_new(path)
+    is_over = threading.Event()
+
+    def read_on() -> set[bytes]:
+        found = set()
+        while not is_over.is_set():
+            found.add(path.read_bytes())
+        return found
+
+    with ThreadPoolExecutor(READERS) as readers:
+        reading = [readers.submit(read_on) for _ in range(READERS)]
+        try:
+            for _ in range(REPLACEMENTS):
+                replace_with_new(path)
+        finally:
+            is_over.set()
+    assert [reader.result() for reader in reading] == [{b"new"}] * READERS
