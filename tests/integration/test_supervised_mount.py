@@ -86,15 +86,15 @@ def test_new_daemon_serves_within_two_seconds(make_mount: MakeMount) -> None:
     took_seconds = []
     for _ in range(TAKEOVERS_MAX):
         time.sleep(STEADY_SECONDS)  # else there is a pause before the next one
-        daemon = daemon_of(mount)
-        assert daemon is not None
-        daemon.send_signal(signal.SIGKILL)
-        took_seconds.append(wait_until(lambda: is_served(run / "file"), "another daemon"))
+        began = time.monotonic()
+        kill_daemon(mount.mount_point)
+        wait_until(lambda: is_served(run / "file"), "another daemon")
+        took_seconds.append(time.monotonic() - began)
         if took_seconds[-1] <= TAKEOVER_SECONDS_MAX:
             break
 
     assert min(took_seconds) <= TAKEOVER_SECONDS_MAX
-    wait_until(lambda: daemon_of(mount) is not None, "its entry in the registry")
+    wait_until(lambda: find_daemon(mount.mount_point) is not None, "its entry in the registry")
     mount.umount()
 
 
