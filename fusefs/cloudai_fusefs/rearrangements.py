@@ -15,7 +15,7 @@ from contextlib import suppress
 from cloudai_fusefs.master_client import MasterClient
 from cloudai_fusefs.namespace import Inode, Namespace, children_of, new_request_id
 from cloudai_fusefs.node import Node
-from cloudai_fusefs.run_nodes import is_inside, stays
+from cloudai_fusefs.run_nodes import Invalidation, is_inside, stays
 from cloudai_fusefs.run_tree import RunTree
 from cloudai_fusefs.staging import Staging
 from cloudai_fusefs.uploader import Uploader
@@ -312,8 +312,13 @@ class Rearrangements:
             tree.is_in_doubt = True
             return
         if is_news:
-            if children_of(source).get(old_name) is node:
-                tree.detach(source, old_name)
+            for parent, name in list(node.edges):
+                if (parent, name) == (source, old_name):
+                    tree.detach(source, old_name)
+                elif node.is_directory:
+                    # Others had moved it there and back before, and only the first is known here. It has one name.
+                    tree.detach(parent, name)
+                    self._uploader.tell_kernel([Invalidation(parent.ino, name), Invalidation(parent.ino)])
             self._give_name(target, new_name, node)
         for place in ((source.node_id, old_name), (target.node_id, new_name)):
             tree.answered.note_place(place, revision)

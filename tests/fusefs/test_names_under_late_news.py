@@ -314,3 +314,29 @@ async def test_rename_into_what_others_moved_in_and_out_again_makes_no_circle(
     assert above is one.tree.root
     await trio.sleep(SETTLED_SECONDS)
     assert one.shown().keys() == other.shown().keys() == {b"u", b"u/x"}
+
+
+async def test_directory_that_others_moved_and_moved_back_before_its_rename_has_one_name(
+    clock: MockClock, master: FakeMaster, client: FakeMasterClient, run: types.Run, mounts: Mounts
+) -> None:
+    """The master's answer comes between the news of the two moves. With a second name the directory would have been
+    committed once it was removed, and come back under that name.
+    """
+    one, other = mounts
+    await one.mkdir(b"a")
+    await one.make_all_durable()
+    await trio.sleep(SETTLED_SECONDS + 0.5)  # no heartbeat is about to come, which would hold up the news
+    node = await one.find(b"a")
+    master.news_latency_seconds = 1.0
+    for old_name, new_name in ((b"a", b"b"), (b"b", b"a")):
+        old, new = (run.root_node_id, old_name), (run.root_node_id, new_name)
+        await rename_at_master(client, run, node.node_id, old, new)
+        await trio.sleep(0.1)
+    master.answer_latency_seconds = 1.3
+
+    await one.rearrangements.rename(one.tree.root, b"a", one.tree.root, b"c", no_replace=False)
+
+    assert node.edges == [(one.tree.root, b"c")]
+    assert one.shown().keys() == {b"c"}
+    await trio.sleep(SETTLED_SECONDS)
+    assert one.shown().keys() == other.shown().keys() == {b"c"}
