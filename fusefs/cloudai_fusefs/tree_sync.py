@@ -19,6 +19,7 @@ import trio
 from cloudai_fusefs.background import keep_running
 from cloudai_fusefs.managed_tree import ManagedTree, UserDirectory
 from cloudai_fusefs.master_client import MasterClient
+from cloudai_fusefs.outage_log import OutageLog
 from cloudai_fusefs.relisting import Relisting
 from cloudai_fusefs.run_nodes import Invalidation
 from cloudai_fusefs.run_tree import RunTree
@@ -157,6 +158,7 @@ class TreeSync:
             self._recovered.set()
 
     async def _try_recover_run(self, task_id: str, user_name: str) -> None:
+        outages = OutageLog(logger)
         while True:
             try:
                 await self._load_recovered(task_id, user_name)
@@ -167,7 +169,7 @@ class TreeSync:
                 self.recovery_errors[task_id] = error
                 return
             except CloudAIError as error:
-                logger.info("the run %s cannot be loaded yet: %s", task_id, error)
+                outages.note_failure(f"the run {task_id} cannot be loaded yet", error)
                 await self._pause()
             else:
                 return
@@ -222,11 +224,13 @@ class TreeSync:
         raise MasterUnavailable("the run's directories move faster than they can be listed", task_id=task_id)
 
     async def _watch_user(self, user: UserDirectory) -> None:
+        outages = OutageLog(logger)
         while True:
             request = names.WatchRequest(user=user.name, after_revision=user.revision)
             try:
                 async with self._client.watch(request) as responses:
                     async for response in responses:
+                        outages.note_success()
                         if response.reload:
                             await self._list_user(user)
                             await self._pause()
@@ -236,7 +240,7 @@ class TreeSync:
                             if change.run_changed.removed:
                                 await self._sealed_cache.forget_run(change.run_changed.task_id)
             except CloudAIError as error:
-                logger.info("the watch of %s broke: %s", user.name, error)
+                outages.note_failure(f"the watch of {user.name} broke", error)
                 await self._pause()
 
     async def _watch_run(self, tree: RunTree) -> None:
@@ -250,6 +254,7 @@ class TreeSync:
     async def _follow_run(self, tree: RunTree) -> None:
         """Returns when nothing can follow: it is sealed and listed, or gone."""
         relisting = Relisting(tree, trio.current_time())
+        outages = OutageLog(logger)
         while not tree.is_removed:
             try:
                 if await self._follow_watch(tree, relisting):
@@ -257,8 +262,10 @@ class TreeSync:
             except NotFound:
                 tree.is_removed = True
             except CloudAIError as error:
+                if tree.watch_is_healthy:
+                    outages.note_success()
                 self._note_health(tree, is_healthy=False)
-                logger.info("the watch of %s broke: %s", tree.path, error)
+                outages.note_failure(f"the watch of {tree.path} broke", error)
                 await self._pause()
                 if relisting.is_due_without_news(trio.current_time()):
                     with suppress(CloudAIError):  # it is away altogether

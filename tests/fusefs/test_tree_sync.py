@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
@@ -218,3 +219,20 @@ async def test_run_that_is_sealed_while_its_tree_is_in_doubt_is_listed_once_more
 
     assert (tree.is_sealed, tree.is_in_doubt) == (True, False)
     assert file_system.shown().keys() == {b"file"}
+
+
+async def test_outage_of_hours_is_a_line_in_the_log_for_each_watch(
+    clock: MockClock, master: FakeMaster, file_system: FileSystemHarness, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    await load(file_system)
+    await trio.sleep(SETTLED_SECONDS)
+
+    for number in (1, 2):
+        master.go_away()
+        await trio.sleep(3 * 3600)
+        lines = [record.getMessage() for record in caplog.records if " broke: " in record.getMessage()]
+        assert len(lines) == 2 * number, lines  # that of the user and that of the run
+        master.come_back()
+        await trio.sleep(SETTLED_SECONDS)
+        assert file_system.tree.watch_is_healthy
