@@ -13,28 +13,27 @@ from pathlib import Path
 
 import pytest
 
-from cloudai_daemon import doctor
 from cloudai_daemon.control_protocol import StatusReport
 from cloudai_daemon.control_server import report_status
-from cloudai_daemon.doctor import (
-    Finding,
-    FindingState,
-    check_answer,
-    check_background,
+from cloudai_daemon.doctor import daemon, machine, mounts
+from cloudai_daemon.doctor.daemon import (
     check_cache_directory,
     check_clock,
-    check_fuse_conf,
-    check_fuse_device,
-    check_fusermount,
-    check_kernel,
-    check_libfuse,
     check_master,
-    check_read_ahead,
     check_staged,
     check_state_directory,
     check_token,
     check_versions,
 )
+from cloudai_daemon.doctor.findings import Finding, FindingState
+from cloudai_daemon.doctor.machine import (
+    check_fuse_conf,
+    check_fuse_device,
+    check_fusermount,
+    check_kernel,
+    check_libfuse,
+)
+from cloudai_daemon.doctor.tree import CheckKnob, check_answer, check_background, check_read_ahead
 from cloudai_fusefs.kernel_knobs import KernelKnob
 from cloudai_fusefs.mount_control import FileState, FileStatus, MountCounters, MountInspection, MountStatus
 from support.fake_mount import FakeMount, RunCloudai
@@ -62,7 +61,7 @@ def inspection_of(**fields: object) -> MountInspection:
 @pytest.fixture
 def as_user(monkeypatch: pytest.MonkeyPatch) -> None:
     """The checks take this process for one of somebody other than root."""
-    monkeypatch.setattr(doctor, "is_root", lambda: False)
+    monkeypatch.setattr(machine, "is_root", lambda: False)
 
 
 # --- the machine -----------------------------------------------------------------------------------------
@@ -124,7 +123,7 @@ def test_fusermount_is_to_be_setuid_root(tmp_path: Path, as_user: None) -> None:
 def test_root_does_without_fusermount(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     assert check_fusermount().state == NOTE
-    monkeypatch.setattr(doctor, "is_root", lambda: False)
+    monkeypatch.setattr(machine, "is_root", lambda: False)
     assert check_fusermount().state == PROBLEM
 
 
@@ -134,7 +133,7 @@ def test_allow_other_is_roots_unless_the_configuration_says_otherwise(
     configuration = tmp_path / "fuse.conf"
     configuration.write_text("#user_allow_other\n")
     assert check_fuse_conf(configuration).state == OK
-    monkeypatch.setattr(doctor, "is_root", lambda: False)
+    monkeypatch.setattr(machine, "is_root", lambda: False)
     finding = check_fuse_conf(configuration)
     assert (finding.state, finding.advice) == (
         NOTE,
@@ -186,7 +185,7 @@ def test_tree_that_fails_says_how(
 
 
 @pytest.mark.parametrize("check", [check_read_ahead, check_background])
-def test_small_knob_is_a_note_with_the_line_to_run(tmp_path: Path, check: doctor.CheckKnob) -> None:
+def test_small_knob_is_a_note_with_the_line_to_run(tmp_path: Path, check: CheckKnob) -> None:
     knob = KernelKnob(tmp_path / "knob", 1024)
     assert check(knob).state == NOTE
     knob.path.write_text("128\n")
@@ -214,8 +213,8 @@ def test_directory_is_private_and_its_owners(tmp_path: Path) -> None:
 def test_directory_needs_room(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, least_bytes: int, states: tuple[FindingState, ...]
 ) -> None:
-    monkeypatch.setattr(doctor, "FREE_BYTES_MIN", least_bytes)
-    monkeypatch.setattr(doctor, "CACHE_FREE_BYTES_MIN", least_bytes)
+    monkeypatch.setattr(daemon, "FREE_BYTES_MIN", least_bytes)
+    monkeypatch.setattr(daemon, "CACHE_FREE_BYTES_MIN", least_bytes)
     tmp_path.chmod(0o700)
     owner = tmp_path.stat().st_uid
     state = check_state_directory(tmp_path, owner)
@@ -376,8 +375,8 @@ def test_state_directory_that_is_open_to_others_is_a_problem(
 def test_daemon_that_says_nothing_is_a_problem_within_seconds(
     cloudai: RunCloudai, stopped: FakeMount, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor, "ANSWER_SECONDS_MAX", 0.2)
-    (mount,) = doctor.look_at_mounts(stopped.mount_point)
+    monkeypatch.setattr(daemon, "ANSWER_SECONDS_MAX", 0.2)
+    (mount,) = mounts.look_at_mounts(stopped.mount_point)
     states = {finding.check: finding.state for finding in mount.findings}
     assert (states["daemon"], states["state"]) == (PROBLEM, OK)
 
@@ -393,8 +392,8 @@ def test_place_without_a_mount_is_a_problem(
 def test_daemon_whose_mount_is_elsewhere_is_a_note(
     fake_mount: FakeMount, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor, "list_mounted", list)
-    (mount,) = doctor.look_at_mounts(fake_mount.mount_point)
+    monkeypatch.setattr(mounts, "list_mounted", list)
+    (mount,) = mounts.look_at_mounts(fake_mount.mount_point)
     findings = {finding.check: finding.state for finding in mount.findings}
     assert (findings["tree"], findings["daemon"]) == (NOTE, OK)
 
@@ -402,9 +401,9 @@ def test_daemon_whose_mount_is_elsewhere_is_a_note(
 def test_mount_whose_daemon_is_not_known_is_a_note(
     fake_mount: FakeMount, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor, "list_mounts", list)
-    monkeypatch.setattr(doctor, "FILE_SYSTEM_TYPE", "tmpfs")
-    (mount,) = doctor.look_at_mounts(fake_mount.mount_point)
+    monkeypatch.setattr(mounts, "list_mounts", list)
+    monkeypatch.setattr(mounts, "FILE_SYSTEM_TYPE", "tmpfs")
+    (mount,) = mounts.look_at_mounts(fake_mount.mount_point)
     findings = {finding.check: finding.state for finding in mount.findings}
     assert (findings["tree"], findings["daemon"]) == (OK, NOTE)
 

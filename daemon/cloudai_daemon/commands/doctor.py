@@ -10,7 +10,9 @@ from pathlib import Path
 import click
 
 from cloudai_daemon.commands.parameters import PATH, json_option, print_json, printable
-from cloudai_daemon.doctor import Finding, FindingState, MountFindings, look_at_machine, look_at_mounts
+from cloudai_daemon.doctor.findings import Finding, FindingState, MountFindings
+from cloudai_daemon.doctor.machine import look_at_machine
+from cloudai_daemon.doctor.mounts import look_at_mounts
 from cloudai_daemon.exit_codes import ExitCode
 
 
