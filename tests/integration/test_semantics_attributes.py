@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from support.master_process import MasterProcess
-from support.mount_process import MountProcess, wait_until
+from support.mount_process import RUN, MakeMount, MountProcess, run_in, wait_until
 from support.refusals import refused
 from support.tree_snapshot import assert_same_elsewhere, place_in
 
@@ -180,6 +181,37 @@ def test_df_shows_the_stores_size_and_what_is_free(run: Path, shared_master: Mas
     assert shown.f_blocks * shown.f_frsize == pytest.approx(store.f_blocks * store.f_frsize, rel=0.01)
     assert shown.f_bavail * shown.f_frsize == pytest.approx(store.f_bavail * store.f_frsize, rel=0.05)
     assert shown.f_namemax == 255
+
+
+def test_inode_numbers_are_kept(make_mount: MakeMount) -> None:
+    """T6. In a run an inode number stands for one file or directory, keeps to it through renames, and is the same on
+    every mount, but for a directory that several mounts made at the same time or brought back after its removal.
+    """
+    mount = make_mount()
+    run = mount.make_run(RUN)
+    (run / "d").mkdir()
+    (run / "d" / "file").write_bytes(b"content")
+    os.symlink("file", run / "d" / "link")
+    mount.wait_durable()
+    os.link(run / "d" / "file", run / "other name")
+
+    def numbers(directory: Path) -> dict[str, int]:
+        return {str(path.relative_to(directory)): path.lstat().st_ino for path in directory.rglob("*")}
+
+    first = numbers(run)
+    assert first["other name"] == first["d/file"]
+    assert len(set(first.values())) == len(first) - 1
+    listed = {entry.name: entry.inode() for entry in os.scandir(run / "d")}
+    assert listed == {"file": first["d/file"], "link": first["d/link"]}
+
+    os.rename(run / "d", run / "moved")
+    mount.wait_durable()
+    moved = {re.sub(r"^d\b", "moved", name): number for name, number in first.items()}
+    assert numbers(run) == moved
+    mount.umount()
+    mount.start()
+    assert numbers(run) == moved
+    assert numbers(run_in(make_mount("other"))) == moved
 
 
 def test_file_past_the_size_limit_is_refused(run: Path) -> None:
