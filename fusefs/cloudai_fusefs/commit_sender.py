@@ -138,9 +138,16 @@ class CommitSender:
         self._uploader.note_progress()
 
     def _note_placed_in_vain(self, item: ComposedCommit, result: names.NodeResult) -> None:
-        """The node was removed here while its commit was under way: it must not stay where that put it."""
-        if item.message.place and not item.node.edges and result.node.node_id == item.node.node_id:
-            self._uploader.staging.note_stray(self._tree, item.node.node_id)
+        """The node was removed here while its commit was under way: it must not stay where that put it.
+
+        Where another has its name by now, the commit of that one takes it away, and sees to it afterwards: before, a
+        reader elsewhere would find neither.
+        """
+        node_id = item.node.node_id
+        if not item.message.place or item.node.edges or result.node.node_id != node_id:
+            return
+        if not any(node_id in pending.stray_ids for pending in self._tree.pending.values()):
+            self._uploader.staging.note_stray(self._tree, node_id)
 
     def _take_acknowledgement(self, item: ComposedCommit, result: names.NodeResult, revision: int) -> None:
         node, pending, staging = item.node, item.pending, self._uploader.staging

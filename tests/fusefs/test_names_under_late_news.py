@@ -18,8 +18,8 @@ from cloudai_model.errors import CloudAIError, NotFound
 from cloudai_proto.storage.v1 import types_pb2 as types
 from fakes.fake_master import FakeMaster, FakeMasterClient
 from support.file_system_harness import FileSystemHarness, open_file_system
+from support.storage_requests import published, tree_of
 from support.storage_requests import rename as rename_at_master
-from support.storage_requests import tree_of
 
 NAMES = (b"a", b"b", b"c", b"d/a", b"d/b")
 STEPS = 40
@@ -340,3 +340,34 @@ async def test_directory_that_others_moved_and_moved_back_before_its_rename_has_
     assert one.shown().keys() == {b"c"}
     await trio.sleep(SETTLED_SECONDS)
     assert one.shown().keys() == other.shown().keys() == {b"c"}
+
+
+@pytest.mark.parametrize(("latency", "answer_latency"), [(0.3, 0.0), (0.0, 0.3)], ids=["asked", "answered"])
+async def test_name_that_is_replaced_again_and_again_always_stands_for_something(
+    clock: MockClock,
+    master: FakeMaster,
+    client: FakeMasterClient,
+    run: types.Run,
+    mounts: Mounts,
+    latency: float,
+    answer_latency: float,
+) -> None:
+    """D6, where a replacement is itself replaced while its commit is under way."""
+    one, other = mounts
+    await one.write_file(b"checkpoint", b"first")
+    await one.make_all_durable()
+    await trio.sleep(SETTLED_SECONDS)
+    master.latency_seconds, master.answer_latency_seconds = latency, answer_latency
+    missing = 0
+    for number in range(40):
+        await one.write_file(b"aside", b"%d" % number)
+        await one.rename(b"aside", b"checkpoint")
+        for _ in range(8 + number % 12):
+            await trio.sleep(0.02)
+            missing += b"checkpoint" not in other.shown()
+
+    assert missing == 0
+    await one.make_all_durable()
+    await one.uploader.wait_strays_removed()
+    assert (await tree_of(client, run)).keys() == {b"", b"checkpoint"}
+    assert await published(client, run) == {b"checkpoint": b"39"}
