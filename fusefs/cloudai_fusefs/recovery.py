@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError
 
 from cloudai_fusefs.journal_rows import DiskState, JournalRecord, RemovalRecord, StrayRecord
 from cloudai_fusefs.node import DIRECTORY, Node, NodeAttributes, new_node_id
+from cloudai_fusefs.run_nodes import stays
 from cloudai_fusefs.run_tree import RunTree
 from cloudai_fusefs.staged_file import StagedFile
 from cloudai_fusefs.wire_manifests import manifest_from_wire
@@ -183,7 +184,8 @@ class Recovery:
                     self._staging.note_xattrs(taken)
                 self._staging.remove_row(record.node_id)
                 return
-            covered_ids = replaced.ids_at_master if replaced is not None else ()
+            if replaced is not None and replaced.is_directory == node.is_directory:
+                covered_ids = replaced.ids_at_master
         pending = tree.note_pending(node)
         pending.covered_ids = covered_ids
         pending.place = record.place
@@ -217,7 +219,8 @@ class Recovery:
         """Puts the node into its recorded directory, wherever that is now, or else at its recorded path,
         making directories that are gone. Returns what is there, and what was there and had to go.
 
-        Raises IsADirectory where it has no place: without a name it would be taken for removed.
+        A file hides a directory that others have made under its name, as before the death, until it or the other is
+        moved: its commit is refused for so long. Raises IsADirectory where something below that is to be committed too.
         """
         parent_path, _, name = record.path.rpartition(b"/")
         directory = tree.nodes.get(record.parent_node_id)
@@ -231,9 +234,14 @@ class Recovery:
             return holder or node, None
         if holder is not None and holder.children:
             # Others have filled a directory of that name.
-            if not node.edges:
-                raise IsADirectory("it is a directory with something in it by now", name=name)
-            return node, None  # it stays where it is
+            if node.edges:
+                return node, None  # it stays where it is
+            if stays(holder):
+                raise IsADirectory("something in a directory of that name is staged too", name=name)
+            with _keeping_times(directory):
+                tree.drop_names(holder)
+                tree.add(directory, name, node)
+            return node, holder
         if node.edges:
             # Its first commit arrived, and it was renamed here after that had left.
             old_directory, old_name = node.edges[0]

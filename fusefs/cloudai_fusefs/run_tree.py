@@ -349,7 +349,8 @@ class RunTree(RunNodes):
                 return
             if holder.pending is not None and holder.pending.place:
                 if not (holder.is_directory and edge.node.kind == DIRECTORY):
-                    holder.pending.covered_ids = (edge.node.node_id,)
+                    # (No file replaces a directory: its commit is refused for as long as that is there.)
+                    holder.pending.covered_ids = () if edge.node.kind == DIRECTORY else (edge.node.node_id,)
                     holder.pending.held_news[place] = news
                 elif node is not None and not is_inside(holder, node):
                     self._merge_directory(holder, node, told)

@@ -31,8 +31,10 @@ from cloudai_model.errors import (
     AlreadyExists,
     CloudAIError,
     InvalidRequest,
+    IsADirectory,
     MasterUnavailable,
     NoSpace,
+    NotADirectory,
     NotFound,
     QuotaExceeded,
     Unauthenticated,
@@ -67,8 +69,10 @@ OVERTAKEN_RETRY_SECONDS: Final = 1.0
 OVERTAKEN_SECONDS_MAX: Final = 60.0
 """How long a change that others have overtaken may wait for a listing to tell what the master has by now."""
 
-_MENDABLE: Final = (NoSpace, QuotaExceeded, Unauthenticated)
-"""Refusals that pass without a change of the data: tried again every RETRY_SECONDS_MAX."""
+_MENDABLE: Final = (AlreadyExists, IsADirectory, NoSpace, NotADirectory, QuotaExceeded, Unauthenticated)
+"""Refusals that pass without a change of the data, by others among them who move what is in its way: tried again every
+RETRY_SECONDS_MAX.
+"""
 
 
 class RunUploader:

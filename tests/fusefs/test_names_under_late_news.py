@@ -371,3 +371,36 @@ async def test_name_that_is_replaced_again_and_again_always_stands_for_something
     await one.uploader.wait_strays_removed()
     assert (await tree_of(client, run)).keys() == {b"", b"checkpoint"}
     assert await published(client, run) == {b"checkpoint": b"39"}
+
+
+@pytest.mark.parametrize("is_filled", [True, False], ids=["filled", "empty"])
+async def test_file_under_the_name_of_anothers_directory_can_be_moved_and_removed(
+    clock: MockClock,
+    master: FakeMaster,
+    client: FakeMasterClient,
+    run: types.Run,
+    mounts: Mounts,
+    is_filled: bool,
+) -> None:
+    one, other = mounts
+    master.latency_seconds = 0.1
+    for name in (b"moved", b"removed", b"waits"):
+        await one.write_file(name, b"mine")
+        await other.mkdir(name)
+        if is_filled:
+            await other.write_file(name + b"/theirs", b"theirs")
+        await other.make_all_durable()
+    await trio.sleep(SETTLED_SECONDS)
+    for name in (b"moved", b"removed", b"waits"):
+        assert await one.read_file(name) == b"mine"
+
+    await one.rename(b"moved", b"elsewhere")
+    await one.unlink(b"removed")
+    await other.rename(b"waits", b"theirs")
+    await trio.sleep(SETTLED_SECONDS)
+
+    expected = {b"moved", b"elsewhere", b"removed", b"waits", b"theirs"}
+    if is_filled:
+        expected |= {name + b"/theirs" for name in (b"moved", b"removed", b"theirs")}
+    assert one.shown().keys() == other.shown().keys() == expected
+    assert await other.read_file(b"elsewhere") == await other.read_file(b"waits") == b"mine"

@@ -306,7 +306,7 @@ def test_file_staged_under_a_name_that_is_a_filled_directory_by_now_is_kept_and_
     for _ in range(2):
         mount.start()
         wait_until(lambda: mount.status()["failed_count"] == 1, "what could not be placed")
-        assert [path.read_bytes() for path in (run / "results").iterdir()] == [b"of the other mount"]
+        assert (run / "results").read_bytes() == b"acknowledged"
         (named,) = mount.status()["pending"]
         assert named["path"] == f"user-123/training/{RUN}/results"
         assert "directory" in named["reason"]
@@ -314,12 +314,17 @@ def test_file_staged_under_a_name_that_is_a_filled_directory_by_now_is_kept_and_
         assert [path.read_bytes() for path in staged] == [b"acknowledged"]
         mount.kill()
 
-    (run_in(other) / "results").rename(run_in(other) / "theirs")
-    other.wait_durable()
     mount.start()
-    mount.wait_durable()
+    (run / "results").write_bytes(b"written anew")
+    (run_in(other) / "results").rename(run_in(other) / "theirs")
     wait_until(lambda: (run_in(other) / "results").is_file(), "the file elsewhere")
-    assert (run_in(other) / "results").read_bytes() == b"acknowledged"
+    mount.wait_durable()
+    for _ in range(2):
+        for place in (run, run_in(other)):
+            assert (place / "results").read_bytes() == b"written anew"
+        wait_until((run / "theirs" / "inner").exists, "what was in its way")
+        mount.umount()
+        mount.start()
 
 
 def test_acknowledged_rename_survives_a_crash_before_the_commits_answer(
