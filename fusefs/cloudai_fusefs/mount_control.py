@@ -21,7 +21,6 @@ CACHE_BYTES_DEFAULT: Final = 20 * 1024**3
 CACHE_FREE_BYTES_MIN: Final = 1024**3
 """What the disk cache leaves free on its disk: room for staged files, which are worth more than cached ones."""
 
-
 MEMORY_BYTES_DEFAULT: Final = 256 * MIB
 MEMORY_BYTES_MIN: Final = 32 * MIB
 """With less a sequential reader would lose what is fetched ahead of it before it is read."""

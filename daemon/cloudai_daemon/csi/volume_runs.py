@@ -33,7 +33,7 @@ from cloudai_proto.storage.v1 import names_pb2 as names
 from cloudai_proto.storage.v1 import types_pb2 as types
 
 CALL_SECONDS_MAX: Final = 15.0
-"""Well below the ten seconds to two minutes after which a cluster's parts give a call up and repeat it."""
+"""For the few calls to the master that one of these makes; less where its caller gives up before (CallDeadline)."""
 
 _ATTEMPT_SECONDS_MAX: Final = 5.0
 
