@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 
 from cloudai_daemon.mount_log import LOG_BYTES_MAX, LOG_FILES_OLD
-from cloudai_daemon.mount_lookup import find_at
 from support.master_process import PROGRAM as MASTER_PROGRAM
 from support.master_process import MasterProcess
+from support.mount_daemons import kill_daemon, wait_for_another_daemon
 from support.mount_process import PROGRAM, RUN, WAIT_SECONDS_MAX, MountProcess, wait_until
 from support.small_disk import fill, small_disk
 
@@ -64,19 +64,10 @@ def first_line_of(path: Path) -> str:
         return file.readline()
 
 
-def kill_daemon(mount: MountProcess) -> None:
-    """Of a supervised mount; returns once another daemon serves it."""
-    killed = mount.pid
-    os.kill(killed, signal.SIGKILL)
-
-    def is_served() -> bool:
-        entry = find_at(mount.mount_point)
-        return entry is not None and entry.process.pid != killed
-
-    wait_until(is_served, "another daemon", seconds_max=60)
-    entry = find_at(mount.mount_point)
-    assert entry is not None
-    mount.pid = entry.process.pid
+def replace_daemon(mount: MountProcess) -> None:
+    """kill -9 of a supervised mount's; returns once another daemon serves it."""
+    killed = kill_daemon(mount.mount_point)
+    mount.pid = wait_for_another_daemon(mount.mount_point, killed).pid
 
 
 def test_long_log_is_rotated_and_the_oldest_goes(mount: MountProcess) -> None:
@@ -106,7 +97,7 @@ def test_supervisor_writes_to_the_log_that_its_daemon_has_rotated(mount: MountPr
     mount.start()
     run = make_known_run(mount)
 
-    kill_daemon(mount)
+    replace_daemon(mount)
 
     assert "the mount daemon ended with -9: it is started again" in mount.log_text()
     assert (run / "file").read_bytes() == b"content"
@@ -173,7 +164,7 @@ def test_supervised_mount_comes_back_although_the_directory_of_its_log_has_vanis
 
     make_it_say_something(master)
     assert (run / "file").read_bytes() == b"content"
-    kill_daemon(mount)
+    replace_daemon(mount)
 
     assert (run / "file").read_bytes() == b"content"
     assert f"serving {mount.source} at {mount.mount_point}" in mount.log_text()

@@ -34,7 +34,11 @@ def kill_daemon(mount_point: Path) -> ProcessIdentity:
 
 def wait_for_another_daemon(mount_point: Path, killed: ProcessIdentity) -> ProcessIdentity:
     """The one that serves the mount in the place of one that was killed."""
-    wait_until(lambda: find_daemon(mount_point) not in (None, killed), "another daemon")
+    wait_until(
+        lambda: find_daemon(mount_point) not in (None, killed),
+        "another daemon",
+        seconds_max=COMMAND_SECONDS_MAX,
+    )
     return require_daemon(mount_point)
 
 
