@@ -9,12 +9,14 @@ import signal
 import socket
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from cloudai_daemon.mount_log import LOG_BYTES_MAX, LOG_FILES_OLD
+from cloudai_fusefs.tree_sync import RECONNECT_SECONDS_MAX
 from support.master_process import PROGRAM as MASTER_PROGRAM
 from support.master_process import MasterProcess
 from support.mount_daemons import kill_daemon, wait_for_another_daemon
@@ -54,9 +56,16 @@ def make_known_run(mount: MountProcess) -> Path:
     return run
 
 
+def pad_log(mount: MountProcess, size_bytes: int) -> None:
+    """What is logged next goes behind so many bytes."""
+    with log_of(mount).open("a") as log:
+        log.write("x" * (size_bytes - log_of(mount).stat().st_size - 1) + "\n")
+
+
 def make_it_say_something(master: MasterProcess) -> None:
-    """A master that comes and goes is worth a line, or several."""
+    """A master that goes is worth a line for each watch that was whole: they are given the time to be so again."""
     master.restart()
+    time.sleep(RECONNECT_SECONDS_MAX)
 
 
 def first_line_of(path: Path) -> str:
@@ -111,18 +120,21 @@ def test_mount_goes_on_while_the_disk_of_its_log_is_full_and_says_so_afterwards(
         mount.start()
         run = make_known_run(mount)
         assert (run / "file").read_bytes() == b"content"
+        pad_log(mount, 2 * PAGE_BYTES - 10)
         filler = fill(disk)
 
-        master.kill()  # and each attempt to reach it is a line
+        master.kill()
 
         wait_until(lambda: log_of(mount).stat().st_size % PAGE_BYTES == 0, "the end of the log's last page")
         assert (run / "file").read_bytes() == b"content"
         filler.unlink()
-        wait_until(
-            lambda: "the log could not be written for a while: " in mount.log_text(),
-            "the line on missing lines",
-        )
         master.start()
+
+        def tells_of_missing_lines() -> bool:
+            make_it_say_something(master)
+            return "the log could not be written for a while: " in mount.log_text()
+
+        wait_until(tells_of_missing_lines, "the line on missing lines", seconds_max=60)
         (run / "after").write_bytes(b"room again")
         mount.wait_durable()
         assert "Logging error" not in mount.log_text()
@@ -135,9 +147,10 @@ def test_mount_whose_log_is_to_be_rotated_on_a_full_disk_goes_on_and_logs_again(
     with small_disk(mount.state_dir, 24) as disk:
         fill_log(mount)
         with log_of(mount).open("r+b") as log:
-            log.truncate(LOG_BYTES_MAX - 600)
+            log.truncate(LOG_BYTES_MAX - 10 * PAGE_BYTES)
         mount.start()
         run = make_known_run(mount)
+        pad_log(mount, LOG_BYTES_MAX - 10)
         filler = fill(disk)
 
         for _ in range(3):
