@@ -131,7 +131,12 @@ class OpenFiles:
         elif can_write and node.staged is None and not (node.pending is not None and node.pending.content):
             # Known now, so that no write has to wait for it; staged by the first write alone, over what is
             # there by then.
-            await self.load_content(node)
+            try:
+                await self.load_content(node)
+            except NotFound:
+                if not node.is_attached:
+                    raise LostName(node_id=node.node_id) from None
+                raise
         # Of what was never open the kernel has no pages to drop, and would wait for those that others, who opened it a
         # moment later, are already reading: without a bound, and not to be killed.
         keep_pages = node.kernel_generation in (NO_GENERATION, node.view_generation)

@@ -247,7 +247,7 @@ class Operations(pyfuse3.Operations):
             if not pyfuse3.readdir_reply(token, name, self._attributes(inode), position + 1):
                 return
             if position >= len(dots):
-                self._refer_to(inode)
+                self._refer_to(inode)  # its number stays what was answered: what has a name is in the table
 
     @prompt_handler
     async def releasedir(self, fh: int) -> None:

@@ -204,6 +204,8 @@ class Rearrangements:
                 revision = 0
                 for node_id in node.ids_at_master:
                     revision = await self._remove_at_master(directory, name, node_id, moment_ns)
+                    if node.pending is not None:
+                        node.pending.uncover(node_id)  # whatever becomes of the next one
                 for node_id in node.stray_ids:
                     await self._remove_everywhere(tree, node_id, moment_ns)
                     self._staging.forget_stray(node_id)

@@ -18,7 +18,8 @@ from cloudai_model.errors import CloudAIError, NotFound
 from cloudai_proto.storage.v1 import types_pb2 as types
 from fakes.fake_master import FakeMaster, FakeMasterClient
 from support.file_system_harness import FileSystemHarness, open_file_system
-from support.storage_requests import published, tree_of
+from support.storage_requests import commit_one, directory_commit, published, tree_of
+from support.storage_requests import link as link_at_master
 from support.storage_requests import rename as rename_at_master
 
 NAMES = (b"a", b"b", b"c", b"d/a", b"d/b")
@@ -404,3 +405,41 @@ async def test_file_under_the_name_of_anothers_directory_can_be_moved_and_remove
         expected |= {name + b"/theirs" for name in (b"moved", b"removed", b"theirs")}
     assert one.shown().keys() == other.shown().keys() == expected
     assert await other.read_file(b"elsewhere") == await other.read_file(b"waits") == b"mine"
+
+
+async def test_directory_that_came_back_before_its_removal_was_answered_is_shown(
+    clock: MockClock, master: FakeMaster, client: FakeMasterClient, run: types.Run, mounts: Mounts
+) -> None:
+    one, _ = mounts
+    await one.mkdir(b"d")
+    await one.make_all_durable()
+    await trio.sleep(SETTLED_SECONDS + 0.5)
+    node = await one.find(b"d")
+    node.lookup_count = 1  # the kernel will take this inode for removed
+    number = node.ino
+    master.answer_latency_seconds = 1.0
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(one.rmdir, b"d")
+        await trio.sleep(0.2)
+        await commit_one(client, run, directory_commit(b"d", node=node.node_id))
+
+    assert one.shown().keys() == {b"d"}
+    assert (await one.find(b"d")).ino != number
+
+
+async def test_name_that_was_given_again_before_its_removal_was_answered_is_shown(
+    clock: MockClock, master: FakeMaster, client: FakeMasterClient, run: types.Run, mounts: Mounts
+) -> None:
+    one, _ = mounts
+    await one.write_file(b"name", b"content")
+    await one.make_all_durable()
+    node = await one.find(b"name")
+    await link_at_master(client, run, node.node_id, run.root_node_id, b"other")
+    await trio.sleep(SETTLED_SECONDS + 0.5)
+    master.answer_latency_seconds = 1.0
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(one.unlink, b"name")  # of two names: the master is asked first
+        await trio.sleep(0.2)
+        await link_at_master(client, run, node.node_id, run.root_node_id, b"name")
+
+    assert one.shown().keys() == {b"name", b"other"}

@@ -11,10 +11,11 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from cloudai_fusefs.node import Node
 from cloudai_fusefs.open_files import LostName
 from cloudai_fusefs.read_counters import ReadCounters
 from cloudai_model.chunks import digest_of
-from cloudai_model.errors import ChunkDamaged, MasterUnavailable
+from cloudai_model.errors import ChunkDamaged, MasterUnavailable, NotFound
 from cloudai_model.limits import BLOCK_BYTES, CHUNK_BYTES_MAX, KIB, MIB
 from cloudai_proto.storage.v1 import types_pb2 as types
 from fakes.fake_master import FakeMaster, FakeMasterClient
@@ -484,3 +485,19 @@ async def test_published_file_that_is_removed_before_it_is_opened_is_not_opened(
 
     with pytest.raises(LostName):
         await reader.files.open(removed, os.O_RDONLY)
+
+
+async def test_published_file_that_is_removed_while_its_manifest_is_asked_for_is_not_opened(
+    clock: MockClock, reader: FileSystemHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    removed = await reader.find(b"large")
+    removed.lookup_count = 1
+
+    async def lose(node: Node) -> None:
+        await reader.unlink(b"large")
+        raise NotFound("the node")
+
+    monkeypatch.setattr(reader.files, "load_content", lose)
+
+    with pytest.raises(LostName):
+        await reader.files.open(removed, os.O_RDWR)

@@ -221,6 +221,20 @@ def test_directory_whose_own_time_is_to_be_committed_stays_for_what_is_made_in_i
     assert tree.path_of(mine) == b"d/mine"
 
 
+def test_file_put_elsewhere_in_the_place_of_a_directory_takes_no_path_from_what_is_staged_in_it() -> None:
+    tree = make_tree()
+    tree.apply_tree([page(edge(b"d", DIRECTORY_ID, kind=DIRECTORY))])
+    mine = Node(tree, FILE_ID, FILE)
+    tree.add(tree.nodes[DIRECTORY_ID], b"mine", mine)
+    pending = tree.note_pending(mine)
+    pending.place = pending.sent = True
+
+    tree.apply_changes(set_edge(edge(b"d", OTHER_ID), 2))
+
+    assert tree.path_of(mine) == b"d/mine"
+    assert tree.is_in_doubt  # until it is refused, or the other is gone
+
+
 def test_directory_that_comes_back_is_another_inode_than_the_one_the_kernel_takes_for_removed() -> None:
     managed = ManagedTree()
     tree = make_tree(managed)
