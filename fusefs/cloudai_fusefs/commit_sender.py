@@ -123,9 +123,11 @@ class CommitSender:
             self._unanswered = None
             raise
         self._unanswered = None
+        placed_in_vain: list[int] = []
         for item, result in zip(composed, response.results, strict=True):
             if not item.is_current:
-                self._note_placed_in_vain(item, result)
+                if item.message.place and not item.node.edges and result.node.node_id == item.node.node_id:
+                    placed_in_vain.append(item.node.node_id)
                 continue
             if result.WhichOneof("result") == "node" and item.xattrs and not result.node.HasField("xattrs"):
                 # A master of an older version, which lets fall what it has not heard of. No mount with `xattr` was made
@@ -135,19 +137,20 @@ class CommitSender:
                 self._take_acknowledgement(item, result, response.revision)
             else:
                 self._take_refusal(item, error_from_detail(result.error))
+        if placed_in_vain:
+            self._note_placed_in_vain(placed_in_vain)
         self._uploader.note_progress()
 
-    def _note_placed_in_vain(self, item: ComposedCommit, result: names.NodeResult) -> None:
-        """The node was removed here while its commit was under way: it must not stay where that put it.
+    def _note_placed_in_vain(self, node_ids: Sequence[int]) -> None:
+        """The nodes were removed here while their commits were under way: they must not stay where those put them.
 
-        Where another has its name by now, the commit of that one takes it away, and sees to it afterwards: before, a
-        reader elsewhere would find neither.
+        Where another has such a name by now, the commit of that one takes it away, and sees to the rest: a reader
+        elsewhere would find neither before.
         """
-        node_id = item.node.node_id
-        if not item.message.place or item.node.edges or result.node.node_id != node_id:
-            return
-        if not any(node_id in pending.stray_ids for pending in self._tree.pending.values()):
-            self._uploader.staging.note_stray(self._tree, node_id)
+        replaced_ids = {node_id for pending in self._tree.pending.values() for node_id in pending.stray_ids}
+        for node_id in node_ids:
+            if node_id not in replaced_ids:
+                self._uploader.staging.note_stray(self._tree, node_id)
 
     def _take_acknowledgement(self, item: ComposedCommit, result: names.NodeResult, revision: int) -> None:
         node, pending, staging = item.node, item.pending, self._uploader.staging
