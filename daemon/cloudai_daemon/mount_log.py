@@ -11,11 +11,8 @@ import logging
 import logging.handlers
 import os
 import sys
-from contextlib import suppress
 from pathlib import Path
 from typing import Final
-
-from cloudai_model.service_manager import JOURNAL_VARIABLE, JournalFormatter, is_journal
 
 LOG_NAME: Final = "daemon.log"
 LOG_FORMAT: Final = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -86,12 +83,3 @@ class FollowedLog(_LineCounter, logging.handlers.WatchedFileHandler):
 def log_to(*handlers: logging.Handler) -> None:
     """From here on this process's log goes there, and nowhere else."""
     logging.basicConfig(level=logging.INFO, format=LOG_FORMAT, handlers=handlers, force=True)
-
-
-def stderr_log() -> logging.Handler:
-    """Standard error, as a person reads it or as the journal takes it."""
-    handler = logging.StreamHandler()
-    with suppress(OSError):  # there may be no standard error
-        if is_journal(os.environ.get(JOURNAL_VARIABLE, ""), os.fstat(_STDERR)):
-            handler.setFormatter(JournalFormatter())
-    return handler

@@ -24,7 +24,7 @@ from cloudai_daemon.control_server import choose_socket_path, serve_control
 from cloudai_daemon.exit_codes import ExitCode
 from cloudai_daemon.metrics_server import serve_metrics
 from cloudai_daemon.mount_config_codec import decode_config
-from cloudai_daemon.mount_log import RotatingLog, log_to, stderr_log
+from cloudai_daemon.mount_log import RotatingLog, log_to
 from cloudai_daemon.mount_refusals import describe_failure
 from cloudai_daemon.mount_report import Report, open_report
 from cloudai_daemon.places import make_private_dir, runtime_dir, short_name_of
@@ -34,6 +34,7 @@ from cloudai_daemon.service_notifier import ServiceNotifier
 from cloudai_fusefs.mount_control import DRAIN_SECONDS_DEFAULT, MountConfig, MountControl, MountStatus
 from cloudai_fusefs.version import software_version
 from cloudai_model.errors import CloudAIError
+from cloudai_model.service_manager import stderr_log
 
 # Named, as this module runs as __main__.
 log = logging.getLogger("cloudai_daemon.mount_process")

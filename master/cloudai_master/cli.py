@@ -24,7 +24,7 @@ from cloudai_master.periodic_scrub import INTERVAL_HOURS_DEFAULT, INTERVAL_HOURS
 from cloudai_master.scrub import BYTES_PER_SECOND_DEFAULT, Pace
 from cloudai_master.tokens import TokenRecord, Tokens, load_key
 from cloudai_model.errors import CloudAIError
-from cloudai_model.service_manager import JOURNAL_VARIABLE, JournalFormatter, is_journal
+from cloudai_model.service_manager import stderr_log
 
 EXIT_FAILED: Final = 1
 EXIT_DATA_DIR_TAKEN: Final = 3
@@ -97,9 +97,7 @@ def serve(
             f"without TLS only the loopback is listened on, not {host}: "
             "give --tls-cert and --tls-key, or --insecure"
         )
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format=LOG_FORMAT)
-    if is_journal(os.environ.get(JOURNAL_VARIABLE, ""), os.fstat(sys.stderr.fileno())):
-        logging.getLogger().handlers[0].setFormatter(JournalFormatter())
+    logging.basicConfig(handlers=[stderr_log()], level=logging.INFO, format=LOG_FORMAT)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     # gRPC's own lines about a taken port come before ours, which says it better.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -32,6 +33,8 @@ _PRIORITIES: Final = (
 _PRIORITY_LEAST: Final = 7
 
 _MICROSECONDS: Final = 1_000_000
+
+_STDERR: Final = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,11 +66,6 @@ def extend_timeout(seconds: float) -> str:
     return f"EXTEND_TIMEOUT_USEC={round(seconds * _MICROSECONDS)}"
 
 
-def is_journal(named: str, stream: os.stat_result) -> bool:
-    """Whether a descriptor is the connection to the journal that $JOURNAL_STREAM names: DEVICE:INODE."""
-    return named == f"{stream.st_dev}:{stream.st_ino}"
-
-
 class JournalFormatter(logging.Formatter):
     """Lines for the journal, which knows the time by itself: how grave, by whom, what."""
 
@@ -78,3 +76,13 @@ class JournalFormatter(logging.Formatter):
         """Each line of a trace is an entry of its own."""
         priority = next((number for level, number in _PRIORITIES if record.levelno >= level), _PRIORITY_LEAST)
         return "\n".join(f"<{priority}>{line}" for line in super().format(record).splitlines())
+
+
+def stderr_log() -> logging.Handler:
+    """Standard error, as a person reads it or as the journal takes it; where there is none, lines go nowhere."""
+    handler = logging.StreamHandler()
+    with suppress(OSError):  # closed by whoever started the process
+        stream = os.fstat(_STDERR)
+        if os.environ.get(JOURNAL_VARIABLE) == f"{stream.st_dev}:{stream.st_ino}":
+            handler.setFormatter(JournalFormatter())
+    return handler

@@ -48,6 +48,17 @@ def test_second_master_on_a_data_directory_is_refused(master: MasterProcess) -> 
     assert done.stderr == f"cloudai-master: another master is running on {master.data_dir}\n"
 
 
+def test_master_serves_without_a_standard_error(tmp_path: Path) -> None:
+    command = [str(PROGRAM), "serve", "--data-dir", str(tmp_path / "master"), "--listen", "127.0.0.1:0"]
+    with subprocess.Popen(
+        ["sh", "-c", 'exec "$@" 2>&-', "sh", *command], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("listening on ")
+        process.terminate()
+        assert process.wait(SECONDS_MAX) == 0
+
+
 def test_taken_port_is_refused(master: MasterProcess, tmp_path: Path) -> None:
     done = serve("--data-dir", str(tmp_path / "second"), "--listen", master.address)
     assert done.returncode == 4
