@@ -11,6 +11,8 @@ import logging
 import logging.handlers
 import os
 import sys
+from contextlib import suppress
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Final
 
@@ -32,16 +34,22 @@ class _LineCounter(logging.Handler):
     _refused_count = 0
 
     def emit(self, record: logging.LogRecord) -> None:
-        refused_before = self._refused_count
+        missing_count = self._refused_count
+        if not self._write(record) or not missing_count:
+            return
+        text = "the log could not be written for a while: %d lines are late or missing"
+        said = (__name__, logging.WARNING, __file__, 0, text, (missing_count,), None)
+        # Where there was room for one line and not for two, the next one brings it.
+        self._refused_count = 0 if self._write(logging.LogRecord(*said)) else missing_count
+
+    def _write(self, record: logging.LogRecord) -> bool:
+        """Whether the file took it; it is counted if not."""
+        count_before = self._refused_count
         try:
             super().emit(record)
         except OSError:  # not every handler sees to all of them
             self.handleError(record)
-        if refused_before and self._refused_count == refused_before:
-            self._refused_count = 0
-            text = "the log could not be written for a while: %d lines are late or missing"
-            said = (__name__, logging.WARNING, __file__, 0, text, (refused_before,), None)
-            super().emit(logging.LogRecord(*said))
+        return self._refused_count == count_before
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (the library's name)
         if isinstance(sys.exc_info()[1], OSError):
@@ -53,23 +61,21 @@ class _LineCounter(logging.Handler):
 class RotatingLog(_LineCounter, logging.handlers.RotatingFileHandler):
     """The daemon's end of the file."""
 
+    _is_stderr = False
+    """Found out once: where a new file cannot be opened at once, standard error stays with an old one meanwhile."""
+
     def __init__(self, directory: Path) -> None:
         """Raises OSError."""
         super().__init__(directory / LOG_NAME, maxBytes=LOG_BYTES_MAX, backupCount=LOG_FILES_OLD)
+        with suppress(OSError):  # there may be no standard error
+            self._is_stderr = os.path.samestat(Path(self.baseFilename).stat(), os.fstat(_STDERR))
 
-    def doRollover(self) -> None:  # noqa: N802 (its name too)
-        was_stderr = self._is_stderr()
-        super().doRollover()
-        if was_stderr and self.stream is not None:
+    def _open(self) -> TextIOWrapper:
+        stream = super()._open()
+        if self._is_stderr:
             # What libraries and a crash say goes on where it is looked for, and not into a file that is deleted.
-            os.dup2(self.stream.fileno(), _STDERR)
-
-    def _is_stderr(self) -> bool:
-        try:
-            standard_error = os.fstat(_STDERR)
-        except OSError:
-            return False
-        return self.stream is not None and os.path.samestat(os.fstat(self.stream.fileno()), standard_error)
+            os.dup2(stream.fileno(), _STDERR)
+        return stream
 
 
 class FollowedLog(_LineCounter, logging.handlers.WatchedFileHandler):
