@@ -202,6 +202,7 @@ def test_directory_is_private_and_its_owners(tmp_path: Path) -> None:
     assert check_cache_directory(tmp_path, owner, state_dir=tmp_path).text.endswith(
         "on one disk with the state"
     )
+    assert check_cache_directory(tmp_path, owner, state_dir=tmp_path / "gone").state == OK
     assert check_state_directory(tmp_path, owner + 1).advice == f"`chown -R {owner + 1} {tmp_path}` as root"
     tmp_path.chmod(0o750)
     finding = check_state_directory(tmp_path, owner)

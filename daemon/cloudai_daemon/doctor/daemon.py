@@ -6,6 +6,7 @@ import os
 import stat
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -97,8 +98,9 @@ def check_cache_directory(directory: Path, owner: int, *, state_dir: Path) -> Fi
     free = _describe_room(directory, room)
     if room < CACHE_FREE_BYTES_MIN:
         return note(check, free, f"nothing more is cached until there is 1 GiB: {advise_room('cache_dir')}")
-    if state_dir.stat().st_dev == directory.stat().st_dev:
-        return ok(check, f"{free}, on one disk with the state")
+    with suppress(OSError):  # what is wrong with the state directory, its own check says
+        if state_dir.stat().st_dev == directory.stat().st_dev:
+            return ok(check, f"{free}, on one disk with the state")
     return ok(check, free)
 
 
