@@ -83,13 +83,20 @@ class StatusReport:
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Json]) -> StatusReport:
-        pending = [PendingFile(**entry) for entry in fields["pending"]]
-        # A mount that is older than this program counted less, a newer one more.
-        known = {one.name for one in dataclass_fields(MountCounters)}
-        given = fields.get("counters", {})
-        counters = MountCounters(**{name: count for name, count in given.items() if name in known})
-        file = PendingFile(**fields["file"]) if fields.get("file") else None
-        return cls(**{**fields, "pending": pending, "counters": counters, "file": file})
+        """What a mount that is older than this program does not say has its default, where there is one."""
+        pending = [PendingFile(**_known_of(PendingFile, entry)) for entry in fields["pending"]]
+        counters = MountCounters(**_known_of(MountCounters, fields.get("counters", {})))
+        file = PendingFile(**_known_of(PendingFile, fields["file"])) if fields.get("file") else None
+        known = _known_of(cls, fields)
+        return cls(**{**known, "pending": pending, "counters": counters, "file": file})
+
+
+def _known_of(
+    record: type[PendingFile | MountCounters | StatusReport], fields: Mapping[str, Json]
+) -> dict[str, Json]:
+    """Those that the record has here: a mount that is newer than this program says more."""
+    names = {one.name for one in dataclass_fields(record)}
+    return {name: field for name, field in fields.items() if name in names}
 
 
 def encode_line(message: Mapping[str, Json]) -> bytes:

@@ -196,6 +196,15 @@ def test_status_of_a_newer_mount_has_the_counts_that_are_known_here() -> None:
     assert StatusReport.from_json(fields).counters == MountCounters(memory_hits=7)
 
 
+def test_status_of_a_newer_mount_is_read_without_what_is_unknown_here() -> None:
+    report = report_status(STATUS, COUNTERS)
+    report = replace(report, file=report.pending[0])
+    fields = report.to_json()
+    for record in (fields, fields["file"], *fields["pending"]):
+        record["of_the_future"] = 1
+    assert StatusReport.from_json(fields) == report
+
+
 async def test_warmup_tells_how_far_it_is_until_it_is_answered(peer: Peer, control: ScriptedControl) -> None:
     await peer.send({"id": 7, "method": "warmup", "params": {"paths": ["a", ODD_PATH]}})
     progress = await peer.receive()
