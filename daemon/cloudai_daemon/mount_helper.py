@@ -18,7 +18,7 @@ from typing import Final
 
 from cloudai_daemon.exit_codes import CommandFailed, ExitCode
 from cloudai_daemon.mount_lookup import find_at
-from cloudai_daemon.mount_refusals import describe_full_cache
+from cloudai_daemon.mount_refusals import warn_of_full_cache
 from cloudai_daemon.mount_table import find_mounted
 from cloudai_daemon.mounting import (
     is_readable_by_others,
@@ -94,8 +94,7 @@ def mount(call: HelperCall) -> None:
         rehearse_mount(config)
         return
     prepare_mount(config)
-    if full_cache := describe_full_cache(config.cache_dir):
-        say(f"warning: {full_cache}")
+    warn_of_full_cache(config.cache_dir, say)
     entry = start_mount(config)
     if call.is_verbose:
         sys.stdout.write(

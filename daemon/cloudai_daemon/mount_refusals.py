@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -67,14 +68,22 @@ def advise_new_token(token_file: str) -> str:
     return f"`cloudai-master token create` makes a new one; {into}"
 
 
-def describe_full_cache(cache_dir: Path) -> str:
-    """Of a cache whose disk has no room for it, which is no reason not to mount; "" while it has."""
-    place = next((place for place in (cache_dir, *cache_dir.parents) if place.is_dir()), Path("/"))
+def warn_of_full_cache(cache_dir: Path, say: Callable[[str], None]) -> None:
+    """Of a cache whose disk has no room for it, or does not answer: neither is a reason not to mount."""
+    try:
+        free_bytes = within_bound(lambda: _measure_room(cache_dir))
+    except OSError as error:
+        say(f"warning: {cache_dir}: {error.strerror}")
+        return
+    if free_bytes < CACHE_FREE_BYTES_MIN:
+        say(
+            f"warning: {cache_dir} has {format_bytes(free_bytes)} free: nothing more is cached until there is "
+            f"{format_bytes(CACHE_FREE_BYTES_MIN)}; {advise_room('cache_dir')}"
+        )
+
+
+def _measure_room(directory: Path) -> int:
+    """Free bytes where it is, or would be made."""
+    place = next((place for place in (directory, *directory.parents) if place.is_dir()), Path("/"))
     disk = os.statvfs(place)
-    free_bytes = disk.f_bavail * disk.f_frsize
-    if free_bytes >= CACHE_FREE_BYTES_MIN:
-        return ""
-    return (
-        f"{cache_dir} has {format_bytes(free_bytes)} free: nothing more is cached until there is "
-        f"{format_bytes(CACHE_FREE_BYTES_MIN)}; {advise_room('cache_dir')}"
-    )
+    return disk.f_bavail * disk.f_frsize

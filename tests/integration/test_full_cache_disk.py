@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from pathlib import Path
 
 import pytest
 
 from cloudai_daemon.mount_lookup import find_at
+from cloudai_daemon.mount_refusals import warn_of_full_cache
 from cloudai_fusefs.mount_control import CACHE_FREE_BYTES_MIN
 from support.master_process import MasterProcess
 from support.mount_process import RUN, MakeMount, MountProcess, run_in, wait_until
@@ -108,3 +111,20 @@ def test_cache_whose_disk_fills_up_takes_nothing_more_until_there_is_room_again(
         assert "its disk is full" not in mount.cloudai("status", str(mount.mount_point)).stdout
         assert len(lines_of(mount, FULL)) == 1
         mount.umount()
+
+
+def test_cache_whose_disk_does_not_answer_is_warned_of_in_time(make_mount: MakeMount) -> None:
+    disk = make_mount("disk")
+    cache_dir = disk.mount_point / "cache"
+    said: list[str] = []
+    # A call that waits for it without a bound cannot be interrupted.
+    goes_on = threading.Timer(30, os.kill, (disk.pid, signal.SIGCONT))
+    goes_on.start()
+    os.kill(disk.pid, signal.SIGSTOP)
+    try:
+        warn_of_full_cache(cache_dir, said.append)
+    finally:
+        goes_on.cancel()
+        os.kill(disk.pid, signal.SIGCONT)
+
+    assert said == [f"warning: {cache_dir}: Connection timed out"]

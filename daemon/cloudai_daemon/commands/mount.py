@@ -8,7 +8,7 @@ import click
 
 from cloudai_daemon.commands.parameters import MOUNT_OPTIONS, PATH, say
 from cloudai_daemon.exit_codes import CommandFailed, ExitCode
-from cloudai_daemon.mount_refusals import describe_full_cache
+from cloudai_daemon.mount_refusals import warn_of_full_cache
 from cloudai_daemon.mounting import is_readable_by_others, prepare_mount, resolve_config, start_mount
 from cloudai_daemon.option_sources import gather_options
 from cloudai_daemon.options import describe_options
@@ -55,8 +55,7 @@ def mount_command(
     if config.token_file is not None and is_readable_by_others(config.token_file):
         say(f"warning: {config.token_file} can be read by others; `chmod 600` it")
     prepare_mount(config)
-    if full_cache := describe_full_cache(config.cache_dir):
-        say(f"warning: {full_cache}")
+    warn_of_full_cache(config.cache_dir, say)
     if not foreground:
         start_mount(config)
         return
