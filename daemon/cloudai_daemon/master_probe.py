@@ -25,6 +25,9 @@ _HAS_EXPIRED: Final = 10
 _UNTRUSTED: Final = frozenset({18, 19, 20, 21})
 _OTHER_HOST: Final = frozenset({62, 64})
 
+# What the library makes of a first record that is none: gRPC, ssh and most others; a proxy of HTTP.
+_NOT_OF_TLS: Final = frozenset({"WRONG_VERSION_NUMBER", "HTTP_REQUEST"})
+
 # X509_V_FLAG_NO_CHECK_TIME, which the library has no name for: all else is verified.
 _WHENEVER: Final = 0x20_0000
 
@@ -34,16 +37,28 @@ def explain_silence(address: str, *, insecure: bool, ca_file: Path | None) -> st
     host, _, port = address.rpartition(":")
     host = host.strip("[]")
     try:
-        with _connect(host, port) as connection:
-            if insecure:
-                return _explain_insecure(connection)
-            return _explain_tls(connection, host, port, ca_file)
-    except socket.gaierror:
+        context = _unverified() if insecure else _verified(ca_file)
+    except ssl.SSLError:
+        return f"{ca_file} holds no certificate: ca= names the PEM file of the master's authority"
+    except OSError as error:
+        return f"{ca_file}: {error.strerror}"
+    try:
+        connection = _connect(host, port)
+    except (socket.gaierror, UnicodeError):  # the latter: of a name that DNS cannot have
         return f"no host {host} is known here: is the name right?"
     except ConnectionRefusedError:
         return "nobody listens there: are host and port right, and is the master running?"
     except TimeoutError:
         return "no connection comes about: is the host right, and no firewall in between?"
+    except OSError:
+        return ""
+    try:
+        with connection:
+            if insecure:
+                return _explain_insecure(connection, context)
+            return _explain_tls(connection, context, host, port, ca_file)
+    except TimeoutError:
+        return "it takes connections and says nothing: is it the master, and does it hang?"
     except OSError:
         return ""
 
@@ -52,19 +67,16 @@ def _connect(host: str, port: str) -> socket.socket:
     return socket.create_connection((host, int(port)), PROBE_SECONDS_MAX)
 
 
-def _explain_insecure(connection: socket.socket) -> str:
-    try:
-        with _unverified().wrap_socket(connection):
-            return (
-                "it wants TLS: mount without `insecure`, and with ca= where its authority is one of your own"
-            )
-    except (ssl.SSLError, OSError):
-        return ""
+def _explain_insecure(connection: socket.socket, context: ssl.SSLContext) -> str:
+    with context.wrap_socket(connection):
+        return "it wants TLS: mount without `insecure`, and with ca= where its authority is one of your own"
 
 
-def _explain_tls(connection: socket.socket, host: str, port: str, ca_file: Path | None) -> str:
+def _explain_tls(
+    connection: socket.socket, context: ssl.SSLContext, host: str, port: str, ca_file: Path | None
+) -> str:
     try:
-        with _verified(ca_file).wrap_socket(connection, server_hostname=host):
+        with context.wrap_socket(connection, server_hostname=host):
             return ""
     except ssl.SSLCertVerificationError as error:
         if error.verify_code in _UNTRUSTED:
@@ -72,9 +84,11 @@ def _explain_tls(connection: socket.socket, host: str, port: str, ca_file: Path 
         if error.verify_code in _OTHER_HOST:
             return _explain_host(host, port, ca_file)
         if error.verify_code in (_NOT_YET_VALID, _HAS_EXPIRED):
-            return _explain_times(host, port, ca_file)
+            return _explain_times(host, port, ca_file, error.verify_code)
         return f"its certificate is refused: {error.verify_message}"
-    except ssl.SSLError:
+    except ssl.SSLError as error:
+        if error.reason not in _NOT_OF_TLS:
+            return ""
         there = f"{host}:{port}"
         hint = "mount with `insecure`" if is_loopback(there) else "has the master a certificate, is it one?"
         return f"what listens there speaks no TLS: {hint}"
@@ -89,7 +103,7 @@ def _explain_host(host: str, port: str, ca_file: Path | None) -> str:
     return f"its certificate is for {names}, not for {host}: mount it by a name that the certificate has"
 
 
-def _explain_times(host: str, port: str, ca_file: Path | None) -> str:
+def _explain_times(host: str, port: str, ca_file: Path | None, verify_code: int) -> str:
     context = _verified(ca_file)
     context.verify_flags |= _WHENEVER
     with _connect(host, port) as connection, context.wrap_socket(connection, server_hostname=host) as stream:
@@ -97,13 +111,16 @@ def _explain_times(host: str, port: str, ca_file: Path | None) -> str:
     now_seconds = time.time()
     begins, ends = (ssl.cert_time_to_seconds(str(certificate[name])) for name in ("notBefore", "notAfter"))
     if now_seconds < begins:
-        what = f"is valid from {_utc(begins)} on"
+        what = f"certificate is valid from {_utc(begins)} on"
         otherwise = "if that is right, the certificate is not"
-    else:
-        what = f"was valid until {_utc(ends)}"
+    elif now_seconds > ends:
+        what = f"certificate was valid until {_utc(ends)}"
         otherwise = "if that is right, the master needs a new one"
+    else:
+        what = f"authority's certificate {'has ended' if verify_code == _HAS_EXPIRED else 'is not valid yet'}"
+        otherwise = "if that is right, the authority needs another one"
     clock = f"this machine's clock says {_utc(now_seconds)}: `timedatectl set-ntp true` sets it"
-    return f"its certificate {what}, and {clock}; {otherwise}"
+    return f"its {what}, and {clock}; {otherwise}"
 
 
 def _utc(seconds: float) -> str:

@@ -11,7 +11,7 @@ from typing import Final
 from cloudai_daemon.mount_table import within_bound
 from cloudai_daemon.quantities import format_bytes
 from cloudai_fusefs.mount_control import CACHE_FREE_BYTES_MIN, MountConfig
-from cloudai_model.errors import CloudAIError, MasterUnavailable, NoSpace, Unauthenticated
+from cloudai_model.errors import CloudAIError, MasterUnavailable, Unauthenticated
 
 FULL_DISK_ERRNOS: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
@@ -28,8 +28,6 @@ def describe_failure(config: MountConfig, error: Exception) -> str:
         return f"{config.source}: {MasterUnavailable.sentence}: {why}" if why else f"{config.source}: {error}"
     if isinstance(error, Unauthenticated):
         return f"{config.source}: {error}; {advise_new_token(str(config.token_file or ''))}"
-    if isinstance(error, NoSpace):
-        return f"{config.state_dir}: {error}: {advise_room('state_dir')}"
     if isinstance(error, CloudAIError):
         return f"{config.source}: {error}"
     if isinstance(error, OSError) and error.strerror:
