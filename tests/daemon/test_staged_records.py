@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import logging
+import weakref
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -69,6 +73,47 @@ def test_record_that_is_forgotten_is_none(records: StagedRecords) -> None:
     assert records.find(VOLUME.volume_id) is None
     assert records.list_all() == []
     assert records.find_token(VOLUME.volume_id) is None
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda records: records.forget(VOLUME.volume_id),
+        # What a look at its file's inode, time and size may not tell from the one before.
+        lambda records: records.save(replace(VOLUME, published={})),
+    ],
+    ids=("forgotten", "saved again"),
+)
+def test_nothing_is_kept_in_memory_of_a_record_that_is_gone(
+    records: StagedRecords, change: Callable[[StagedRecords], None]
+) -> None:
+    records.save(VOLUME)
+    found = records.find(VOLUME.volume_id)
+    assert found is not None
+    kept = weakref.ref(found)
+    del found
+
+    change(records)
+
+    gc.collect()
+    assert kept() is None
+
+
+def test_damage_is_said_again_of_a_volume_that_was_forgotten_meanwhile(
+    records: StagedRecords, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    for _ in range(2):
+        file_of(records).parent.mkdir()
+        file_of(records).write_text("{")
+        for _ in range(2):
+            assert records.find(VOLUME.volume_id) is None
+        records.forget(VOLUME.volume_id)
+
+    said = [record.message for record in caplog.records]
+    assert said == 2 * [
+        f"{file_of(records)} is damaged: what is beside it stays there until it is staged again"
+    ]
 
 
 def test_what_else_is_beside_the_records_is_no_volume(records: StagedRecords, tmp_path: Path) -> None:

@@ -110,7 +110,7 @@ class StagedRecords:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-        self._damaged.discard(record.volume_id)
+        self._drop_what_was_read(record.volume_id)
         _sync_directory(directory)
         _sync_directory(self._directory)
 
@@ -134,6 +134,12 @@ class StagedRecords:
         self.token_file(volume_id).unlink(missing_ok=True)
         (self._directory / volume_id / _RECORD_NAME).unlink(missing_ok=True)
         shutil.rmtree(self._directory / volume_id, ignore_errors=True)
+        self._drop_what_was_read(volume_id)
+
+    def _drop_what_was_read(self, volume_id: str) -> None:
+        # Not left to the next `find`: of a volume that is gone there is none.
+        self._read.pop(volume_id, None)
+        self._damaged.discard(volume_id)
 
 
 def _state_of(path: Path) -> _FileState:
