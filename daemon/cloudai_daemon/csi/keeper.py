@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Final
 
 from cloudai_daemon.csi.errors import VolumeFailed
@@ -30,10 +31,17 @@ class Keeper:
     A volume whose repair takes long holds up no other, unless there are REPAIRS_MAX of them.
     """
 
-    def __init__(self, repairs: Repairs, mounts: VolumeMounts) -> None:
+    def __init__(
+        self,
+        repairs: Repairs,
+        mounts: VolumeMounts,
+        workers: Executor | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._repairs = repairs
         self._mounts = mounts
-        self._workers = ThreadPoolExecutor(REPAIRS_MAX, thread_name_prefix="repair")
+        self._clock = clock
+        self._workers = workers or ThreadPoolExecutor(REPAIRS_MAX, thread_name_prefix="repair")
         # One for each volume at most.
         self._under_way: dict[str, Future[None]] = {}
         self._pauses: dict[str, float] = {}
@@ -58,7 +66,7 @@ class Keeper:
         broken = self._repairs.list_broken()
         for whole in self._pauses.keys() - set(broken):
             self._forget(whole)
-        now_seconds = time.monotonic()
+        now_seconds = self._clock()
         for volume_id in broken:
             if volume_id not in self._under_way and now_seconds >= self._not_before.get(volume_id, 0.0):
                 self._under_way[volume_id] = self._workers.submit(self._repairs.repair, volume_id)
@@ -76,7 +84,7 @@ class Keeper:
             log.warning("%s: %s", volume_id, error, exc_info=None if is_foreseen else error)
             pause = min(2 * self._pauses.get(volume_id, LOOK_SECONDS / 2), PAUSE_SECONDS_MAX)
             self._pauses[volume_id] = pause
-            self._not_before[volume_id] = time.monotonic() + pause
+            self._not_before[volume_id] = self._clock() + pause
 
     def _forget(self, volume_id: str) -> None:
         self._pauses.pop(volume_id, None)
