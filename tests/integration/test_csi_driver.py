@@ -355,6 +355,22 @@ def test_staging_that_cannot_be_is_refused_by_name(
     assert driver.daemon_of(volume.volume_id) is None
 
 
+def test_staging_path_that_cannot_be_made_leaves_nothing(
+    driver: CsiDriverProcess, token: str, tmp_path: Path
+) -> None:
+    volume = driver.create("pvc-below-a-file", token).volume_id
+    (tmp_path / "file").touch()
+
+    code, sentence = refusal(
+        lambda: driver.stage(volume, token, staging_target_path=str(tmp_path / "file" / "globalmount"))
+    )
+
+    assert (code, sentence) == ("INTERNAL", f"{tmp_path}/file/globalmount: Not a directory")
+    assert volume not in os.listdir(driver.state_dir)
+    assert not (Path(os.environ["CLOUDAI_RUNTIME_DIR"]) / "csi" / volume).exists()
+    driver.delete(volume, token)
+
+
 def test_publishing_what_is_not_staged_fails(driver: CsiDriverProcess, token: str) -> None:
     volume = driver.create("pvc-not-staged", token)
 

@@ -66,12 +66,12 @@ class Staging:
                 published=known.published if known is not None and known.is_of_this_boot else {},
             )
             self._records.save(record)
-            self._records.save_token(volume_id, token)
-            if find_mounted(staging) is None:  # what is dead there is cleared away with the mount
-                staging.mkdir(mode=0o750, parents=True, exist_ok=True)
             try:
+                self._records.save_token(volume_id, token)
+                if find_mounted(staging) is None:  # what is dead there is cleared away with the mount
+                    staging.mkdir(mode=0o750, parents=True, exist_ok=True)
                 self._mounts.mount(record)
-            except VolumeFailed:
+            except (VolumeFailed, OSError):
                 self._undo(record, known)
                 raise
 
@@ -94,7 +94,7 @@ class Staging:
         self._mounts.require_serving(known, deadline)
 
     def _undo(self, record: StagedVolume, known: StagedVolume | None) -> None:
-        """After a mount that failed: what an earlier staging left is kept, and where it is published."""
+        """After a staging that failed: what an earlier staging left is kept, and where it is published."""
         take_shield_away(record.staging)
         if known is not None:
             self._records.save(known)
