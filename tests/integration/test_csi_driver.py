@@ -252,6 +252,29 @@ def test_volume_is_deleted_with_the_token_of_an_administrator(
     assert exit_status(reader, volume.volume_context["run"]) == 0
 
 
+def test_volume_whose_run_is_kept_is_deleted_with_a_token_of_its_user(
+    shared_master: MasterProcess, reader: MountProcess, token: str, tmp_path: Path
+) -> None:
+    """
+    K6. A volume that was made by a claim is deleted with a token of its user or an administrator's alone; with another
+    it stays, and the cluster is told so.
+    """
+    with CsiDriverProcess(tmp_path, shared_master.address, "--on-delete", "keep") as controller:
+        volume = controller.create("pvc-kept", token)
+        limited = shared_master.make_token(USER, task_id=task_id_of(volume))
+        for refused, code in (
+            (shared_master.make_token("user-456"), "PERMISSION_DENIED"),
+            (limited, "PERMISSION_DENIED"),
+            ("e30.e30.e30", "UNAUTHENTICATED"),
+            ("", "UNAUTHENTICATED"),
+        ):
+            assert refusal(partial(controller.delete, volume.volume_id, refused))[0] == code
+
+        controller.delete(volume.volume_id, token)
+        controller.delete(volume.volume_id, shared_master.make_token("user-456", admin=True))
+    assert exit_status(reader, volume.volume_context["run"]) is None
+
+
 def test_volume_whose_run_a_person_has_removed_is_deleted(
     driver: CsiDriverProcess, reader: MountProcess, token: str
 ) -> None:

@@ -94,8 +94,11 @@ class Controller:
                 raise VolumeFailed(
                     codes.FAILED_PRECONDITION, f"{volume_id} is staged on this node: unstage it first"
                 )
+            token = require_token(request.secrets)
             if self._on_delete is OnDelete.SEAL:
-                self._runs.seal(require_token(request.secrets), volume_id, deadline)
+                self._runs.seal(token, volume_id, deadline)
+            else:
+                self._runs.require_to_see(token, volume_id, deadline)
         return csi.DeleteVolumeResponse()
 
     def validate_volume_capabilities(

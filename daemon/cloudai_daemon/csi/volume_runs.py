@@ -75,6 +75,10 @@ class VolumeRuns:
         """
         self._ask(token, lambda client: _seal(client, volume_id), deadline)
 
+    def require_to_see(self, token: str, volume_id: str, deadline: CallDeadline) -> None:
+        """What `seal` raises of a token, and nothing is changed."""
+        self._ask(token, lambda client: _require_to_see(client, volume_id), deadline)
+
     def _ask(self, token: str, ask: Callable[[GrpcMasterClient], Awaitable[T]], deadline: CallDeadline) -> T:
         seconds_max = deadline.left(CALL_SECONDS_MAX)
 
@@ -143,11 +147,12 @@ async def _seal(client: GrpcMasterClient, volume_id: str) -> None:
     except RunSealed:
         pass
     except NotFound:
-        _require_to_see(volume_id, await client.get_capabilities())
+        await _require_to_see(client, volume_id)
 
 
-def _require_to_see(volume_id: str, caller: names.GetCapabilitiesResponse) -> None:
+async def _require_to_see(client: GrpcMasterClient, volume_id: str) -> None:
     """Raises PermissionRefused where the volume's run, if there is one, may be hidden from the token."""
+    caller = await client.get_capabilities()
     if caller.task_id:
         raise PermissionRefused("the token is good for one run alone", task_id=caller.task_id)
     if not caller.admin and not may_be_of(volume_id, caller.user):
