@@ -576,6 +576,25 @@ def test_place_of_a_volume_is_no_other_ones(driver: CsiDriverProcess, volume: st
     driver.unstage(other)
 
 
+def test_place_within_a_volume_is_refused(driver: CsiDriverProcess, volume: str, token: str) -> None:
+    target = driver.publish(volume, "pod")
+    other = driver.create("pvc-outer", token).volume_id
+    driver.stage(other, token)
+
+    for outer in (driver.staging(volume), target, driver.staging(other)):
+        request = csi.NodePublishVolumeRequest(
+            volume_id=volume,
+            staging_target_path=str(driver.staging(volume)),
+            target_path=str(outer / "within" / "mount"),
+            volume_capability=capability(),
+        )
+        code, sentence = refusal(partial(driver.call, "Node", request))
+        assert (code, sentence.partition(":")[0]) == ("INVALID_ARGUMENT", "target_path")
+        assert not (outer / "within").exists()
+
+    driver.unstage(other)
+
+
 def test_mount_of_somebody_is_not_taken_away(driver: CsiDriverProcess, make_mount: MakeMount) -> None:
     mount = make_mount("somebody")
     request = csi.NodeUnpublishVolumeRequest(volume_id="nobody", target_path=str(mount.mount_point))

@@ -15,7 +15,7 @@ from google.rpc import code_pb2 as codes
 
 from cloudai_daemon.csi.bind_mounts import bind, find_bound, release
 from cloudai_daemon.csi.call_deadline import CallDeadline
-from cloudai_daemon.csi.errors import VolumeFailed, needs_token, refused_at, without_record
+from cloudai_daemon.csi.errors import VolumeFailed, invalid, needs_token, refused_at, without_record
 from cloudai_daemon.csi.requests import Access
 from cloudai_daemon.csi.staged_records import StagedRecords, StagedVolume
 from cloudai_daemon.csi.volume_mounts import VolumeMounts
@@ -54,6 +54,7 @@ class Publishing:
                     f"{volume_id} is not staged at {staging}: NodeStageVolume first",
                 )
             self._require_free(volume_id, place)
+            self._require_outside(place)
             is_read_only = is_read_only or access.is_read_only
             others = [other for other in record.published if other != place and find_mounted(other)]
             if others and access.has_one_place:
@@ -123,6 +124,14 @@ class Publishing:
                 raise VolumeFailed(codes.FAILED_PRECONDITION, f"{place} is {other.volume_id}'s")
         if find_at(place) is not None:
             raise VolumeFailed(codes.FAILED_PRECONDITION, f"{place}: somebody has mounted something there")
+
+    def _require_outside(self, place: Path) -> None:
+        """Raises VolumeFailed (INVALID_ARGUMENT) for a place within a volume: its directory would be the run's."""
+        for record in self._records.list_all():
+            if record.is_of_this_boot and not {record.staging, *record.published}.isdisjoint(place.parents):
+                raise invalid(
+                    f"target_path: is within {record.volume_id}, which is staged or published there"
+                )
 
     def usage(self, volume_id: str, path: Path) -> os.statvfs_result:
         """What statvfs(2) says of a staged or published volume, within some seconds."""
