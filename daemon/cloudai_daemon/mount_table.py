@@ -12,6 +12,7 @@ import re
 import subprocess
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
@@ -118,10 +119,21 @@ def _find_topmost(mount_point: Path, process: int | str) -> MountedTree | None:
 
 
 def is_dead(mount_point: Path) -> bool:
-    """Whether the daemon behind a FUSE mount is gone: "Transport endpoint is not connected"."""
+    """Whether the daemon behind a FUSE mount is gone: "Transport endpoint is not connected". False for one that does
+    not answer.
+    """
+    with suppress(TimeoutError):
+        return is_answered_dead(mount_point)
+    return False
+
+
+def is_answered_dead(mount_point: Path) -> bool:
+    """The same; raises TimeoutError where the daemon does not answer."""
     try:
         # Opened: a stat is answered by the kernel for as long as it remembers the attributes.
         within_bound(lambda: os.close(os.open(mount_point, os.O_RDONLY | os.O_DIRECTORY)))
+    except TimeoutError:
+        raise
     except OSError as error:
         return error.errno in (errno.ENOTCONN, errno.ECONNABORTED)
     return False

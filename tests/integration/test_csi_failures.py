@@ -17,6 +17,7 @@ import pytest
 from cloudai_daemon.mount_table import find_mounted
 from cloudai_daemon.places import runtime_dir
 from cloudai_fusefs.state_lock import own_state_directory
+from cloudai_proto.csi.v1 import csi_pb2 as csi
 from support.csi_client import PublishedVolume, refusal, repeat
 from support.csi_driver_process import CsiDriverProcess, run_driver
 from support.files import has_content, wait_for_content
@@ -241,6 +242,28 @@ def test_mount_daemon_that_does_not_answer_keeps_its_volume(
     driver.unpublish(volume.volume_id, "pod")
     driver.unstage(volume.volume_id)
     wait_for_content(reader.mount_point / volume.run / "result", "content")
+
+
+def test_place_whose_daemon_does_not_answer_is_not_said_to_be_some_programs(
+    driver: CsiDriverProcess, token: str
+) -> None:
+    volume = driver.publish_new(token)
+    look = csi.NodeGetVolumeStatsRequest(volume_id=volume.volume_id, volume_path=str(volume.target))
+    with stopped(require_daemon(volume.staging)):
+        assert refusal(lambda: driver.call("Node", look)) == (
+            "INTERNAL",
+            f"{volume.target}: Connection timed out",
+        )
+
+        # The driver's own look is there until the daemon answers.
+        assert refusal(lambda: driver.unpublish(volume.volume_id, "pod")) == (
+            "INTERNAL",
+            f"{volume.target}: busy, and its mount daemon does not answer",
+        )
+
+    driver.call("Node", look)
+    driver.unpublish(volume.volume_id, "pod")
+    driver.unstage(volume.volume_id)
 
 
 def test_driver_ends_while_a_call_waits_for_uploads(

@@ -16,7 +16,7 @@ from typing import Final
 from cloudai_daemon.exit_codes import CommandFailed, ExitCode
 from cloudai_daemon.mount_calls import ATTRIBUTE_BY_WORD, pick_up, put_down, take_off, take_off_unused
 from cloudai_daemon.mount_helper import FILE_SYSTEM_TYPE
-from cloudai_daemon.mount_table import MountedTree, find_mounted, is_dead, within_bound
+from cloudai_daemon.mount_table import MountedTree, find_mounted, is_answered_dead, within_bound
 from cloudai_daemon.read_only_stand import make_read_only_stand
 
 log = logging.getLogger(__name__)
@@ -104,14 +104,21 @@ def take_off_all(place: Path) -> None:
 
 
 def _is_taken_off(place: Path) -> bool:
-    """False: it is in use."""
+    """False: it is in use. Raises TimeoutError where that may be by who waits for a daemon that does not answer, as for
+    `df`: perhaps no program is there.
+    """
     try:
         take_off_unused(place)
     except OSError as error:
         if error.errno != errno.EBUSY:
             raise
-        if not is_dead(place):
-            return False
+        try:
+            if not is_answered_dead(place):
+                return False
+        except TimeoutError as unanswered:
+            raise TimeoutError(
+                errno.ETIMEDOUT, "busy, and its mount daemon does not answer", place
+            ) from unanswered
         take_off(place)
     return True
 
