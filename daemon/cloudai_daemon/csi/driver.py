@@ -10,11 +10,11 @@ from cloudai_daemon.csi.errors import Handler
 from cloudai_daemon.csi.identity import Identity
 from cloudai_daemon.csi.keeper import Keeper
 from cloudai_daemon.csi.node import Node
-from cloudai_daemon.csi.publishing import Publishing
+from cloudai_daemon.csi.publishing import VolumePublishing
 from cloudai_daemon.csi.repairs import Repairs
 from cloudai_daemon.csi.server import serve_csi
 from cloudai_daemon.csi.staged_records import StagedRecords
-from cloudai_daemon.csi.staging import Staging
+from cloudai_daemon.csi.staging import VolumeStaging
 from cloudai_daemon.csi.volume_mounts import MountChoices, VolumeMounts
 from cloudai_daemon.csi.volume_runs import VolumeRuns
 from cloudai_daemon.csi.volume_turns import VolumeTurns
@@ -46,8 +46,8 @@ def serve_driver(
         choices = MountChoices(address=address, options=options, drain_seconds=drain_seconds)
         records = StagedRecords(state_dir, token_dir)
         mounts = VolumeMounts(choices, records)
-        staging = Staging(mounts, records, runs, turns)
-        services["Node"] = Node(staging, Publishing(mounts, records, turns), node_id).handlers()
+        staging = VolumeStaging(mounts, records, runs, turns)
+        services["Node"] = Node(staging, VolumePublishing(mounts, records, turns), node_id).handlers()
         is_staged = staging.is_staged
         keeper = Keeper(Repairs(mounts, records, turns), mounts)
     services["Controller"] = Controller(runs, turns, OnDelete(on_delete), is_staged).handlers()

@@ -1,4 +1,4 @@
-"""The Node service: requests are checked here, and carried out by Staging and Publishing."""
+"""The Node service: requests are checked here, and carried out by VolumeStaging and VolumePublishing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from google.rpc import code_pb2 as codes
 
 from cloudai_daemon.csi.call_deadline import CallDeadline
 from cloudai_daemon.csi.errors import Handler, VolumeFailed, invalid
-from cloudai_daemon.csi.publishing import Publishing
+from cloudai_daemon.csi.publishing import VolumePublishing
 from cloudai_daemon.csi.requests import (
     parse_access,
     parse_run,
@@ -16,7 +16,7 @@ from cloudai_daemon.csi.requests import (
     require_place,
     require_token,
 )
-from cloudai_daemon.csi.staging import Staging
+from cloudai_daemon.csi.staging import VolumeStaging
 from cloudai_proto.csi.v1 import csi_pb2 as csi
 
 _Rpc = csi.NodeServiceCapability.RPC
@@ -25,7 +25,7 @@ _Rpc = csi.NodeServiceCapability.RPC
 class Node:
     """The CSI's word for a machine that has volumes."""
 
-    def __init__(self, staging: Staging, publishing: Publishing, node_id: str) -> None:
+    def __init__(self, staging: VolumeStaging, publishing: VolumePublishing, node_id: str) -> None:
         self._staging = staging
         self._publishing = publishing
         self._node_id = node_id

@@ -27,7 +27,7 @@ from cloudai_daemon.mount_table import find_mounted, within_bound
 log = logging.getLogger(__name__)
 
 
-class Publishing:
+class VolumePublishing:
     """Of all volumes of one driver."""
 
     def __init__(self, mounts: VolumeMounts, records: StagedRecords, turns: VolumeTurns) -> None:

@@ -24,7 +24,7 @@ from cloudai_daemon.mount_table import find_mounted
 from cloudai_daemon.process_identity import boot_id
 
 
-class Staging:
+class VolumeStaging:
     """Of all volumes of one driver."""
 
     def __init__(
