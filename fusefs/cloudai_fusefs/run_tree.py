@@ -289,6 +289,16 @@ class RunTree(RunNodes):
             _take_news(node, pending.held_state, told)
         return told
 
+    def give_up_place(self, pending: Pending) -> None:
+        """A directory was moved here into what others have moved into it: once news have told where the master has it,
+        it stays there, and the next listing shows it so.
+        """
+        if any(news.edge is not None for news in pending.held_news.values()):
+            pending.place = False
+            pending.covered_ids = ()
+            pending.left_places = ()
+            pending.held_news.clear()
+
     def note_sealed(self, run: types.Run) -> None:
         """What the master says of the run as a whole."""
         if run.sealed and not self.is_sealed:

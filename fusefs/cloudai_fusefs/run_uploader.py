@@ -11,6 +11,7 @@ import logging
 import math
 import random
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -278,6 +279,10 @@ class RunUploader:
             self.arm(node, pending)
             return
         if _is_overtaken(node, pending, error):
+            if isinstance(error, InvalidRequest):
+                self._tree.give_up_place(pending)
+                with suppress(OSError):  # a full disk: the next mount is refused as this one was
+                    self._uploader.staging.record(node)
             self._tree.is_in_doubt = True
             pending.due_seconds = trio.current_time() + OVERTAKEN_RETRY_SECONDS
             self.arm(node, pending)

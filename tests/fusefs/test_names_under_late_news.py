@@ -443,3 +443,32 @@ async def test_name_that_was_given_again_before_its_removal_was_answered_is_show
         await link_at_master(client, run, node.node_id, run.root_node_id, b"name")
 
     assert one.shown().keys() == {b"name", b"other"}
+
+
+async def test_directory_moved_here_into_what_others_moved_into_it_stays_where_they_had_it(
+    clock: MockClock, master: FakeMaster, client: FakeMasterClient, run: types.Run, mounts: Mounts
+) -> None:
+    """Both made it. The move is made here alone, as its commit is under way, and the next one would make a circle."""
+    one, other = mounts
+    await one.mkdir(b"a")
+    await one.make_all_durable()
+    await trio.sleep(SETTLED_SECONDS + 0.5)
+    master.news_latency_seconds = 3.0
+    await other.mkdir(b"c")
+    await other.make_all_durable()
+    before = master.call_count["commit_nodes"]
+    master.answer_latency_seconds = 1.0
+    await one.mkdir(b"c")
+    while master.call_count["commit_nodes"] == before:
+        await trio.sleep(0.01)
+
+    await one.rename(b"c", b"a/d")
+    master.answer_latency_seconds = 0.0
+    for old, new in ((b"a", b"x"), (b"c", b"a"), (b"x", b"a/c")):
+        await other.rename(old, new)
+
+    with trio.fail_after(SETTLED_SECONDS):
+        await one.make_all_durable()
+    await trio.sleep(SETTLED_SECONDS)
+    assert one.shown().keys() == other.shown().keys() == {b"a", b"a/c"}
+    assert set(await tree_of(client, run)) == {b"", b"a", b"a/c"}
