@@ -169,16 +169,21 @@ def test_certificate_that_is_not_valid_yet_by_a_clock_that_is_behind(
     ), line
 
 
+def refusal_in_a_year(master: MasterProcess, ca_file: Path, directory: Path) -> str:
+    """What is said where this machine's clock is that far ahead; the master is started for it."""
+    master.start()
+    try:
+        mount = mount_at(master, directory, options=f"ca={ca_file}")
+        mount.environment = shifted_clock(400 * DAY_SECONDS, directory)
+        return refusal(mount)
+    finally:
+        master.kill()
+
+
 def test_certificate_that_has_ended(tmp_path: Path, authority: trustme.CA, ca_file: Path) -> None:
     ended = authority.issue_cert("localhost", not_after=datetime(2026, 11, 20, 15, 4, 5, tzinfo=UTC))
     master = MasterProcess(tmp_path / "master", *write_certificate(ended, tmp_path))
-    master.start()
-    try:
-        mount = mount_at(master, tmp_path, options=f"ca={ca_file}")
-        mount.environment = shifted_clock(400 * DAY_SECONDS, tmp_path)
-        line = refusal(mount)
-    finally:
-        master.kill()
+    line = refusal_in_a_year(master, ca_file, tmp_path)
 
     assert re.fullmatch(
         r"the master did not answer: its certificate was valid until 2026-11-20 15:04:05Z, and this machine's clock"
@@ -199,13 +204,7 @@ def test_authority_that_has_ended_although_what_it_signed_has_not(
     authority.cert_pem.write_to_path(str(ca_file))
     good = authority.issue_cert("localhost")
     master = MasterProcess(tmp_path / "master", *write_certificate(good, tmp_path))
-    master.start()
-    try:
-        mount = mount_at(master, tmp_path, options=f"ca={ca_file}")
-        mount.environment = shifted_clock(400 * DAY_SECONDS, tmp_path)
-        line = refusal(mount)
-    finally:
-        master.kill()
+    line = refusal_in_a_year(master, ca_file, tmp_path)
 
     assert re.fullmatch(
         r"the master did not answer: its authority's certificate has ended, and this machine's clock says"
