@@ -19,7 +19,7 @@ from typing import Final
 from cloudai_daemon.exit_codes import CommandFailed, ExitCode
 from cloudai_daemon.mount_lookup import find_at
 from cloudai_daemon.mount_refusals import warn_of_full_cache
-from cloudai_daemon.mount_table import find_mounted
+from cloudai_daemon.mount_table import FILE_SYSTEM_TYPE, find_mounted
 from cloudai_daemon.mounting import (
     is_readable_by_others,
     prepare_mount,
@@ -33,7 +33,6 @@ from cloudai_daemon.options import parse_options, refuse_unknown_option
 from cloudai_daemon.places import SYSTEM_PATH
 
 HELPER_NAME: Final = "mount.cloudai"
-FILE_SYSTEM_TYPE: Final = "fuse.cloudai"
 
 _USAGE: Final = f"usage: {HELPER_NAME} SOURCE DIR [-sfnvrw] [-o OPTIONS]"
 _REMOUNT_SECONDS_MAX: Final = 30.0

@@ -20,6 +20,9 @@ from typing import Final, TypeVar
 from cloudai_daemon.exit_codes import CommandFailed, ExitCode
 from cloudai_daemon.places import is_root
 
+FILE_SYSTEM_TYPE: Final = "fuse.cloudai"
+"""Of our mounts, as the kernel lists them."""
+
 PROBE_SECONDS_MAX: Final = 5.0
 """The longest wait for an answer of a mounted tree: a healthy one takes well under a millisecond."""
 

@@ -15,8 +15,13 @@ from typing import Final
 
 from cloudai_daemon.exit_codes import CommandFailed, ExitCode
 from cloudai_daemon.mount_calls import ATTRIBUTE_BY_WORD, pick_up, put_down, take_off, take_off_unused
-from cloudai_daemon.mount_helper import FILE_SYSTEM_TYPE
-from cloudai_daemon.mount_table import MountedTree, find_mounted, is_answered_dead, within_bound
+from cloudai_daemon.mount_table import (
+    FILE_SYSTEM_TYPE,
+    MountedTree,
+    find_mounted,
+    is_answered_dead,
+    within_bound,
+)
 from cloudai_daemon.read_only_stand import make_read_only_stand
 
 log = logging.getLogger(__name__)

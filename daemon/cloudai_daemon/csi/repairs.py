@@ -17,9 +17,8 @@ from cloudai_daemon.csi.staged_records import StagedRecords, StagedVolume
 from cloudai_daemon.csi.volume_mounts import VolumeMounts
 from cloudai_daemon.csi.volume_turns import VolumeTurns
 from cloudai_daemon.exit_codes import CommandFailed
-from cloudai_daemon.mount_helper import FILE_SYSTEM_TYPE
 from cloudai_daemon.mount_lookup import list_mounts
-from cloudai_daemon.mount_table import MountedTree, list_mounted
+from cloudai_daemon.mount_table import FILE_SYSTEM_TYPE, MountedTree, list_mounted
 
 log = logging.getLogger(__name__)
 

@@ -6,20 +6,17 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from cloudai_daemon.doctor.daemon import look_at_daemon
 from cloudai_daemon.doctor.findings import Finding, MountFindings, note
 from cloudai_daemon.doctor.tree import check_answer, check_background, check_read_ahead
 from cloudai_daemon.mount_lookup import list_mounts
-from cloudai_daemon.mount_table import list_mounted, within_bound
+from cloudai_daemon.mount_table import FILE_SYSTEM_TYPE, list_mounted, within_bound
 from cloudai_daemon.registry import RegistryEntry
 from cloudai_fusefs.kernel_knobs import (
     background_knobs,
     read_ahead_knob,
 )
-
-FILE_SYSTEM_TYPE: Final = "fuse.cloudai"
 
 
 @dataclass(frozen=True, kw_only=True)
