@@ -25,8 +25,10 @@ from cloudai_fusefs.disk_cache import DiskChunkCache
 from cloudai_fusefs.extended_attributes import ExtendedAttributes
 from cloudai_fusefs.grpc_master_client import GrpcMasterClient
 from cloudai_fusefs.handler_patience import HANDLERS_MAX, HandlerPatience
+from cloudai_fusefs.kernel_attributes import KernelAttributes
 from cloudai_fusefs.kernel_knobs import shows_direct_writes, turn_up_knobs
 from cloudai_fusefs.kernel_notifier import KernelNotifier
+from cloudai_fusefs.late_answers import LateAnswers
 from cloudai_fusefs.managed_tree import ManagedTree
 from cloudai_fusefs.memory_shares import divide_memory
 from cloudai_fusefs.mount_control import MountConfig, MountControl
@@ -183,6 +185,7 @@ async def _serve(
     usage = _Usage(client, capabilities.user)
     await usage.get()  # so that the first `df` needs no master
     patience = HandlerPatience(lambda: client.answered_at_seconds)
+    late_answers = LateAnswers(notifier.tell)
     operations = Operations(
         managed,
         namespace,
@@ -190,10 +193,9 @@ async def _serve(
         files,
         usage.get,
         patience,
+        late_answers,
         ExtendedAttributes(namespace, staging) if config.xattr else None,
-        uid=config.uid,
-        gid=config.gid,
-        umask=config.umask,
+        KernelAttributes(uid=config.uid, gid=config.gid, umask=config.umask),
         timeo_seconds=config.timeo_seconds,
     )
     control: MountControl = RunningMount(
@@ -222,6 +224,7 @@ async def _serve(
         await sync.recover_runs()
         nursery.start_soon(_tidy_regularly, staging)
         nursery.start_soon(keep_running, "hurrying requests", patience.hurry)
+        nursery.start_soon(keep_running, "late answers", late_answers.run)
         nursery.start_soon(_announce, config.mount_point, control, on_ready)
         await pyfuse3.main(max_tasks=HANDLERS_MAX)
         notifier.stop()  # nobody is there to be told

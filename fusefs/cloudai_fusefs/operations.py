@@ -1,7 +1,4 @@
-"""The kernel's requests: translated, and nothing else.
-
-The one place where attributes become the kernel's. What a handler raises is seen to around it (`handler_guard`).
-"""
+"""The kernel's requests: translated, and nothing else. What a handler raises is seen to around it (`handler_guard`)."""
 
 from __future__ import annotations
 
@@ -18,9 +15,11 @@ import trio
 from cloudai_fusefs.extended_attributes import ExtendedAttributes
 from cloudai_fusefs.handler_guard import handler, prompt_handler, to_fuse_error
 from cloudai_fusefs.handler_patience import HandlerPatience
-from cloudai_fusefs.managed_tree import LatestLink, ManagedInode, ManagedTree
+from cloudai_fusefs.kernel_attributes import KernelAttributes
+from cloudai_fusefs.late_answers import LateAnswers
+from cloudai_fusefs.managed_tree import ManagedTree
 from cloudai_fusefs.namespace import AttributeChange, Inode, Namespace, Owner
-from cloudai_fusefs.node import DIRECTORY, FILE, SYMLINK, Node
+from cloudai_fusefs.node import Node
 from cloudai_fusefs.open_files import Opened, OpenFiles
 from cloudai_fusefs.rearrangements import Rearrangements
 from cloudai_fusefs.request_counters import RequestCounters
@@ -29,16 +28,6 @@ from cloudai_model.limits import NAME_BYTES_MAX
 from cloudai_proto.storage.v1 import names_pb2 as names
 
 STATFS_UNIT_BYTES: Final = 4096
-
-_TIMEOUT_SEALED_SECONDS: Final = 3600.0
-"""A sealed run never changes; its removal is told through the watch of its user."""
-_TIMEOUT_WATCHED_SECONDS: Final = 30.0
-"""While the watch is healthy the kernel is told of each change."""
-_TIMEOUT_SHORT_SECONDS: Final = 1.0
-_TIMEOUT_ABSENT_SECONDS: Final = 0.5
-"""News of a name can overtake the answer that there was none, and would find nothing to correct."""
-
-_TYPE_BITS: Final = {FILE: stat.S_IFREG, DIRECTORY: stat.S_IFDIR, SYMLINK: stat.S_IFLNK}
 
 _UNBOUND: Final = nullcontext()
 
@@ -61,11 +50,10 @@ class Operations(pyfuse3.Operations):
         files: OpenFiles,
         usage: Callable[[], Awaitable[names.GetUsageResponse]],
         patience: HandlerPatience,
+        late_answers: LateAnswers,
         xattrs: ExtendedAttributes | None,
+        attributes: KernelAttributes,
         *,
-        uid: int | None,
-        gid: int | None,
-        umask: int | None,
         timeo_seconds: float,
     ) -> None:
         super().__init__()
@@ -75,10 +63,9 @@ class Operations(pyfuse3.Operations):
         self._files = files
         self._usage = usage
         self.patience = patience
+        self._late_answers = late_answers
         self._xattrs = xattrs
-        self._uid = uid
-        self._gid = gid
-        self._mode_mask = ~(umask or 0)
+        self._attributes = attributes
         self.wait_seconds_max = timeo_seconds + _GRACE_SECONDS
         self.counters = RequestCounters()
         self._listings: dict[int, tuple[Inode, list[tuple[bytes, Inode]]]] = {}
@@ -98,7 +85,7 @@ class Operations(pyfuse3.Operations):
             with self._bound_of(parent):
                 return self._entry(await self._namespace.lookup(parent, name))
         except NotFound:
-            absence = self._absence(parent)
+            absence = self._attributes.absent(parent)
             if absence is None:
                 raise
             return absence
@@ -107,7 +94,7 @@ class Operations(pyfuse3.Operations):
     async def getattr(self, inode: int, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
         found = self._namespace.inode(inode)
         await self._namespace.load_attributes(found)
-        return self._attributes(found)
+        return self._attributes.of(found)
 
     @prompt_handler
     async def readlink(self, inode: int, ctx: pyfuse3.RequestContext) -> bytes:
@@ -120,6 +107,7 @@ class Operations(pyfuse3.Operations):
         parent = self._namespace.inode(parent_inode)
         with self._bound_of(parent):
             made = await self._namespace.make_directory(parent, name, mode & ~ctx.umask, self._owner(ctx))
+        self._late_answers.note_changed(parent)
         return self._entry(made)
 
     @handler
@@ -130,6 +118,7 @@ class Operations(pyfuse3.Operations):
             raise PermissionRefused("devices, fifos and sockets cannot be kept in a run", name=name)
         parent = self._namespace.inode(parent_inode)
         node = await self._namespace.make_file(parent, name, mode & ~ctx.umask, self._owner(ctx))
+        self._late_answers.note_changed(parent)
         return self._entry(node)
 
     @prompt_handler
@@ -138,16 +127,18 @@ class Operations(pyfuse3.Operations):
     ) -> pyfuse3.EntryAttributes:
         parent = self._namespace.inode(parent_inode)
         with self._bound_of(parent):
-            return self._entry(await self._namespace.make_symlink(parent, name, target, self._owner(ctx)))
+            made = await self._namespace.make_symlink(parent, name, target, self._owner(ctx))
+        self._late_answers.note_changed(parent)
+        return self._entry(made)
 
     @handler
     async def link(
         self, inode: int, new_parent_inode: int, new_name: bytes, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
         new_parent = self._namespace.inode(new_parent_inode)
-        return self._entry(
-            await self._rearrangements.link(self._namespace.inode(inode), new_parent, new_name)
-        )
+        linked = await self._rearrangements.link(self._namespace.inode(inode), new_parent, new_name)
+        self._late_answers.note_changed(new_parent)
+        return self._entry(linked)
 
     @prompt_handler
     async def unlink(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
@@ -156,11 +147,14 @@ class Operations(pyfuse3.Operations):
         if node is None:
             with trio.fail_after(self.wait_seconds_max):
                 node = await self._rearrangements.unlink(parent, name)
+        self._late_answers.note_changed(parent)
         self._forget_if_unused(node)
 
     @handler
     async def rmdir(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
-        await self._rearrangements.rmdir(self._namespace.inode(parent_inode), name)
+        parent = self._namespace.inode(parent_inode)
+        await self._rearrangements.rmdir(parent, name)
+        self._late_answers.note_changed(parent)
 
     @handler
     async def rename(
@@ -174,13 +168,11 @@ class Operations(pyfuse3.Operations):
     ) -> None:
         if flags & ~pyfuse3.RENAME_NOREPLACE:
             raise InvalidRequest("of rename's flags only RENAME_NOREPLACE is offered", flags=flags)
-        await self._rearrangements.rename(
-            self._namespace.inode(parent_inode_old),
-            name_old,
-            self._namespace.inode(parent_inode_new),
-            name_new,
-            no_replace=bool(flags & pyfuse3.RENAME_NOREPLACE),
-        )
+        old_parent = self._namespace.inode(parent_inode_old)
+        new_parent = self._namespace.inode(parent_inode_new)
+        no_replace = bool(flags & pyfuse3.RENAME_NOREPLACE)
+        await self._rearrangements.rename(old_parent, name_old, new_parent, name_new, no_replace=no_replace)
+        self._late_answers.note_changed(old_parent, new_parent)
 
     @handler
     async def setattr(
@@ -197,14 +189,14 @@ class Operations(pyfuse3.Operations):
             await self._files.truncate(target, attr.st_size)
         change = AttributeChange(
             mode=attr.st_mode if fields.update_mode else None,
-            uid=self._new_owner(attr.st_uid, self._uid) if fields.update_uid else None,
-            gid=self._new_owner(attr.st_gid, self._gid) if fields.update_gid else None,
+            uid=self._new_owner(attr.st_uid, self._attributes.uid) if fields.update_uid else None,
+            gid=self._new_owner(attr.st_gid, self._attributes.gid) if fields.update_gid else None,
             mtime_ns=attr.st_mtime_ns if fields.update_mtime else None,
             atime_ns=attr.st_atime_ns if fields.update_atime else None,
         )
         if change != AttributeChange():
             await self._namespace.set_attributes(target, change)
-        return self._attributes(target)
+        return self._attributes.of(target)
 
     async def forget(self, inode_list: Sequence[tuple[int, int]]) -> None:
         for ino, count in inode_list:
@@ -244,7 +236,7 @@ class Operations(pyfuse3.Operations):
                 if children is not None and children.get(name) is not inode:
                     # Gone since: the kernel would take the entry for news and show the name again.
                     continue
-            if not pyfuse3.readdir_reply(token, name, self._attributes(inode), position + 1):
+            if not pyfuse3.readdir_reply(token, name, self._attributes.of(inode), position + 1):
                 return
             if position >= len(dots):
                 self._refer_to(inode)  # its number stays what was answered: what has a name is in the table
@@ -279,6 +271,7 @@ class Operations(pyfuse3.Operations):
         parent = self._namespace.inode(parent_inode)
         with self._bound_of(parent):
             node = await self._namespace.make_file(parent, name, mode & ~ctx.umask, self._owner(ctx))
+        self._late_answers.note_changed(parent)
         return self._file_info(self._files.open_new(node, flags), ctx), self._entry(node)
 
     @prompt_handler
@@ -386,7 +379,7 @@ class Operations(pyfuse3.Operations):
     def _entry(self, inode: Inode) -> pyfuse3.EntryAttributes:
         """The attributes, as the answer that gives the kernel one more reference."""
         self._refer_to(inode)
-        return self._attributes(inode)
+        return self._attributes.of(inode)
 
     def _refer_to(self, inode: Inode) -> None:
         """The kernel has one reference more, which it gives back with forget."""
@@ -408,16 +401,6 @@ class Operations(pyfuse3.Operations):
         else:
             self._managed.forget_if_unused(inode)
 
-    @staticmethod
-    def _absence(parent: Inode) -> pyfuse3.EntryAttributes | None:
-        """An answer that lets the kernel remember that there is no such name; None: it may come unseen."""
-        if not isinstance(parent, Node) or not (parent.tree.is_sealed or parent.tree.watch_is_healthy):
-            return None
-        entry = pyfuse3.EntryAttributes()
-        entry.st_ino = pyfuse3.InodeT(0)
-        entry.entry_timeout = _TIMEOUT_SEALED_SECONDS if parent.tree.is_sealed else _TIMEOUT_ABSENT_SECONDS
-        return entry
-
     def _forget_if_unused(self, node: Node) -> None:
         node.tree.forget_if_unused(node)
 
@@ -432,58 +415,3 @@ class Operations(pyfuse3.Operations):
         if wanted != shown:
             raise PermissionRefused("this mount shows one owner for everything")
         return None
-
-    def _attributes(self, inode: Inode) -> pyfuse3.EntryAttributes:
-        # Building one is half of a listing's cost: kept until the inode changes.
-        entry: pyfuse3.EntryAttributes | None = inode.kernel_attributes
-        if entry is None:
-            entry = inode.kernel_attributes = self._build_attributes(inode)
-        return entry
-
-    def _build_attributes(self, inode: Inode) -> pyfuse3.EntryAttributes:
-        entry = pyfuse3.EntryAttributes()
-        entry.st_ino = pyfuse3.InodeT(inode.ino)
-        entry.st_blksize = 128 * 1024
-        entry.st_rdev = 0
-        if isinstance(inode, ManagedInode):
-            self._fill_managed(entry, inode)
-        else:
-            self._fill_node(entry, inode)
-        if self._uid is not None:
-            entry.st_uid = self._uid
-        if self._gid is not None:
-            entry.st_gid = self._gid
-        entry.st_blocks = (entry.st_size + 511) // 512
-        return entry
-
-    def _fill_managed(self, entry: pyfuse3.EntryAttributes, inode: ManagedInode) -> None:
-        is_link = isinstance(inode, LatestLink)
-        mode = stat.S_IFLNK | 0o777 if is_link else stat.S_IFDIR | (0o755 & self._mode_mask)
-        entry.st_mode = pyfuse3.ModeT(mode)
-        entry.st_nlink = inode.link_count
-        entry.st_size = len((inode.target or "").encode()) if isinstance(inode, LatestLink) else 0
-        entry.st_uid = os.getuid()
-        entry.st_gid = os.getgid()
-        entry.st_mtime_ns = entry.st_ctime_ns = entry.st_atime_ns = inode.changed_at_ns
-        entry.entry_timeout = entry.attr_timeout = _TIMEOUT_SHORT_SECONDS
-
-    def _fill_node(self, entry: pyfuse3.EntryAttributes, node: Node) -> None:
-        mode = node.mode if node.kind == SYMLINK else node.mode & self._mode_mask
-        entry.st_mode = pyfuse3.ModeT(_TYPE_BITS[node.kind] | mode)
-        entry.st_nlink = node.link_count
-        entry.st_uid = node.uid
-        entry.st_gid = node.gid
-        entry.st_size = node.kernel_size_bytes
-        entry.st_mtime_ns = node.mtime_ns
-        entry.st_ctime_ns = node.ctime_ns
-        entry.st_atime_ns = node.atime_ns
-        tree = node.tree
-        if node is tree.root:
-            timeout_seconds = _TIMEOUT_SHORT_SECONDS  # its name may go with the run
-        elif tree.is_sealed:
-            timeout_seconds = _TIMEOUT_SEALED_SECONDS
-        elif tree.watch_is_healthy:
-            timeout_seconds = _TIMEOUT_WATCHED_SECONDS
-        else:
-            timeout_seconds = _TIMEOUT_SHORT_SECONDS
-        entry.entry_timeout = entry.attr_timeout = timeout_seconds

@@ -221,7 +221,7 @@ def test_truncation_to_the_same_size_moves_both_times(
     run: Path, size: int, call: Callable[[Path, int], None]
 ) -> None:
     """P4. Modification and change times move with the calls that POSIX names and with no other; a truncation moves both
-    although the size stays.
+    although the size stays. A second after a name came or went they are right, whoever looked at them meanwhile.
     """
     (run / "file").write_bytes(b"content"[:size])
     os.utime(run / "file", ns=(MOMENT_NS, MOMENT_NS))
