@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +11,7 @@ from cloudai_daemon.mount_table import within_bound
 from cloudai_daemon.quantities import format_bytes
 from cloudai_fusefs.mount_control import CACHE_FREE_BYTES_MIN, MountConfig
 from cloudai_model.errors import CloudAIError, MasterUnavailable, Unauthenticated
-
-FULL_DISK_ERRNOS: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+from cloudai_model.full_disks import is_lack_of_room
 
 # For the kernel's answer to a look at a master: name servers take longest.
 _EXPLANATION_SECONDS_MAX: Final = 7.0
@@ -31,7 +29,7 @@ def describe_failure(config: MountConfig, error: Exception) -> str:
     if isinstance(error, CloudAIError):
         return f"{config.source}: {error}"
     if isinstance(error, OSError) and error.strerror:
-        place = config.state_dir if error.errno in FULL_DISK_ERRNOS else config.mount_point
+        place = config.state_dir if is_lack_of_room(error) else config.mount_point
         return describe_os_error(error, place)
     return f"{config.mount_point}: {error}"
 
@@ -39,7 +37,7 @@ def describe_failure(config: MountConfig, error: Exception) -> str:
 def describe_os_error(error: OSError, place: Path) -> str:
     """`place`: what it is about, unless the error says that itself."""
     line = f"{error.filename or place}: {error.strerror}"
-    return f"{line}: {advise_room('state_dir')}" if error.errno in FULL_DISK_ERRNOS else line
+    return f"{line}: {advise_room('state_dir')}" if is_lack_of_room(error) else line
 
 
 def _explain_silence(config: MountConfig) -> str:

@@ -22,7 +22,7 @@ from cloudai_daemon.detached_process import start_to_be_detached
 from cloudai_daemon.exit_codes import CommandFailed, ExitCode
 from cloudai_daemon.mount_config_codec import encode_config
 from cloudai_daemon.mount_log import LOG_NAME
-from cloudai_daemon.mount_refusals import FULL_DISK_ERRNOS, describe_os_error
+from cloudai_daemon.mount_refusals import describe_os_error
 from cloudai_daemon.mount_source import is_loopback, parse_source
 from cloudai_daemon.mount_table import find_mounted, is_trigger, unmount, within_bound
 from cloudai_daemon.options import MountOptions
@@ -37,6 +37,7 @@ from cloudai_daemon.places import (
 from cloudai_daemon.process_identity import ProcessIdentity
 from cloudai_daemon.registry import RegistryEntry, list_live
 from cloudai_fusefs.mount_control import MountConfig
+from cloudai_model.full_disks import is_lack_of_room
 from cloudai_model.service_manager import VARIABLES as SERVICE_VARIABLES
 
 # -P: whatever modules are in the directory that somebody mounts from, they are not ours.
@@ -230,7 +231,7 @@ def prepare_mount(config: MountConfig) -> None:
     try:
         make_private_dir(config.cache_dir)
     except OSError as error:
-        if error.errno not in FULL_DISK_ERRNOS:  # else it is made once there is room
+        if not is_lack_of_room(error):  # else it is made once there is room
             raise CommandFailed(ExitCode.MOUNT_FAILED, f"{error.filename}: {error.strerror}") from error
 
 

@@ -15,7 +15,6 @@ is known of single chunks (`_known_blocks`) only saves looks at the disk.
 
 from __future__ import annotations
 
-import errno
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
@@ -35,8 +34,9 @@ from cloudai_fusefs.chunk_memory import Data
 from cloudai_fusefs.mount_control import CACHE_FREE_BYTES_MIN
 from cloudai_fusefs.patient_disk import PatientDisk
 from cloudai_model.chunks import Chunk
+from cloudai_model.full_disks import is_lack_of_room
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 DISK_THREADS_MAX: Final = 4
 """Enough to keep a local disk busy; separate from other threads, so that neither starves the other. Each that
@@ -48,8 +48,6 @@ KNOWN_CHUNK_BYTES: Final = 384
 
 ABSENCE_SECONDS_MAX: Final = 1.0
 """How long blocks that were not there are taken to be absent: a look costs a random read a thread's turn."""
-
-_FULL_DISK_ERRNOS: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 LOOKS_TOGETHER_MAX: Final = 1000
 """Files looked at in one turn of a thread: some 10 ms."""
@@ -98,7 +96,7 @@ class DiskChunkCache:
         # what they delete is found missing.
         self._known_blocks: LRUCache[bytes, _Look] = LRUCache(KNOWN_CHUNKS_MAX)
         self._put_count = 0
-        self._failed = RareWarning(_log, "the chunk cache in %s cannot be used: %s")
+        self._failed = RareWarning(log, "the chunk cache in %s cannot be used: %s")
         self._lacks_room = False
         self._sweeper = CacheSweeper(
             partial(evict_oldest, self._files.directory, self._limits),
@@ -303,14 +301,14 @@ class DiskChunkCache:
             write_all, limiter=self._write_threads, abandon_on_cancel=True
         )
         lacks_room = written.lacks_space
-        if written.failure is not None and written.failure.errno in _FULL_DISK_ERRNOS:
+        if written.failure is not None and is_lack_of_room(written.failure):
             lacks_room = True
         elif written.failure is not None:
             self._failed.log(self._files.directory, written.failure)
         if written.lacks_space:
             self._sweeper.note_lack_of_space()
         if lacks_room and not self._lacks_room:
-            _log.warning(
+            log.warning(
                 "the disk of %s is full: nothing more is cached until there is room, and reads go on",
                 self._files.directory,
             )

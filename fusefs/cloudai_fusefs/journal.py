@@ -25,6 +25,7 @@ import trio
 from cloudai_fusefs.journal_errors import JournalDamaged, JournalTooNew
 from cloudai_fusefs.journal_log import check_log
 from cloudai_fusefs.journal_rows import JournalRecord, RemovalRecord, StrayRecord, record_from_row, row_of
+from cloudai_model.full_disks import is_lack_of_room
 from cloudai_model.limits import KIB
 
 SCHEMA_VERSION: Final = 4
@@ -418,6 +419,6 @@ def _lack_of_room(directory: Path) -> int:
         with tempfile.TemporaryFile(dir=directory, buffering=0) as file:
             file.write(bytes(_PROBE_BYTES))
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return error.errno
+        if is_lack_of_room(error):
+            return error.errno or errno.ENOSPC
     return 0

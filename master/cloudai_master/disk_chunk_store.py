@@ -24,6 +24,7 @@ from cloudai_master.cached_open import open_cached
 from cloudai_master.chunk_store import READ_BYTES, ChunkUnreachable, StoredChunk, StoreSpace
 from cloudai_model.direct_write import write_file
 from cloudai_model.errors import ChunkDamaged, CloudAIError, InternalError, NoSpace
+from cloudai_model.full_disks import is_lack_of_room
 from cloudai_model.names import check_managed_name
 
 # From here on one sync of the file system is cheaper than one of each file: 0.25 ms for a file of 16 KiB,
@@ -32,7 +33,6 @@ SYNC_EACH_MAX: Final = 8
 
 OWNERS_KNOWN_MAX: Final = 4096
 
-_FULL_DISK: Final = {errno.ENOSPC, errno.EDQUOT}
 # What a file system answers when the disk cannot read, or what it read makes no sense. Anything else is a matter
 # of the process or of the machine, and says nothing about the chunk.
 _BAD_DISK: Final = {errno.EIO, errno.EUCLEAN}
@@ -253,6 +253,6 @@ def _our_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL_DISK:
+        if is_lack_of_room(error):
             raise NoSpace("the disk of the chunk store is full") from error
         raise InternalError("the chunk store failed", errno=error.errno) from error

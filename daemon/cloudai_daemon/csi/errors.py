@@ -5,7 +5,6 @@ The one table of which error is which status.
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
@@ -15,6 +14,7 @@ from google.rpc import code_pb2 as codes
 from cloudai_daemon.csi.call_deadline import CallDeadline
 from cloudai_daemon.exit_codes import CommandFailed
 from cloudai_model import errors
+from cloudai_model.full_disks import is_lack_of_room
 
 # An error's text may quote a name of the request's, and travels in headers, which are small.
 SENTENCE_CHARACTERS_MAX: Final = 500
@@ -59,9 +59,8 @@ def invalid(sentence: str) -> VolumeFailed:
 
 def failed_by(error: OSError) -> VolumeFailed:
     """What this machine has refused, as a full disk does."""
-    is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     text = ": ".join(str(part) for part in (error.filename, error.strerror or error) if part)
-    return VolumeFailed(codes.RESOURCE_EXHAUSTED if is_full else codes.INTERNAL, text)
+    return VolumeFailed(codes.RESOURCE_EXHAUSTED if is_lack_of_room(error) else codes.INTERNAL, text)
 
 
 def refused_at(place: Path, error: CommandFailed | OSError) -> VolumeFailed:
