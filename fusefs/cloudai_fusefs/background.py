@@ -8,7 +8,7 @@ from typing import Final, TypeVarTuple
 
 import trio
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 RESTART_SECONDS: Final = 5.0
 """An error that comes back costs a traceback every so often, not a busy loop."""
@@ -25,7 +25,7 @@ async def keep_running(what: str, call: Callable[[*Ts], Awaitable[None]], *argum
         try:
             await call(*arguments)
         except Exception:
-            logger.exception("%s failed unexpectedly and begins again in %s s", what, RESTART_SECONDS)
+            log.exception("%s failed unexpectedly and begins again in %s s", what, RESTART_SECONDS)
             await trio.sleep(RESTART_SECONDS)
         else:
             return

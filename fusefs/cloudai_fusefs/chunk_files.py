@@ -40,7 +40,7 @@ from cloudai_fusefs.regular_file import NotRegular, is_regular, open_regular
 from cloudai_model.chunks import block_digests_of, digest_of
 from cloudai_model.limits import BLOCK_BYTES
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 ALL_BLOCKS: Final = -1
 """Every bit: the chunk is there as a whole."""
@@ -54,7 +54,7 @@ class ChunkFiles:
         self.directory = cache_dir / "chunks"
         self._blocks_suffix = f".{scope_name(scope)}{BLOCKS_SUFFIX}"
         self._cache_dir = cache_dir
-        self._damaged = RareWarning(_log, "a damaged file was dropped from the chunk cache: %s")
+        self._damaged = RareWarning(log, "a damaged file was dropped from the chunk cache: %s")
 
     def read_chunk(self, digest: bytes, length_bytes: int) -> bytes | None:
         """The chunk, verified. A file that is not the chunk is deleted and logged."""

@@ -24,7 +24,7 @@ from cloudai_fusefs.wire_chunks import ChunkAnswer
 from cloudai_fusefs.write_behind import ROOM_SECONDS_MAX, WriteBehind
 from cloudai_model.errors import CloudAIError, MasterUnavailable
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 FETCHES_IN_FLIGHT_MAX: Final = 8
 """Four transfers moved 1.1 GB/s, more of them no more."""
@@ -159,8 +159,8 @@ class ChunkFlights:
             await self._disk_cache.put(
                 content.manifest.chunks[index].digest, fetched.data, fetched.block_digests
             )
-        except Exception:  # noqa: BLE001 - logged, and not worth the mount's end
-            _log.exception("chunk %d of %s is not kept", index, content.label)
+        except Exception:
+            log.exception("chunk %d of %s is not kept", index, content.label)
         finally:
             self._disk_slots.release()
             self._note_written()
@@ -196,9 +196,9 @@ class ChunkFlights:
         except MasterUnavailable as error:
             outage = error  # waited out once, and not once for each file
         except CloudAIError as error:
-            _log.debug("files are fetched one by one: %s", error)
-        except Exception:  # noqa: BLE001 - logged, and not worth the mount's end
-            _log.exception("files are fetched one by one")
+            log.debug("files are fetched one by one: %s", error)
+        except Exception:
+            log.exception("files are fetched one by one")
         finally:
             for digest, (flight, content) in waiting.items():
                 if flight.is_awaited and outage is None:

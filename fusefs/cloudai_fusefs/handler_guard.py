@@ -19,7 +19,7 @@ from cloudai_fusefs.errnos import errno_of
 from cloudai_fusefs.request_counters import RequestCounters
 from cloudai_model.errors import CloudAIError
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -64,14 +64,14 @@ def to_fuse_error(name: str, error: Exception, counters: RequestCounters) -> pyf
     if isinstance(error, CloudAIError):
         number = errno_of(error)
         if number == errno.EIO:
-            logger.error("%s: %s", name, error)
+            log.error("%s: %s", name, error)
     elif isinstance(error, trio.TooSlowError):
-        logger.error("%s: no answer in time", name)
+        log.error("%s: no answer in time", name)
     elif isinstance(error, OSError):
-        logger.warning("%s: %s", name, error)
+        log.warning("%s: %s", name, error)
         number = error.errno or errno.EIO
     else:
-        logger.error("%s failed unexpectedly", name, exc_info=error)
+        log.error("%s failed unexpectedly", name, exc_info=error)
         counters.unexpected[name] += 1
     counters.note_failure(name, number)
     return pyfuse3.FUSEError(number)

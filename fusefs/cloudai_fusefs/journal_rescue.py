@@ -19,7 +19,7 @@ from typing import Final
 from cloudai_fusefs.journal import Journal, WhatIsLeft, read_what_is_left
 from cloudai_fusefs.journal_errors import JournalDamaged
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 JOURNAL_NAME: Final = "journal.sqlite"
 FILES_NAME: Final = "staged"
@@ -84,7 +84,7 @@ def set_files_aside(directory: Path, paths: Iterable[Path], reason: str) -> Path
     moved = list(paths)
     (aside / "README").write_text(_describe(reason, moved, saved_count=0))
     _move(moved, aside)
-    logger.error("%s; %d staged files are set aside in %s", reason, len(_contents(moved)), aside)
+    log.error("%s; %d staged files are set aside in %s", reason, len(_contents(moved)), aside)
     return aside
 
 
@@ -130,7 +130,7 @@ def _rescue(directory: Path, reason: str) -> Journal:
     for name in _JOURNAL_FILES[1:]:
         (directory / name).unlink(missing_ok=True)
     new_path.rename(directory / JOURNAL_NAME)
-    logger.error(
+    log.error(
         "the journal is unusable, %s: %d changes could be read and go on; what is left of it, and %d staged "
         "files whose names are lost, are in %s",
         reason,

@@ -15,7 +15,7 @@ from typing import Final
 
 from cloudai_fusefs.handler_patience import PATIENT_HANDLERS_MAX
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 # A cold read of 1 GiB took half the time that it took with the kernel's 128 KiB, and 0-15 % less than with 1 MiB.
 READ_AHEAD_KIB: Final = 4096
@@ -99,4 +99,4 @@ def turn_up_knobs(device: int, sys_dir: Path = SYS_DIR) -> None:
         try:
             knob.turn_up()
         except OSError as error:
-            _log.info("the kernel's %s stays as it is: %s", knob.name, error.strerror)
+            log.info("the kernel's %s stays as it is: %s", knob.name, error.strerror)

@@ -22,7 +22,7 @@ import trio
 from cloudai_fusefs.node import Node
 from cloudai_fusefs.run_nodes import Invalidation
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 WAITING_MAX: Final = 100_000
 """Beyond it notifications are dropped: timeouts of at most half a minute make up for them."""
@@ -77,7 +77,7 @@ class KernelNotifier:
             except OSError as error:
                 # ENOENT: the kernel had nothing cached. ENOTEMPTY, EBUSY: somebody is at work below.
                 if error.errno not in (errno.ENOENT, errno.ENOTEMPTY, errno.EBUSY):
-                    logger.info("the kernel refused a notification: %s", error)
+                    log.info("the kernel refused a notification: %s", error)
 
     def _drop_pages(self, invalidation: Invalidation) -> None:
         loop = self._loop

@@ -52,7 +52,7 @@ from cloudai_model.errors import CloudAIError, MasterUnavailable, NotFound, NotS
 from cloudai_model.memory import keep_freed_memory
 from cloudai_proto.storage.v1 import names_pb2 as names
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 CONNECT_SECONDS_MAX: Final = 5.0
 """A master that is not there is said to be so within seconds."""
@@ -129,7 +129,7 @@ async def _introduce(wire: GrpcMasterClient) -> names.GetCapabilitiesResponse:
                 raise Unauthenticated(f"{error.detail}; {wrong_clock}", now_ns=error.now_ns) from error
             raise
         if wrong_clock := describe_clock(capabilities.now_ns):
-            logger.warning(wrong_clock)
+            log.warning(wrong_clock)
         return capabilities
     raise MasterUnavailable(timeout_seconds=CONNECT_SECONDS_MAX)
 

@@ -27,7 +27,7 @@ from cloudai_proto.storage.v1 import types_pb2 as types
 if TYPE_CHECKING:
     from cloudai_fusefs.staging import Staging
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class ContentInDoubt(CloudAIError):
@@ -99,7 +99,7 @@ class Recovery:
                 self._recover_node(tree, record)
             except (CloudAIError, OSError, DecodeError) as error:
                 # Row and bytes stay for a person to look at, and keep no other from going on.
-                logger.error("%s: cannot be recovered: %s", record.path, error)  # noqa: TRY400
+                log.error("%s: cannot be recovered: %s", record.path, error)  # noqa: TRY400
                 self.failed_records.append((record, error))
         if rest:
             return True
@@ -111,7 +111,7 @@ class Recovery:
             # At the end, so that it goes in full batches.
             for node in list(tree.pending):
                 self._staging.note_recovered(node)
-            logger.info("%s: the changes of an earlier mount go on uploading", tree.path)
+            log.info("%s: the changes of an earlier mount go on uploading", tree.path)
         return False
 
     def _recover_removals(self, tree: RunTree, records_max: int) -> bool:
@@ -132,7 +132,7 @@ class Recovery:
             ):
                 void.append(record.node_id)  # it arrived, or somebody has written the file since
             elif tree.is_sealed:
-                logger.warning("%s: was removed, and is shown again: the run is sealed", tree.label_of(node))
+                log.warning("%s: was removed, and is shown again: the run is sealed", tree.label_of(node))
                 void.append(record.node_id)
             else:
                 self._staging.removals.record_again(record, directory, node)
@@ -165,7 +165,7 @@ class Recovery:
         if has_content and staged is None and node.generation:
             # The staged file goes after the master's acknowledgement alone. A loss of power can keep that
             # from the journal, and the row must not make an empty file of an acknowledged one.
-            logger.warning("%s: its content is at the master already", tree.label_of(node))
+            log.warning("%s: its content is at the master already", tree.label_of(node))
             has_content = False
         is_misplaced = record.place and tree.path_of(node) != record.path
         if not node.is_attached or is_misplaced:
@@ -195,7 +195,7 @@ class Recovery:
         pending.disk_state = DiskState(record.disk_state)
         if pending.disk_state == DiskState.MAYBE_LOST:
             pending.failure = ContentInDoubt()
-            logger.warning("%s: %s", tree.label_of(node), pending.failure)
+            log.warning("%s: %s", tree.label_of(node), pending.failure)
         node.staged = staged
         node.committed = record.committed
         node.attributes = _attributes_of(record)

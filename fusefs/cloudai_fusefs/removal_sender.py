@@ -33,7 +33,7 @@ from cloudai_model.errors import (
 from cloudai_model.limits import COMMIT_NODES_MAX, REQUEST_ID_BYTES
 from cloudai_proto.storage.v1 import names_pb2 as names
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 GATHER_SECONDS: Final = 0.05
 """From the first of some removals to their call: `rm -r` makes some hundred in it."""
@@ -122,10 +122,10 @@ class RemovalSender:
             match result.WhichOneof("result"):
                 case "error":
                     self._tree.removals.note_refused(removal, error_from_detail(result.error))
-                    logger.warning("%s: shown again: %s", removal.label, removal.failure)
+                    log.warning("%s: shown again: %s", removal.label, removal.failure)
                     told += self._tree.take_back_removal(removal)
                 case "kept":
-                    logger.info("%s: shown again: it was changed elsewhere", removal.label)
+                    log.info("%s: shown again: it was changed elsewhere", removal.label)
                     told += self._tree.answer_removal(removal, response.revision, result.kept)
                 case _:
                     told += self._tree.answer_removal(removal, response.revision, None)
@@ -136,7 +136,7 @@ class RemovalSender:
         removals = list(tree.removals)
         is_gone = tree.is_removed or isinstance(error, NotFound)
         if not is_gone:
-            logger.warning("%s: %d removed files are shown again: %s", tree.path, len(removals), error)
+            log.warning("%s: %d removed files are shown again: %s", tree.path, len(removals), error)
         if isinstance(error, NotSupported):
             self._staging.removals.note_not_offered()
         told: list[Invalidation] = []

@@ -45,7 +45,7 @@ from cloudai_model.limits import CHUNK_BYTES_MAX, COMMIT_NODES_MAX
 if TYPE_CHECKING:
     from cloudai_fusefs.uploader import Uploader
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 # A log line reaches a reader elsewhere within two seconds: one here, the way there, and its next look.
 PUBLISH_INTERVAL_SECONDS: Final = 1.0
@@ -264,7 +264,7 @@ class RunUploader:
     def _note_refused_call(self, error: CloudAIError) -> None:
         """The master takes nothing of this run: it is sealed or removed, or its disk is full."""
         if str(self._refusal) != str(error):
-            logger.warning("%s: uploads are refused: %s", self._tree.path, error)
+            log.warning("%s: uploads are refused: %s", self._tree.path, error)
             self._refusal = error
         self.removals.put_off(RETRY_SECONDS_MAX, error)
         for node, pending in self._tree.pending.items():
@@ -289,7 +289,7 @@ class RunUploader:
             return
         if pending.told_failure != str(error):
             pending.told_failure = str(error)
-            logger.warning("%s: not uploaded yet: %s", self._tree.label_of(node), error)
+            log.warning("%s: not uploaded yet: %s", self._tree.label_of(node), error)
         self._refuse(node, pending, error)
 
     def _refuse(self, node: Node, pending: Pending, error: CloudAIError) -> None:

@@ -44,7 +44,7 @@ from cloudai_model.limits import DIGEST_BYTES
 from cloudai_model.names import check_task_id
 from cloudai_proto.storage.v1 import names_pb2, types_pb2
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 DISK_THREADS_MAX: Final = 2
 """Small files, read once per mount or open file."""
@@ -64,8 +64,8 @@ class SealedCache:
         self._bytes_max = bytes_max
         self._scope_dir = cache_dir / "sealed" / scope_name(scope)
         self._disk = PatientDisk(DISK_THREADS_MAX)
-        self._damaged = RareWarning(_log, "a damaged file was dropped from the metadata cache: %s")
-        self._failed = RareWarning(_log, "the metadata cache in %s cannot be used: %s")
+        self._damaged = RareWarning(log, "a damaged file was dropped from the metadata cache: %s")
+        self._failed = RareWarning(log, "the metadata cache in %s cannot be used: %s")
         self._sweeper = CacheSweeper(
             partial(evict_oldest_runs, self._scope_dir.parent, bytes_max),
             bytes_max=bytes_max,

@@ -19,7 +19,7 @@ from cloudai_fusefs.journal_rows import DiskState
 from cloudai_fusefs.node import Node, Pending
 from cloudai_fusefs.staged_file import StagedFile
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 SYNCED_TOGETHER_MAX: Final = 100
 """Files that are synced before their rows say so."""
@@ -103,7 +103,7 @@ class Settling:
                     await self.settle()
                 await self._journal.sync()
             except OSError as error:
-                logger.warning("the state directory cannot be synced: %s", error)
+                log.warning("the state directory cannot be synced: %s", error)
 
     async def _sync(self, ready: Sequence[tuple[Node, Pending, StagedFile | None, int]]) -> None:
         for _, _, staged, _ in ready:

@@ -40,7 +40,7 @@ from cloudai_fusefs.wire_xattrs import xattrs_to_wire
 from cloudai_fusefs.write_pace import WritePace
 from cloudai_model.chunks import Manifest
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 _BOOT_ID_PATH: Final = Path("/proc/sys/kernel/random/boot_id")
 """Another one since the machine last started."""
@@ -280,7 +280,7 @@ class Staging:
                     node.staged.drop()
             except OSError as error:
                 # A leftover without a row is removed by the next mount.
-                logger.warning("a staged file cannot be removed: %s", error)
+                log.warning("a staged file cannot be removed: %s", error)
             self.space.note_dropped(node.staged)
             node.staged = None
             # Somebody else may have committed while the file was open here, or it may come back as the master has it.
@@ -303,7 +303,7 @@ class Staging:
             self.removals.tidy()
             await self._journal.checkpoint()
         except OSError as error:
-            logger.warning("the state directory cannot be tidied: %s", error)
+            log.warning("the state directory cannot be tidied: %s", error)
 
     def _forget_stale_row(self, node_id: int) -> None:
         """The row is gone, or speaks of something newer: the mark of what was acknowledged goes."""

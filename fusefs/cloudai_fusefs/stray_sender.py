@@ -22,7 +22,7 @@ from cloudai_model.errors import (
 from cloudai_model.limits import REQUEST_ID_BYTES
 from cloudai_proto.storage.v1 import names_pb2 as names
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class StraySender:
@@ -64,7 +64,7 @@ class StraySender:
         except NotFound:
             pass  # it has no name any more
         except CloudAIError as error:
-            logger.warning("%s: what was removed may still be there: %s", self._tree.path, error)
+            log.warning("%s: what was removed may still be there: %s", self._tree.path, error)
             self._tree.is_in_doubt = True  # news of it were left aside
         return True
 

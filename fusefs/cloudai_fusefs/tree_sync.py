@@ -28,7 +28,7 @@ from cloudai_fusefs.staging import Staging
 from cloudai_model.errors import CloudAIError, GenerationChanged, MasterUnavailable, NotFound
 from cloudai_proto.storage.v1 import names_pb2 as names
 
-logger = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 RECONNECT_SECONDS_MAX: Final = 2.0
 """Full jitter below this between two attempts to open a stream again: many mounts share a master."""
@@ -158,14 +158,14 @@ class TreeSync:
             self._recovered.set()
 
     async def _try_recover_run(self, task_id: str, user_name: str) -> None:
-        outages = OutageLog(logger)
+        outages = OutageLog(log)
         while True:
             try:
                 await self._load_recovered(task_id, user_name)
             except NotFound as error:
                 if not self._staging.recovery.has_changes(task_id):
                     return  # only names were to be removed, which are gone with the run
-                logger.error("what is staged for the run %s stays staged: %s", task_id, error)  # noqa: TRY400
+                log.error("what is staged for the run %s stays staged: %s", task_id, error)  # noqa: TRY400
                 self.recovery_errors[task_id] = error
                 return
             except CloudAIError as error:
@@ -224,7 +224,7 @@ class TreeSync:
         raise MasterUnavailable("the run's directories move faster than they can be listed", task_id=task_id)
 
     async def _watch_user(self, user: UserDirectory) -> None:
-        outages = OutageLog(logger)
+        outages = OutageLog(log)
         while True:
             request = names.WatchRequest(user=user.name, after_revision=user.revision)
             try:
@@ -254,7 +254,7 @@ class TreeSync:
     async def _follow_run(self, tree: RunTree) -> None:
         """Returns when nothing can follow: it is sealed and listed, or gone."""
         relisting = Relisting(tree, trio.current_time())
-        outages = OutageLog(logger)
+        outages = OutageLog(log)
         while not tree.is_removed:
             try:
                 if await self._follow_watch(tree, relisting):

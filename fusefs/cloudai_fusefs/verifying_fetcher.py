@@ -13,7 +13,7 @@ from cloudai_fusefs.wire_chunks import ChunkAnswer
 from cloudai_model.chunks import digest_of
 from cloudai_model.errors import ChunkDamaged
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 class WantedFile(NamedTuple):
@@ -52,7 +52,7 @@ class VerifyingFetcher:
             if len(answer.data) == length_bytes and answer.digest == digest:
                 return answer
             self._counters.damaged_chunks += 1
-        _log.error("chunk %d of %s is damaged at the master", index, content.label)
+        log.error("chunk %d of %s is damaged at the master", index, content.label)
         raise ChunkDamaged(file=content.label, chunk_index=index, generation=content.generation)
 
     async def fetch_files(self, task_id: str, wanted: Sequence[WantedFile]) -> list[bytes | None]:

@@ -23,7 +23,7 @@ from cloudai_master.schema import manifest_chunks, nodes, runs
 from cloudai_model.chunks import digest_of
 from cloudai_model.errors import ChunkDamaged, MasterUnavailable, NoSpace
 
-log: Final = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 FILES_NAMED_MAX: Final = 20
 """Of one chunk. The same bytes may be in thousands of files."""

@@ -37,7 +37,7 @@ AT_ONCE_BYTES_MAX: Final = BLOCK_BYTES
 AT_ONCE_ANSWER_BYTES_MAX: Final = AT_ONCE_BYTES_MAX + BLOCK_DIGESTS_BYTES_MAX + ENVELOPE_BYTES_MAX
 """Of an answer that `read_chunk_at_once` gives."""
 
-log: Final = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 
 def read_chunk_bytes_max(request: chunks.ReadChunkRequest) -> int:

@@ -20,7 +20,7 @@ from cloudai_master.database import Database
 from cloudai_master.scrub import Pace, Position, find_forgotten, scrub
 from cloudai_model.limits import MIB
 
-log: Final = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 INTERVAL_HOURS_DEFAULT: Final = 168.0
 INTERVAL_HOURS_MAX: Final = 87_600.0

@@ -47,7 +47,7 @@ from cloudai_model.limits import (
 )
 from cloudai_proto.storage.v1 import chunks_pb2, names_pb2
 
-log: Final = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 SERVICES: Final[tuple[ServiceDescriptor, ...]] = (
     names_pb2.DESCRIPTOR.services_by_name["Names"],

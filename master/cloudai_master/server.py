@@ -24,7 +24,7 @@ from cloudai_master.tokens import Tokens, load_key
 from cloudai_master.wakeups import Wakeups
 from cloudai_model.memory import keep_freed_memory
 
-log: Final = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 STOP_GRACE_SECONDS: Final = 5.0
 CALLS_END_SECONDS_MAX: Final = 1.0
