@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from crowd.crowd import run_crowd, sweep_at_rest
-from soak.gauges import Sample, describe, find_growth, sample_mount, sample_process
+from soak.gauges import Sample, compare_quarters, describe, find_growth, sample_mount, sample_process
 from support.master_process import MasterProcess
 from support.mount_process import MountProcess, wait_until
 from support.tree_snapshot import place_in
@@ -57,6 +57,8 @@ def main(arguments: Sequence[str]) -> int:
         master.kill()
     for failure in failures:
         print(f"FAILED {failure}", flush=True)
+    if not failures:
+        print("nothing has grown, and nothing went wrong", flush=True)
     shutil.rmtree(directory)
     return 1 if failures else 0
 
@@ -77,6 +79,8 @@ def _soak(master: MasterProcess, mounts: list[MountProcess], seconds: float) -> 
         for name, taken in samples.items():
             print(f"{elapsed_seconds:6.0f} s {name:6} {describe(taken[-1])}", flush=True)
     for name, taken in samples.items():
+        for quarter, sample in zip(("second", "last"), compare_quarters(taken), strict=True):
+            print(f"{quarter:6} quarter {name:6} {describe(sample)}", flush=True)
         failures += [f"{name}: {growth}" for growth in find_growth(taken)]
     failures += [
         f"a traceback in the log of {mount.mount_point}"

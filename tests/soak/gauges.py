@@ -56,12 +56,19 @@ def describe(sample: Sample) -> str:
     )
 
 
-def find_growth(samples: Sequence[Sample]) -> list[str]:
-    """What is greater in the last quarter than in the second, one line each. The first is for warming up."""
+def compare_quarters(samples: Sequence[Sample]) -> tuple[Sample, Sample]:
+    """The medians of the second quarter and of the last; the first is for warming up. Needs four samples."""
     quarter = len(samples) // 4
-    if not quarter:
-        return []
-    early, late = samples[quarter : 2 * quarter], samples[-quarter:]
+    early, late = (
+        Sample(*(round(statistics.median(values)) for values in zip(*part, strict=True)))
+        for part in (samples[quarter : 2 * quarter], samples[-quarter:])
+    )
+    return early, late
+
+
+def find_growth(samples: Sequence[Sample]) -> list[str]:
+    """What is greater in the last quarter than in the second, one line each."""
+    early, late = compare_quarters(samples)
     bounds = {
         "resident_bytes": RESIDENT_GROWTH_BYTES_MAX,
         "descriptors": 8,  # connections and streams that come and go
@@ -72,7 +79,7 @@ def find_growth(samples: Sequence[Sample]) -> list[str]:
     }
     found = []
     for field, bound in bounds.items():
-        before, after = (statistics.median(getattr(one, field) for one in part) for part in (early, late))
+        before, after = getattr(early, field), getattr(late, field)
         if after > before + bound:
-            found.append(f"{field}: {before:.0f} in the second quarter, {after:.0f} in the last")
+            found.append(f"{field}: {before} in the second quarter, {after} in the last")
     return found
