@@ -6,6 +6,7 @@ Pure state: nothing here waits. Functions that take in news return what the kern
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -37,6 +38,7 @@ class RunTree(RunNodes):
         self.exit_status = run.exit_status
         self.revision = 0
         self.is_loaded = False
+        self.listed_at_seconds = -math.inf  # of one without a watch, on trio's clock
         self.is_removed = False
         self.is_sealing = False  # here, and soon at the master: nothing may be added to what it waits for
         self.is_kept = False  # exact by itself: sealed, or followed by a watch

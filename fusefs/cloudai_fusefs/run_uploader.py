@@ -63,6 +63,10 @@ RETRY_SECONDS_MIN: Final = 0.2
 RETRY_SECONDS_MAX: Final = 5.0
 """Pauses while the master is away: full jitter below a bound that doubles from MIN to MAX."""
 
+IDLE_SECONDS: Final = 60.0
+"""A run in which nothing has been pending for so long has no task: a mount may have had thousands, removed ones among
+them, whose nodes it would keep."""
+
 REFUSED_RETRY_SECONDS: Final = 60.0
 """Until something is tried again that the master refused and that only a person can mend."""
 
@@ -132,9 +136,11 @@ class RunUploader:
         self.wake_now()
 
     async def run(self) -> None:
-        """Uploads for as long as the mount lives. Cancelled: what is pending stays in the journal."""
-        while True:
-            await self._sleep_until_due()
+        """Uploads until nothing has been pending for IDLE_SECONDS: the next change is another RunUploader's.
+
+        Cancelled: what is pending stays in the journal.
+        """
+        while await self._sleep_until_due():
             self._wake_at_seconds = math.inf
             try:
                 await self._upload_due()
@@ -143,12 +149,23 @@ class RunUploader:
             except CloudAIError as error:
                 self._note_refused_call(error)
                 self.wake_at(self.removals.due_seconds)
+        self._uploader.forget(self._tree)  # with no await since it was found idle
 
-    async def _sleep_until_due(self) -> None:
-        while trio.current_time() < self._wake_at_seconds:
+    async def _sleep_until_due(self) -> bool:
+        """False: nothing is due, nor will be, of what there is."""
+        while (now_seconds := trio.current_time()) < self._wake_at_seconds:
+            idle_at_seconds = now_seconds + IDLE_SECONDS
             self._woken = trio.Event()
-            with trio.move_on_at(self._wake_at_seconds):
+            with trio.move_on_at(min(self._wake_at_seconds, idle_at_seconds)):
                 await self._woken.wait()
+            if self._is_idle and idle_at_seconds <= trio.current_time() < self._wake_at_seconds:
+                return False
+        return True
+
+    @property
+    def _is_idle(self) -> bool:
+        tree = self._tree
+        return not (tree.pending or tree.removals or tree.stray_ids or self._commits.has_unanswered)
 
     # --- when --------------------------------------------------------------------------------------------
 

@@ -8,7 +8,6 @@ the kernel is given short timeouts.
 from __future__ import annotations
 
 import logging
-import math
 import random
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -71,7 +70,6 @@ class TreeSync:
         self._nursery = nursery
         self.recovery_errors: dict[str, CloudAIError] = {}  # of runs that are gone, by task id
         self._run_watches: dict[RunTree, trio.CancelScope] = {}  # the longest followed first
-        self._listed_at_seconds: dict[str, float] = {}  # of runs without a watch, by task id
         self._recovering: set[str] = set()
         self._recovered = trio.Event()
         self._recovered.set()
@@ -110,8 +108,7 @@ class TreeSync:
         """Whether the tree is known and kept so; one without a watch is for a second."""
         if not tree.is_loaded or tree.is_kept:
             return tree.is_loaded
-        listed_at_seconds = self._listed_at_seconds.get(tree.task_id, -math.inf)  # never: it is being loaded
-        return trio.current_time() < listed_at_seconds + UNWATCHED_SECONDS_MAX
+        return trio.current_time() < tree.listed_at_seconds + UNWATCHED_SECONDS_MAX
 
     async def _load_run(self, tree: RunTree) -> None:
         if tree.is_sealed and await self._load_sealed(tree):
@@ -119,7 +116,7 @@ class TreeSync:
             return
         is_final = await self._list_run(tree)
         await self._recover(tree)
-        self._listed_at_seconds[tree.task_id] = trio.current_time()
+        tree.listed_at_seconds = trio.current_time()
         tree.is_kept = True
         if not is_final:
             if len(self._run_watches) >= RUN_WATCHES_MAX:
@@ -135,7 +132,7 @@ class TreeSync:
         """What the tree shows was exact until now; it is listed again when it is next looked into."""
         self._run_watches.pop(tree).cancel()
         self._note_health(tree, is_healthy=False)
-        self._listed_at_seconds[tree.task_id] = trio.current_time()
+        tree.listed_at_seconds = trio.current_time()
         tree.is_kept = False
 
     async def recover_runs(self) -> None:

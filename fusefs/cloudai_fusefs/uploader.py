@@ -1,7 +1,7 @@
 """Makes pending changes durable. The mount's side of it: what has changed, what is waited for.
 
-One RunUploader task for each run with something pending does the work. Nothing here answers the kernel; who
-needs durability waits in `make_durable`.
+One RunUploader task for each run with something pending does the work, and ends when nothing has been for a while.
+Nothing here answers the kernel; who needs durability waits in `make_durable`.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Uploader:
 
     @property
     def trees(self) -> Sequence[RunTree]:
-        """The runs that have had something pending since the mount began."""
+        """The runs in which something is pending, or was lately."""
         return tuple(self._runs)
 
     def note_change(self, node: Node) -> None:
@@ -217,6 +217,10 @@ class Uploader:
         """Something was acknowledged or refused: those who wait look again."""
         self._progress.set()
         self._progress = trio.Event()
+
+    def forget(self, tree: RunTree) -> None:
+        """Nothing is pending in the run any more, and its task has ended."""
+        del self._runs[tree]
 
     def _run_uploader(self, tree: RunTree) -> RunUploader:
         run = self._runs.get(tree)

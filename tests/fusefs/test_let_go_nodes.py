@@ -4,11 +4,16 @@ last of them: the kernel gives back only what it was told of.
 
 from __future__ import annotations
 
+import gc
+import weakref
 from pathlib import Path
 
 import pytest
+import trio
+from trio.testing import MockClock
 
 from cloudai_fusefs.node import Node
+from cloudai_fusefs.run_uploader import IDLE_SECONDS
 from cloudai_proto.storage.v1 import types_pb2 as types
 from fakes.fake_master import FakeMaster
 from support.file_system_harness import OWNER, FileSystemHarness, open_file_system
@@ -87,3 +92,51 @@ async def test_file_that_cannot_be_written_down_is_let_go_of(
             await mount.namespace.make_file(mount.tree.root, b"file", 0o644, OWNER)
 
         assert held_by_nothing(mount) == []
+
+
+async def test_run_in_which_nothing_has_been_pending_for_a_while_has_no_task(
+    clock: MockClock, master: FakeMaster, run: types.Run, tmp_path: Path
+) -> None:
+    async with open_file_system(master.client(USER), run, tmp_path / "mount") as mount:
+        for name in (b"first", b"second"):
+            await mount.write_file(name, b"content")
+            await mount.make_all_durable()
+            assert mount.uploader.trees == (mount.tree,)
+
+            await trio.sleep(2 * IDLE_SECONDS)
+
+            assert not mount.uploader.trees
+
+
+async def test_run_whose_changes_wait_for_the_master_keeps_its_task(
+    clock: MockClock, master: FakeMaster, run: types.Run, tmp_path: Path
+) -> None:
+    async with open_file_system(master.client(USER), run, tmp_path / "mount") as mount:
+        await mount.write_file(b"model", b"content")
+        master.go_away()
+        await trio.sleep(10 * IDLE_SECONDS)
+        assert mount.uploader.trees == (mount.tree,)
+
+        master.come_back()
+        await mount.make_all_durable()
+
+        assert mount.tree.pending == {}
+
+
+async def test_removed_run_leaves_the_memory(
+    clock: MockClock, master: FakeMaster, run: types.Run, tmp_path: Path
+) -> None:
+    async with open_file_system(master.client(USER), run, tmp_path / "mount") as mount:
+        user = mount.managed.root.users[USER]
+        task = user.tasks[run.task]
+        await mount.write_file(b"model", b"content")
+        await mount.make_all_durable()
+        await mount.unlink(b"model")
+        await mount.make_all_durable()
+        tree = weakref.ref(mount.tree)
+        await mount.namespace.remove_managed(task, run.name.encode())
+
+        await trio.sleep(2 * IDLE_SECONDS)
+        gc.collect()
+
+        assert tree() is None
