@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from cloudai_fusefs.late_answers import DELAY_SECONDS
 from support.mount_process import MountProcess, wait_until
 
@@ -32,6 +34,8 @@ def test_times_of_a_directory_that_one_looks_at_while_another_changes_it(
     """P4. Modification and change times move with the calls that POSIX names and with no other; a truncation moves both
     although the size stays. A second after a name came or went they are right, whoever looked at them meanwhile.
     """
+    if subprocess.run(["chrt", "--fifo", "1", "true"], capture_output=True).returncode:
+        pytest.skip("this machine lets no program go before all others")
     for number in range(ATTEMPTS_MAX):
         directory = run / f"directory-{number}"
         directory.mkdir()
