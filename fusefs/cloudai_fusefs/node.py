@@ -98,8 +98,8 @@ class Pending:
         self.place = False  # has yet to be put at its path
         self.content = False
         self.xattrs = False  # the master's are to become those here; else they are news like any other
-        # What the master has under the node's new name and the commit will replace. A node that loses the
-        # name before that has to remove these: they would come back.
+        # What was replaced here under the node's new name, and will be at the master by the commit. A node that is
+        # removed before that has to remove these: they would come back.
         self.covered_ids: tuple[int, ...] = ()
         # Nodes that this one replaced here, and of which a commit without an answer may have left a name at the
         # master, whichever: removed once this one is there.

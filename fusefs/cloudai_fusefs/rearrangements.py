@@ -140,15 +140,13 @@ class Rearrangements:
             if replaced is node:
                 return
             tree.check_place(target, new_name, node)
-            if node.pending is not None and node.pending.place:
-                if node.pending.covered_ids:
-                    await self._uncover(source, old_name, node)
-                    continue
+            pending = node.pending
+            if pending is not None and pending.place and not pending.covered_ids:
                 self._rename_here(source, old_name, target, new_name, node)
                 _leave_inode(replaced)
                 return
-            # The master knows it under the old name. Its content goes first: a reader of the new name must
-            # not find half of what was written here.
+            # The master knows it under the old name, or something that it replaces there: that stays until this one has
+            # come. Its content goes first: a reader of the new name must not find half of what was written here.
             await self._uploader.make_durable([node, target])
             async with self._namespace.changing_names(tree):
                 if children_of(source).get(old_name) is not node or (
@@ -222,22 +220,14 @@ class Rearrangements:
                     return node
         tree.detach(directory, name)
         node.note_change(moment_ns)
+        if node.pending is not None:
+            tree.note_left(node.pending, (directory.node_id, name))
         if not node.edges:
             self._staging.discard(node)
             tree.forget_if_unused(node)  # the kernel may not have seen that the name is this one's
         self._staging.note_times(directory)
         _leave_inode(node)
         return node
-
-    async def _uncover(self, directory: Node, name: bytes, node: Node) -> None:
-        """Removes at the master what the node's commit would have replaced, before the node loses the name."""
-        async with self._namespace.changing_names(directory.tree):
-            pending = node.pending
-            if pending is None or children_of(directory).get(name) is not node:
-                return
-            for node_id in pending.covered_ids:
-                await self._remove_at_master(directory, name, node_id, time.time_ns())
-                pending.uncover(node_id)
 
     async def _remove_at_master(self, directory: Node, name: bytes, node_id: int, moment_ns: int) -> int:
         """The revision of the removal; 0: there was nothing to remove."""
@@ -276,6 +266,7 @@ class Rearrangements:
         tree = source.tree
         replaced = tree.move(source, old_name, target, new_name)
         pending = tree.note_pending(node)
+        tree.note_left(pending, (source.node_id, old_name))
         pending.covered_ids = replaced.ids_at_master if replaced is not None else ()
         strays_before = pending.stray_ids
         if replaced is not None:

@@ -176,7 +176,7 @@ class RunNodes:
 
     def _move_staying(self, source: Node, target: Node, told: list[Invalidation]) -> None:
         """What is yet to be committed in a directory that loses its name goes where that name now leads: below no
-        name it would come to be in the run's root. Of two files of one name the one here stays shown, and the commit
+        name it would come to be in the run's root. Of two files of one name the one here stays shown, and its commit
         will replace the other.
         """
         assert target.children is not None
@@ -188,8 +188,6 @@ class RunNodes:
                 self._move_staying(child, other, told)
                 continue
             if other is not None:
-                if child.pending is not None:
-                    child.pending.covered_ids = (other.node_id,)
                 self._drop_edge(target, name, told)
             self._detach(source, name)
             self._attach(target, name, child)

@@ -301,6 +301,13 @@ class RunTree(RunNodes):
             pending.left_places = ()
             pending.held_news.clear()
 
+    def note_left(self, pending: Pending, place: Place) -> None:
+        """What has yet to be placed loses this name here. What others have put there meanwhile was hidden by it, and
+        nobody here has replaced or removed that: the next listing shows it.
+        """
+        if pending.place and place in pending.held_news:
+            self.is_in_doubt = True
+
     def note_sealed(self, run: types.Run) -> None:
         """What the master says of the run as a whole."""
         if run.sealed and not self.is_sealed:
@@ -361,8 +368,10 @@ class RunTree(RunNodes):
                 return
             if holder.pending is not None and holder.pending.place:
                 if not (holder.is_directory and edge.node.kind == DIRECTORY):
-                    # (No file replaces a directory: its commit is refused for as long as that is there.)
-                    holder.pending.covered_ids = () if edge.node.kind == DIRECTORY else (edge.node.node_id,)
+                    # The commit will replace it, unless ours loses the name before that. (No file replaces a directory:
+                    # its commit is refused for as long as that is there.)
+                    if edge.node.node_id not in holder.pending.covered_ids:
+                        holder.pending.covered_ids = ()
                     holder.pending.held_news[place] = news
                 elif node is not None and not is_inside(holder, node):
                     self._merge_directory(holder, node, told)

@@ -166,7 +166,7 @@ async def test_mounts_that_change_the_same_names_agree_in_the_end(
     assert one.shown() == other.shown()
 
 
-async def test_file_made_elsewhere_while_a_rename_clears_the_old_name_is_hidden_on_no_mount(
+async def test_file_made_elsewhere_before_a_rename_from_its_name_is_answered_is_hidden_on_no_mount(
     clock: MockClock, master: FakeMaster, client: FakeMasterClient, run: types.Run, mounts: Mounts
 ) -> None:
     one, other = mounts
@@ -178,8 +178,9 @@ async def test_file_made_elsewhere_while_a_rename_clears_the_old_name_is_hidden_
     master.answer_latency_seconds = 0.4
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(one.rename, b"f", b"g")  # removes at the master what has the name there
-        await trio.sleep(0.1)
+        nursery.start_soon(one.rename, b"f", b"g")
+        while b"f" in other.shown():
+            await trio.sleep(0.1)
         await other.write_file(b"f", b"elsewhere")
     await one.make_all_durable()
     await other.make_all_durable()

@@ -316,8 +316,6 @@ def test_directory_moved_over_another_elsewhere_takes_in_what_is_to_be_committed
     assert tree.path_of(mine) == b"d/mine"
     assert tree.path_of(both) == b"d/both"
     assert tree.path_of(tree.nodes[FILE_ID]) == b"d/theirs"
-    assert both.pending is not None
-    assert both.pending.covered_ids == (FILE_ID + 10,)
 
 
 def test_answer_for_a_directory_that_is_gone_by_now_changes_nothing() -> None:
@@ -927,7 +925,7 @@ def test_name_that_a_listing_lacks_is_not_shown_by_an_older_answer() -> None:
     assert names_in(tree.root) == []
 
 
-def test_file_that_comes_back_to_a_name_made_here_is_what_its_commit_replaces() -> None:
+def test_file_that_comes_back_to_a_name_made_here_is_nothing_that_was_replaced_here() -> None:
     tree = make_tree()
     tree.apply_tree([page(edge(b"f", FILE_ID))])
     removal = Removal(tree.root, b"f", tree.nodes[FILE_ID], removed_at_ns=77)
@@ -937,8 +935,7 @@ def test_file_that_comes_back_to_a_name_made_here_is_what_its_commit_replaces() 
     tree.answer_removal(removal, 5, KEPT)
 
     assert (tree.root.children or {})[b"f"] is node
-    assert node.pending is not None
-    assert node.pending.covered_ids == (FILE_ID,)
+    assert node.ids_at_master == ()
 
 
 def test_file_that_comes_back_is_as_it_was() -> None:
