@@ -1,40 +1,36 @@
 """Two mounts of one run, whose programs make, rename and remove under the same few names at the same time: once both
 are at rest they show what the master has.
 
-The seed decides the calls; node ids, jitter and the order of tasks are left to chance. Time passes while nothing else
-happens, on a master whose calls take as long as the seed says. AGREE_SEEDS=1000 tries more of them.
+AGREE_SEEDS=1000 tries more seeds.
 """
 
 from __future__ import annotations
 
-import math
 import os
-import random
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
+from random import Random
 from typing import Final
 
 import pytest
 import trio
 from trio.testing import MockClock
 
-from cloudai_model.errors import CloudAIError, MasterUnavailable
+from cloudai_model.errors import CloudAIError
 from cloudai_proto.storage.v1 import types_pb2 as types
 from fakes.fake_master import FakeMaster
 from support.file_system_harness import FileSystemHarness, Shown, open_file_system
 from support.storage_requests import USER
+from support.two_mounts import REST_SECONDS, Mishaps, TwoMounts
 
 SEEDS: Final = range(int(os.environ.get("AGREE_SEEDS", "10")))
 CALLS: Final = 60
 PROGRAMS: Final = 3
 """On each mount."""
 
-DEATHS: Final = 2
-"""Of each mount, where they die."""
-OUTAGES: Final = 2
+MISHAPS: Final = {"alive": Mishaps(), "died": Mishaps(deaths=2, outages=2)}
 
-REST_SECONDS: Final = 60.0
 SETTLED_SECONDS: Final = 5.0
 """Without a doubt to be listed again."""
 
@@ -50,8 +46,8 @@ Call = Callable[[FileSystemHarness], Awaitable[None]]
 class Script:
     """Calls drawn with a seed."""
 
-    def __init__(self, seed: int) -> None:
-        self.random = random.Random(seed)
+    def __init__(self, random: Random) -> None:
+        self.random = random
         self._content = 0
 
     def draw(self) -> tuple[str, Call]:
@@ -107,10 +103,8 @@ async def replace(mount: FileSystemHarness, path: bytes, data: bytes) -> None:
     await mount.rename(aside, path)
 
 
-async def run_program(
-    mount: FileSystemHarness, name: str, script: Script, call_count: int, story: list[str]
-) -> None:
-    for _ in range(call_count):
+async def run_program(script: Script, two_mounts: TwoMounts, name: str, mount: FileSystemHarness) -> None:
+    for _ in range(CALLS // PROGRAMS):
         await trio.sleep(script.random.choice((0, 0, 0.01, 0.05, 0.3)))
         words, call = script.draw()
         try:
@@ -118,7 +112,7 @@ async def run_program(
             outcome = "done"
         except CloudAIError as error:
             outcome = type(error).__name__
-        story.append(f"{trio.current_time():.2f} {name} {words}: {outcome}")
+        two_mounts.note(f"{name} {words}: {outcome}")
 
 
 def seen(mount: FileSystemHarness) -> dict[bytes, Shown]:
@@ -126,135 +120,25 @@ def seen(mount: FileSystemHarness) -> dict[bytes, Shown]:
     return {b"": mount.shown_as(mount.tree.root), **mount.shown()}
 
 
+@pytest.mark.parametrize("mishaps", MISHAPS.values(), ids=MISHAPS)
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_mounts_at_rest_show_what_the_master_has(
-    master: FakeMaster, run: types.Run, tmp_path: Path, clock: MockClock, seed: int
+    master: FakeMaster, run: types.Run, tmp_path: Path, clock: MockClock, seed: int, mishaps: Mishaps
 ) -> None:
     """W10. Whatever mounts do at the same time under the same names, once they are at rest they show the same, within a
     minute at most.
     """
-    script = Script(seed)
-    story: list[str] = []
-    master.latency_seconds, master.answer_latency_seconds = script.random.choice(
-        ((0.0, 0.0), (0.01, 0.0), (0.0, 0.02), (0.05, 0.1))
-    )
-    master.news_latency_seconds = script.random.choice((0.0, 0.0, 0.03, 0.3))
-    async with AsyncExitStack() as opened:
-        mounts = {
-            name: await opened.enter_async_context(
-                open_file_system(master.client(USER), run, tmp_path / name, timeo_seconds=20)
-            )
-            for name in ("one", "other")
-        }
-        for mount in mounts.values():
-            await mount.sync.load_run(mount.tree)
-        async with trio.open_nursery() as nursery:
-            for name, mount in mounts.items():
-                for _ in range(PROGRAMS):
-                    nursery.start_soon(run_program, mount, name, script, CALLS // PROGRAMS, story)
+    random = Random(seed)
+    two_mounts = TwoMounts(master, run, tmp_path, random)
+    program = partial(run_program, Script(random), two_mounts)
+    async with two_mounts.run_programs(program, PROGRAMS, mishaps) as mounts:
         for mount in mounts.values():
             await mount.make_all_durable()
         await trio.sleep(REST_SECONDS)
 
-        fresh = await opened.enter_async_context(
-            open_file_system(master.client(USER), run, tmp_path / "fresh", timeo_seconds=20)
-        )
-        await fresh.sync.load_run(fresh.tree)
-        for name, mount in mounts.items():
-            assert seen(mount) == seen(fresh), "\n".join([name, *story])
-
-
-class Lives:
-    """One mount and those that come after it with what it left, until one outlives its programs."""
-
-    def __init__(self, master: FakeMaster, run: types.Run, directory: Path, script: Script) -> None:
-        self._master = master
-        self._run = run
-        self._directory = directory
-        self._script = script
-        self._count = 0
-
-    async def run(
-        self,
-        name: str,
-        story: list[str],
-        end: trio.Event,
-        task_status: trio.TaskStatus[FileSystemHarness] = trio.TASK_STATUS_IGNORED,
-    ) -> None:
-        """Its last mount has started, and its programs have ended, once `task_status` is; that lives until `end`."""
-        while True:
-            client = self._master.client(USER)
-            state = self._directory / f"{name}-{self._count}"
-            async with open_file_system(client, self._run, state, timeo_seconds=20) as mount:
-                await self._load(mount)
-                seconds = self._script.random.choice((0.2, 0.7, 1.5)) if self._count < DEATHS else math.inf
-                with trio.move_on_after(seconds) as life:
-                    async with trio.open_nursery() as programs:
-                        for _ in range(PROGRAMS):
-                            programs.start_soon(
-                                run_program, mount, name, self._script, CALLS // PROGRAMS, story
-                            )
-                if self._count >= DEATHS:
-                    task_status.started(mount)
-                    await end.wait()
-                    return
-                # As it is at this moment; and what is due already does not reach the master any more.
-                self._count += 1
-                mount.copy_state(self._directory / f"{name}-{self._count}")
-                client.is_revoked = True
-                story.append(f"{trio.current_time():.2f} {name} dies, {life.cancelled_caught}")
-
-    @staticmethod
-    async def _load(mount: FileSystemHarness) -> None:
-        while True:
-            try:
-                await mount.sync.load_run(mount.tree)
-            except MasterUnavailable:
-                await trio.sleep(0.5)
-            else:
-                return
-
-
-@pytest.mark.parametrize("seed", SEEDS)
-async def test_mounts_that_died_and_lost_their_master_show_at_rest_what_it_has(
-    master: FakeMaster, run: types.Run, tmp_path: Path, clock: MockClock, seed: int
-) -> None:
-    """W10. Whatever mounts do at the same time under the same names, once they are at rest they show the same, within a
-    minute at most.
-    """
-    script = Script(seed)
-    story: list[str] = []
-    master.latency_seconds, master.answer_latency_seconds = script.random.choice(
-        ((0.01, 0.0), (0.0, 0.02), (0.05, 0.1))
-    )
-    master.news_latency_seconds = script.random.choice((0.0, 0.0, 0.03, 0.3))
-    end = trio.Event()
-    mounts: dict[str, FileSystemHarness] = {}
-
-    async def run_lives(name: str) -> None:
-        lives = Lives(master, run, tmp_path, script)
-        mounts[name] = await nursery.start(lives.run, name, story, end)
-
-    async with trio.open_nursery() as nursery:
-        async with trio.open_nursery() as living:
-            for name in ("one", "other"):
-                living.start_soon(run_lives, name)
-            for _ in range(OUTAGES):
-                await trio.sleep(script.random.uniform(0.1, 1.0))
-                master.go_away()
-                story.append(f"{trio.current_time():.2f} the master is away")
-                await trio.sleep(script.random.choice((0.05, 0.3, 1.0)))
-                master.come_back()
-                story.append(f"{trio.current_time():.2f} the master is back")
-        for mount in mounts.values():
-            await mount.make_all_durable()
-        await trio.sleep(REST_SECONDS)
-
-        async with open_file_system(master.client(USER), run, tmp_path / "fresh") as fresh:
-            await fresh.sync.load_run(fresh.tree)
+        async with two_mounts.open_fresh() as fresh:
             for name, mount in mounts.items():
-                assert seen(mount) == seen(fresh), "\n".join([name, *story])
-        end.set()
+                assert seen(mount) == seen(fresh), "\n".join([name, *two_mounts.story])
 
 
 async def test_directory_that_both_made_is_not_made_again_by_the_next_mount_once_it_was_removed(
