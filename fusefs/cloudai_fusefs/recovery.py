@@ -9,19 +9,19 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, cast
 
 from google.protobuf.message import DecodeError
 
 from cloudai_fusefs.journal_rows import DiskState, JournalRecord, RemovalRecord, StrayRecord
 from cloudai_fusefs.node import DIRECTORY, Node, NodeAttributes, new_node_id
-from cloudai_fusefs.run_nodes import stays
+from cloudai_fusefs.run_nodes import is_uncommitted, stays
 from cloudai_fusefs.run_tree import RunTree
 from cloudai_fusefs.staged_file import StagedFile
 from cloudai_fusefs.wire_manifests import manifest_from_wire
 from cloudai_fusefs.wire_xattrs import xattrs_from_wire
-from cloudai_model.errors import CloudAIError, IsADirectory
+from cloudai_model.errors import AlreadyExists, CloudAIError, IsADirectory, NotADirectory
 from cloudai_proto.storage.v1 import types_pb2 as types
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ class Recovery:
         if not node.is_attached or is_misplaced:
             try:
                 taken, replaced = self._recover_place(tree, node, record)
-            except IsADirectory:
+            except (AlreadyExists, IsADirectory, NotADirectory):
                 if staged is not None:
                     staged.close()
                 raise
@@ -210,6 +210,9 @@ class Recovery:
             if staged is not None and staged.written_at_ns > record.written_at_ns:
                 node.mtime_ns = node.ctime_ns = staged.written_at_ns
         node.kernel_attributes = None
+        if record.parent_node_id not in tree.nodes:
+            with suppress(OSError):  # a full disk: the next mount does as this one
+                self._staging.record(node)
 
     def _recover_staged(self, node: Node, record: JournalRecord) -> StagedFile | None:
         base = types.Manifest.FromString(record.base)
@@ -220,7 +223,8 @@ class Recovery:
         making directories that are gone. Returns what is there, and what was there and had to go.
 
         A file hides a directory that others have made under its name, as before the death, until it or the other is
-        moved: its commit is refused for so long. Raises IsADirectory where something below that is to be committed too.
+        moved: its commit is refused for so long. Raises IsADirectory where something below that is to be committed too,
+        and AlreadyExists and NotADirectory where another would lose its last name that is to be committed itself.
         """
         parent_path, _, name = record.path.rpartition(b"/")
         directory = tree.nodes.get(record.parent_node_id)
@@ -229,9 +233,8 @@ class Recovery:
         holder = (directory.children or {}).get(name)
         if holder is node:
             return node, None
-        is_taken = holder is not None and holder.is_directory
-        if is_taken and node.is_directory and not node.edges:
-            return holder or node, None
+        if holder is not None and holder.is_directory and node.is_directory and not node.edges:
+            return holder, None
         if holder is not None and holder.children:
             # Others have filled a directory of that name.
             if node.edges:
@@ -242,6 +245,8 @@ class Recovery:
                 tree.drop_names(holder)
                 tree.add(directory, name, node)
             return node, holder
+        if holder is not None and _needs_name(holder):
+            raise AlreadyExists("something of that name is staged too", name=name)
         if node.edges:
             # Its first commit arrived, and it was renamed here after that had left.
             old_directory, old_name = node.edges[0]
@@ -258,6 +263,8 @@ class Recovery:
         for name in path.split(b"/") if path else ():
             child = (directory.children or {}).get(name)
             if child is None or not child.is_directory:
+                if child is not None and _needs_name(child):
+                    raise NotADirectory("something of a directory's name is staged too", name=name)
                 with _keeping_times(directory):
                     if child is not None:
                         tree.detach(directory, name)
@@ -285,6 +292,11 @@ def _attributes_of(record: JournalRecord) -> NodeAttributes:
 
 def _xattrs_of(written: bytes) -> Mapping[bytes, bytes]:
     return xattrs_from_wire(types.Xattrs.FromString(written))
+
+
+def _needs_name(node: Node) -> bool:
+    """Whether something is to be committed that would be lost with this name."""
+    return len(node.edges) == 1 and not node.is_directory and is_uncommitted(node)
 
 
 def _was_replaced(tree: RunTree, record: JournalRecord) -> bool:

@@ -38,6 +38,8 @@ class RunNodes:
         self.pending: dict[Node, Pending] = {}
         # News could not be applied for what is pending here, or is of what is not known: only a listing tells.
         self.is_in_doubt = False
+        # Directories that have taken another id, which the rows of what is in them are yet to be told.
+        self.renumbered: list[Node] = []
         self._register = register
         self._unregister = unregister
         self._next_sequence = 1
@@ -133,6 +135,7 @@ class RunNodes:
         del self.nodes[node.node_id]
         node.node_id = node_id
         self.nodes[node_id] = node
+        self.renumbered.append(node)
         if node.pending is not None:
             node.pending.sent = True  # the master has it: who removes it here must ask
 
@@ -263,6 +266,9 @@ def is_inside(node: Node, directory: Node) -> bool:
 
 def stays(node: Node) -> bool:
     """Whether a name must outlive its removal elsewhere: something below is yet to be committed here."""
-    if node.pending is not None and (node.pending.place or node.pending.content):
-        return True
-    return any(stays(child) for child in (node.children or {}).values())
+    return is_uncommitted(node) or any(stays(child) for child in (node.children or {}).values())
+
+
+def is_uncommitted(node: Node) -> bool:
+    """Whether the node's place or content is yet to be committed here."""
+    return node.pending is not None and (node.pending.place or node.pending.content)

@@ -29,6 +29,7 @@ from cloudai_fusefs.journal_rows import DiskState, JournalRecord, StrayRecord
 from cloudai_fusefs.node import Node, Pending
 from cloudai_fusefs.recorded_removals import RecordedRemovals
 from cloudai_fusefs.recovery import Recovery
+from cloudai_fusefs.run_nodes import is_uncommitted
 from cloudai_fusefs.run_tree import RunTree
 from cloudai_fusefs.settling import Settling
 from cloudai_fusefs.spare_files import SpareFiles
@@ -163,6 +164,16 @@ class Staging:
         for below in node.tree.walk(node):
             if below.pending is not None:
                 self._record(below, below.pending)
+
+    def note_renumbered(self, tree: RunTree) -> None:
+        """Directories of the tree have the ids now that the master has them under: what is pending in them is to be
+        found there by the next mount, wherever they are by then, and not at the path that they have today.
+        """
+        renumbered, tree.renumbered = tree.renumbered, []
+        for directory in renumbered:
+            for node in filter(is_uncommitted, (directory.children or {}).values()):
+                with suppress(OSError):  # a full disk: the path has to do
+                    self.record(node)
 
     def note_replacing(self, replaced: Node, by: Node) -> None:
         """The master is about to be asked to put a node in the place of this file.

@@ -1,0 +1,142 @@
+"""What is staged in a directory that two mounts made, which is one of them at the master: the next mount finds it in
+that directory, wherever others have moved that, and takes no name from what is staged too.
+"""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from cloudai_fusefs.node import Node
+from cloudai_model.errors import NoSpace
+from cloudai_model.limits import CHUNK_BYTES_MAX
+from cloudai_proto.storage.v1 import types_pb2 as types
+from fakes.fake_master import FakeMaster, FakeMasterClient
+from support.file_system_harness import FileSystemHarness, open_file_system
+from support.storage_requests import USER, published
+
+FIRST = bytes(CHUNK_BYTES_MAX) + b"first"
+SECOND = bytes(CHUNK_BYTES_MAX) + b"second"
+SETTLED_SECONDS = 10.0
+
+
+async def refuse_chunk(task_id: str, digest: bytes, data: bytes | memoryview) -> None:
+    raise NoSpace
+
+
+@pytest.fixture
+def full_client(client: FakeMasterClient, monkeypatch: pytest.MonkeyPatch) -> FakeMasterClient:
+    """Of a master that makes directories and takes no chunks."""
+    monkeypatch.setattr(client, "put_chunk", refuse_chunk)
+    return client
+
+
+async def make_results_together(one: FileSystemHarness, other: FileSystemHarness) -> None:
+    """The directory of both is the other's at the master."""
+    for mount in (one, other):
+        await mount.sync.load_run(mount.tree)
+    await one.mkdir(b"results")
+    await one.write_file(b"results/f", FIRST)
+    await other.mkdir(b"results")
+    handle = await other.create(b"results/theirs")
+    await other.fsync(handle)
+    other.close_handle(handle)
+    await trio.sleep(SETTLED_SECONDS)
+
+
+async def move_and_make_anew(one: FileSystemHarness, other: FileSystemHarness) -> None:
+    await other.rename(b"results", b"old")
+    await trio.sleep(SETTLED_SECONDS)
+    await one.mkdir(b"results")
+    await one.write_file(b"results/f", SECOND)
+    await trio.sleep(SETTLED_SECONDS)
+    assert one.shown().keys() == {b"old", b"old/f", b"old/theirs", b"results", b"results/f"}
+
+
+@pytest.mark.parametrize("news_latency_seconds", [0.0, 0.5], ids=["news-first", "answer-first"])
+async def test_file_in_a_directory_that_was_moved_elsewhere_is_there_after_a_death(
+    clock: MockClock,
+    master: FakeMaster,
+    full_client: FakeMasterClient,
+    run: types.Run,
+    tmp_path: Path,
+    news_latency_seconds: float,
+) -> None:
+    client = master.client(USER)
+    master.news_latency_seconds = news_latency_seconds
+    async with (
+        open_file_system(client, run, tmp_path / "other") as other,
+        open_file_system(full_client, run, tmp_path / "one") as one,
+    ):
+        await make_results_together(one, other)
+        await move_and_make_anew(one, other)
+        one.copy_state(tmp_path / "next")
+
+    async with open_file_system(client, run, tmp_path / "next") as mount:
+        await mount.make_all_durable()
+        assert await published(client, run) == {b"old/f": FIRST, b"old/theirs": b"", b"results/f": SECOND}
+
+
+async def test_file_in_a_directory_that_was_moved_after_a_death_is_there_after_another(
+    clock: MockClock, master: FakeMaster, full_client: FakeMasterClient, run: types.Run, tmp_path: Path
+) -> None:
+    client = master.client(USER)
+    async with open_file_system(client, run, tmp_path / "other") as other:
+        async with open_file_system(full_client, run, tmp_path / "one") as one:
+            await one.sync.load_run(one.tree)
+            master.go_away()
+            await one.mkdir(b"results")
+            await one.write_file(b"results/f", FIRST)
+            one.copy_state(tmp_path / "next")
+        master.come_back()
+        await other.sync.load_run(other.tree)
+        await other.mkdir(b"results")
+        await other.make_all_durable()
+        async with open_file_system(full_client, run, tmp_path / "next") as one:
+            await one.sync.load_run(one.tree)
+            await other.write_file(b"results/theirs", b"")
+            await other.make_all_durable()
+            await move_and_make_anew(one, other)
+            one.copy_state(tmp_path / "last")
+
+    async with open_file_system(client, run, tmp_path / "last") as mount:
+        await mount.make_all_durable()
+        assert await published(client, run) == {b"old/f": FIRST, b"old/theirs": b"", b"results/f": SECOND}
+
+
+async def test_file_whose_name_another_has_that_is_staged_too_stays_staged_and_is_named(
+    clock: MockClock,
+    master: FakeMaster,
+    full_client: FakeMasterClient,
+    run: types.Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def refuse_row(node: Node) -> None:
+        raise OSError(errno.ENOSPC, "the test's disk is full")
+
+    client = master.client(USER)
+    async with (
+        open_file_system(client, run, tmp_path / "other") as other,
+        open_file_system(full_client, run, tmp_path / "one") as one,
+    ):
+        monkeypatch.setattr(one.staging, "record", refuse_row)
+        await make_results_together(one, other)
+        await move_and_make_anew(one, other)
+        one.copy_state(tmp_path / "next")
+
+    async with open_file_system(client, run, tmp_path / "next") as mount:
+        await mount.sync.wait_recovered()
+        (failed,) = (record for record, _ in mount.staging.recovery.failed_records)
+        staged = mount.state_dir / "staged" / run.task_id / str(failed.node_id)
+        await trio.sleep(SETTLED_SECONDS)
+
+        assert failed.path == b"results/f"
+        assert staged.read_bytes() == SECOND
+        assert (await published(client, run))[b"results/f"] == FIRST
+    assert "cannot be recovered" in caplog.text
