@@ -38,8 +38,8 @@ class RunNodes:
         self.pending: dict[Node, Pending] = {}
         # News could not be applied for what is pending here, or is of what is not known: only a listing tells.
         self.is_in_doubt = False
-        # Directories that have taken another id, which the rows of what is in them are yet to be told.
-        self.renumbered: list[Node] = []
+        # Directories that news have given another id or path, of which the rows of what is staged in them know nothing.
+        self.moved_elsewhere: list[Node] = []
         self._register = register
         self._unregister = unregister
         self._next_sequence = 1
@@ -135,7 +135,7 @@ class RunNodes:
         del self.nodes[node.node_id]
         node.node_id = node_id
         self.nodes[node_id] = node
-        self.renumbered.append(node)
+        self.moved_elsewhere.append(node)
         if node.pending is not None:
             node.pending.sent = True  # the master has it: who removes it here must ask
 
@@ -183,6 +183,7 @@ class RunNodes:
         will replace the other.
         """
         assert target.children is not None
+        self.moved_elsewhere.append(target)
         for name, child in list((source.children or {}).items()):
             if not stays(child):
                 continue

@@ -165,15 +165,16 @@ class Staging:
             if below.pending is not None:
                 self._record(below, below.pending)
 
-    def note_renumbered(self, tree: RunTree) -> None:
-        """Directories of the tree have the ids now that the master has them under: what is pending in them is to be
-        found there by the next mount, wherever they are by then, and not at the path that they have today.
+    def note_moved_elsewhere(self, tree: RunTree) -> None:
+        """News have given directories another path, or the id that the master has them under: the next mount is to find
+        there what is staged in them, also where the master has them no more, and not where they were.
         """
-        renumbered, tree.renumbered = tree.renumbered, []
-        for directory in renumbered:
-            for node in filter(is_uncommitted, (directory.children or {}).values()):
-                with suppress(OSError):  # a full disk: the path has to do
-                    self.record(node)
+        moved, tree.moved_elsewhere = tree.moved_elsewhere, []
+        for directory in moved:
+            for node in filter(is_uncommitted, tree.walk(directory)):
+                if node is not directory:
+                    with suppress(OSError):  # a full disk: the row as it was has to do
+                        self.record(node)
 
     def note_replacing(self, replaced: Node, by: Node) -> None:
         """The master is about to be asked to put a node in the place of this file.

@@ -1,5 +1,5 @@
-"""What is staged in a directory that two mounts made, which is one of them at the master: the next mount finds it in
-that directory, wherever others have moved that, and takes no name from what is staged too.
+"""What is staged in a directory that others have moved, or made as well: the next mount finds it in that directory,
+and takes no name from what is staged too.
 """
 
 from __future__ import annotations
@@ -106,6 +106,33 @@ async def test_file_in_a_directory_that_was_moved_after_a_death_is_there_after_a
     async with open_file_system(client, run, tmp_path / "last") as mount:
         await mount.make_all_durable()
         assert await published(client, run) == {b"old/f": FIRST, b"old/theirs": b"", b"results/f": SECOND}
+
+
+async def test_file_in_a_directory_that_was_moved_and_removed_elsewhere_is_there_after_a_death(
+    clock: MockClock, master: FakeMaster, full_client: FakeMasterClient, run: types.Run, tmp_path: Path
+) -> None:
+    client = master.client(USER)
+    async with (
+        open_file_system(client, run, tmp_path / "other") as other,
+        open_file_system(full_client, run, tmp_path / "one") as one,
+    ):
+        for mount in (one, other):
+            await mount.sync.load_run(mount.tree)
+        await other.mkdir(b"results")
+        await other.make_all_durable()
+        await trio.sleep(SETTLED_SECONDS)
+        await one.write_file(b"results/f", FIRST)
+        await other.rename(b"results", b"old")
+        await trio.sleep(SETTLED_SECONDS)
+        await one.mkdir(b"results")
+        await one.write_file(b"results/f", SECOND)
+        await other.rmdir(b"old")
+        assert one.shown().keys() == {b"old", b"old/f", b"results", b"results/f"}
+        one.copy_state(tmp_path / "next")
+
+    async with open_file_system(client, run, tmp_path / "next") as mount:
+        await mount.make_all_durable()
+        assert await published(client, run) == {b"old/f": FIRST, b"results/f": SECOND}
 
 
 async def test_file_whose_name_another_has_that_is_staged_too_stays_staged_and_is_named(
