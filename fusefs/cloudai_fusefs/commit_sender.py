@@ -75,8 +75,8 @@ class CommitSender:
                     position += 1
                     if batch_bytes + INLINE_BYTES_MAX + XATTR_BYTES_MAX > COMMIT_INLINE_BYTES_MAX:
                         break
-                # Reading a file's bytes let others run.
-                composed = [item for item in composed if item.is_current]
+                # Reading a file's bytes let others run, and news have taken last names.
+                composed = [item for item in composed if item.is_current and item.node.is_attached]
                 if composed:
                     request = names.CommitNodesRequest(
                         request_id=secrets.token_bytes(REQUEST_ID_BYTES), task_id=self._tree.task_id

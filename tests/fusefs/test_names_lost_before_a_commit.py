@@ -1,0 +1,45 @@
+"""A file that is removed elsewhere while the commit that it is to go in is being made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from cloudai_fusefs.staged_file import StagedFile
+from cloudai_proto.storage.v1 import types_pb2 as types
+from fakes.fake_master import FakeMaster
+from support.file_system_harness import open_file_system
+from support.storage_requests import USER, published
+
+
+async def test_file_that_loses_its_name_while_another_is_read_for_the_same_commit_is_not_refused(
+    clock: MockClock, master: FakeMaster, run: types.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = master.client(USER)
+    async with (
+        open_file_system(client, run, tmp_path / "one") as one,
+        open_file_system(client, run, tmp_path / "other") as other,
+    ):
+        for mount in (one, other):
+            await mount.sync.load_run(mount.tree)
+        await one.write_file(b"removed", b"")
+        await one.make_all_durable()
+        await trio.sleep(1)
+        read = StagedFile.read
+
+        async def read_slowly(staged: StagedFile, offset_bytes: int, length_bytes: int) -> bytes | memoryview:
+            await trio.sleep(1)
+            return await read(staged, offset_bytes, length_bytes)
+
+        monkeypatch.setattr(StagedFile, "read", read_slowly)
+        await one.set_attributes(b"removed", mode=0o600)
+        await one.write_file(b"written", b"bytes")
+        await trio.sleep(0.5)  # it is being read
+        await other.unlink(b"removed")
+
+        await one.make_all_durable()
+
+        assert await published(client, run) == {b"written": b"bytes"}
