@@ -58,6 +58,7 @@ class Recovery:
         for record in records:
             self._unread[record.task_id].append(record)
         self._ids_with_changes = {record.node_id for record in records}
+        self._placed_by_path: set[Node] = set()
         self._strays: dict[str, list[StrayRecord]] = defaultdict(list)
         for stray in strays:
             self._strays[stray.task_id].append(stray)
@@ -224,11 +225,13 @@ class Recovery:
 
         A file hides a directory that others have made under its name, as before the death, until it or the other is
         moved: its commit is refused for so long. Raises IsADirectory where something below that is to be committed too,
-        and AlreadyExists and NotADirectory where another would lose its last name that is to be committed itself.
+        and AlreadyExists and NotADirectory where another that is to be committed would lose its last name by a path of
+        which nobody knows whether it was still true.
         """
         parent_path, _, name = record.path.rpartition(b"/")
         directory = tree.nodes.get(record.parent_node_id)
-        if directory is None or not directory.is_directory or not directory.is_attached:
+        is_by_path = directory is None or not directory.is_directory or not directory.is_attached
+        if directory is None or is_by_path:
             directory = self._make_directories(tree, parent_path)
         holder = (directory.children or {}).get(name)
         if holder is node:
@@ -245,7 +248,9 @@ class Recovery:
                 tree.drop_names(holder)
                 tree.add(directory, name, node)
             return node, holder
-        if holder is not None and _needs_name(holder):
+        # Of two rows for one name in one directory, the first lost it by news before the death.
+        is_guessed = is_by_path or holder in self._placed_by_path
+        if holder is not None and is_guessed and _needs_name(holder):
             raise AlreadyExists("something of that name is staged too", name=name)
         if node.edges:
             # Its first commit arrived, and it was renamed here after that had left.
@@ -256,6 +261,8 @@ class Recovery:
             if holder is not None:
                 tree.detach(directory, name)
             tree.add(directory, name, node)
+        if is_by_path:
+            self._placed_by_path.add(node)
         return node, holder
 
     def _make_directories(self, tree: RunTree, path: bytes) -> Node:
