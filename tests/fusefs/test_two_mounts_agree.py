@@ -120,6 +120,16 @@ def seen(mount: FileSystemHarness) -> dict[bytes, Shown]:
     return {b"": mount.shown_as(mount.tree.root), **mount.shown()}
 
 
+def differences(shown: dict[bytes, Shown], known: dict[bytes, Shown]) -> list[str]:
+    """What a mount shows and what the master has of each path of which they are not the same."""
+    paths = sorted(shown.keys() | known.keys())
+    return [
+        f"{path!r}: {shown.get(path)}, at the master {known.get(path)}"
+        for path in paths
+        if shown.get(path) != known.get(path)
+    ]
+
+
 @pytest.mark.parametrize("mishaps", MISHAPS.values(), ids=MISHAPS)
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_mounts_at_rest_show_what_the_master_has(
@@ -138,7 +148,8 @@ async def test_mounts_at_rest_show_what_the_master_has(
 
         async with two_mounts.open_fresh() as fresh:
             for name, mount in mounts.items():
-                assert seen(mount) == seen(fresh), "\n".join([name, *two_mounts.story])
+                found = differences(seen(mount), seen(fresh))
+                assert not found, "\n".join([*two_mounts.story, name, *found])
 
 
 async def test_directory_that_both_made_is_not_made_again_by_the_next_mount_once_it_was_removed(
