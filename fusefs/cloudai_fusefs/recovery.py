@@ -155,7 +155,10 @@ class Recovery:
 
     def _recover_node(self, tree: RunTree, record: JournalRecord) -> None:
         node = tree.nodes.get(record.node_id)
-        if node is None and _was_replaced(tree, record):
+        is_nameless = (
+            not record.path and record.node_id != tree.root.node_id
+        )  # of a version that wrote such rows
+        if node is None and (is_nameless or _was_replaced(tree, record)):
             self._staging.remove_row(record.node_id)
             return  # its staged file is a leftover
         if node is None:
@@ -168,7 +171,7 @@ class Recovery:
             # from the journal, and the row must not make an empty file of an acknowledged one.
             log.warning("%s: its content is at the master already", tree.label_of(node))
             has_content = False
-        is_misplaced = record.place and tree.path_of(node) != record.path
+        is_misplaced = record.place and not is_nameless and tree.path_of(node) != record.path
         if not node.is_attached or is_misplaced:
             try:
                 taken, replaced = self._recover_place(tree, node, record)

@@ -401,7 +401,8 @@ class Staging:
         self._on_change(node)
 
     def _put_row(self, node: Node, pending: Pending, disk_state: DiskState) -> None:
-        self._journal.put(_row_of(node, pending, disk_state))
+        if node.is_attached:  # news may have taken its last name: the next mount would look for it below none
+            self._journal.put(_row_of(node, pending, disk_state))
 
 
 def _row_of(node: Node, pending: Pending, disk_state: DiskState) -> JournalRecord:

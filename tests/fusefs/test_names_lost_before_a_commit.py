@@ -1,4 +1,4 @@
-"""A file that is removed elsewhere while the commit that it is to go in is being made."""
+"""A file that loses its last name by what others do, before the commit of what is pending of it."""
 
 from __future__ import annotations
 
@@ -43,3 +43,35 @@ async def test_file_that_loses_its_name_while_another_is_read_for_the_same_commi
         await one.make_all_durable()
 
         assert await published(client, run) == {b"written": b"bytes"}
+
+
+async def test_file_that_was_replaced_elsewhere_while_it_was_written_has_no_name_in_the_next_mount(
+    clock: MockClock, master: FakeMaster, run: types.Run, tmp_path: Path
+) -> None:
+    client = master.client(USER)
+    async with (
+        open_file_system(client, run, tmp_path / "one") as one,
+        open_file_system(client, run, tmp_path / "other") as other,
+    ):
+        for mount in (one, other):
+            await mount.sync.load_run(mount.tree)
+        await one.write_file(b"log", b"line")
+        await one.make_all_durable()
+        await trio.sleep(1)
+        node = await one.find(b"log")
+        handle = await one.open(b"log")
+        await one.append(handle, b"line")
+        await other.write_file(b"aside", b"new")
+        await other.rename(b"aside", b"log")
+        await other.make_all_durable()
+        await trio.sleep(0.1)
+        assert not node.is_attached
+        one.staging.record(node)
+        one.copy_state(tmp_path / "next")
+        one.close_handle(handle)
+
+    async with open_file_system(client, run, tmp_path / "next") as next_mount:
+        await next_mount.sync.wait_recovered()
+        await next_mount.make_all_durable()
+
+        assert list(next_mount.shown()) == [b"log"]
