@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple, ParamSpec, TypeVar
 
@@ -91,6 +91,7 @@ class FileSystemHarness:
         write_behind = WriteBehind(disk_cache, nursery)
         self.reader = ChunkReader(self.client, memory, disk_cache, write_behind, nursery)
         range_reader = RangeReader(self.client, self.reader, memory, disk_cache, write_behind, nursery)
+        self._locks: dict[Node, trio.Lock] = {}
         self.told: list[Invalidation] = []
         """What the kernel would have been told."""
         self.uploader = Uploader(self.client, self.reader, self.told.extend, nursery)
@@ -197,7 +198,8 @@ class FileSystemHarness:
     async def create(self, path: bytes, mode: int = 0o644) -> int:
         """A handle of a new file."""
         parent, name = await self._parent_of(path)
-        node = await self._bounded(self.namespace.make_file, parent, name, mode, OWNER)
+        async with self._holding(parent):
+            node = await self._bounded(self.namespace.make_file, parent, name, mode, OWNER)
         return self.files.open_new(node, os.O_RDWR).handle
 
     async def open(self, path: bytes, flags: int = os.O_RDWR) -> int:
@@ -251,16 +253,19 @@ class FileSystemHarness:
 
     async def mkdir(self, path: bytes, mode: int = 0o755) -> None:
         parent, name = await self._parent_of(path)
-        await self._bounded(self.namespace.make_directory, parent, name, mode, OWNER)
+        async with self._holding(parent):
+            await self._bounded(self.namespace.make_directory, parent, name, mode, OWNER)
 
     async def symlink(self, path: bytes, target: bytes) -> None:
         parent, name = await self._parent_of(path)
-        await self._bounded(self.namespace.make_symlink, parent, name, target, OWNER)
+        async with self._holding(parent):
+            await self._bounded(self.namespace.make_symlink, parent, name, target, OWNER)
 
     async def link(self, path: bytes, new_path: bytes) -> None:
         node = await self.find(path)
         parent, name = await self._parent_of(new_path)
-        await self._bounded(self.rearrangements.link, node, parent, name)
+        async with self._holding(parent):
+            await self._bounded(self.rearrangements.link, node, parent, name)
 
     async def unlink(self, path: bytes) -> None:
         parent, name = await self._parent_of(path)
@@ -272,19 +277,23 @@ class FileSystemHarness:
     async def rmdir(self, path: bytes) -> None:
         parent, name = await self._parent_of(path)
         node = await self.find(path)
-        await self._bounded(self.rearrangements.rmdir, parent, name)
+        async with self._holding(node):
+            await self._bounded(self.rearrangements.rmdir, parent, name)
         self._forget(node)
 
     async def rename(self, old_path: bytes, new_path: bytes) -> None:
         old_parent, old_name = await self._parent_of(old_path)
         new_parent, new_name = await self._parent_of(new_path)
-        replaced = (new_parent.children or {}).get(new_name)
         rename = self.rearrangements.rename
 
         async def call() -> None:
             await rename(old_parent, old_name, new_parent, new_name, no_replace=False)
 
-        await self._bounded(call)
+        async with self._holding(new_parent):
+            replaced = (new_parent.children or {}).get(new_name)
+            is_removed = replaced is not None and replaced.is_directory
+            async with self._holding(replaced) if replaced is not None and is_removed else nullcontext():
+                await self._bounded(call)
         if replaced is not None:
             self._forget(replaced)
 
@@ -313,6 +322,17 @@ class FileSystemHarness:
     async def _bounded(self, call: Callable[P, Awaitable[R]], *args: P.args, **kwargs: P.kwargs) -> R:
         with trio.fail_after(self._timeo_seconds + 1):
             return await call(*args, **kwargs)
+
+    @asynccontextmanager
+    async def _holding(self, directory: Node) -> AsyncIterator[None]:
+        """As the kernel does: nobody makes a name in a directory that is being removed, or replaced by another."""
+        lock = self._locks.setdefault(directory, trio.Lock())
+        try:
+            async with lock:
+                yield
+        finally:
+            if not (lock.locked() or lock.statistics().tasks_waiting):
+                self._locks.pop(directory, None)
 
     def _forget(self, node: Node) -> None:
         if node.tree.forget_if_unused(node):
