@@ -18,8 +18,9 @@ from cloudai_fusefs.node import Node
 from cloudai_fusefs.run_nodes import Invalidation
 
 DELAY_SECONDS: Final = 0.2
-"""From a change to the notification: a waiting process has run by then. What asks for the attributes again because of
-that costs a directory at most one call in as long a time, however many names come and go in it."""
+"""At most, from a change to the notification: those of this time are told together, so that asking for the attributes
+again costs a directory one call in as long, however many names come and go in it. When it is told does not matter else:
+what was asked for before that is refused."""
 
 
 class LateAnswers:

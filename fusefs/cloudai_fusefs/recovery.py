@@ -108,6 +108,7 @@ class Recovery:
             self._recover_stray(tree, stray)
         # Not before: what one row replaced, another may give a name again.
         tree.forget_all_unused()
+        self._placed_by_path = {node for node in self._placed_by_path if node.tree is not tree}
         if records:
             # At the end, so that it goes in full batches.
             for node in list(tree.pending):
@@ -158,7 +159,8 @@ class Recovery:
         is_nameless = (
             not record.path and record.node_id != tree.root.node_id
         )  # of a version that wrote such rows
-        if node is None and (is_nameless or _was_replaced(tree, record)):
+        is_lost = is_nameless and (node is None or not node.is_attached)
+        if is_lost or (node is None and _was_replaced(tree, record)):
             self._staging.remove_row(record.node_id)
             return  # its staged file is a leftover
         if node is None:
@@ -216,7 +218,7 @@ class Recovery:
         node.kernel_attributes = None
         if record.parent_node_id not in tree.nodes:
             with suppress(OSError):  # a full disk: the next mount does as this one
-                self._staging.record(node)
+                self._staging.rewrite_row(node)
 
     def _recover_staged(self, node: Node, record: JournalRecord) -> StagedFile | None:
         base = types.Manifest.FromString(record.base)

@@ -29,7 +29,7 @@ from cloudai_fusefs.journal_rows import DiskState, JournalRecord, StrayRecord
 from cloudai_fusefs.node import Node, Pending
 from cloudai_fusefs.recorded_removals import RecordedRemovals
 from cloudai_fusefs.recovery import Recovery
-from cloudai_fusefs.run_nodes import is_uncommitted
+from cloudai_fusefs.run_nodes import is_inside, is_uncommitted
 from cloudai_fusefs.run_tree import RunTree
 from cloudai_fusefs.settling import Settling
 from cloudai_fusefs.spare_files import SpareFiles
@@ -169,12 +169,11 @@ class Staging:
         """News have given directories another path, or the id that the master has them under: the next mount is to find
         there what is staged in them, also where the master has them no more, and not where they were.
         """
-        moved, tree.moved_elsewhere = tree.moved_elsewhere, []
-        for directory in moved:
-            for node in filter(is_uncommitted, tree.walk(directory)):
-                if node is not directory:
-                    with suppress(OSError):  # a full disk: the row as it was has to do
-                        self.record(node)
+        moved, tree.moved_elsewhere = set(tree.moved_elsewhere), []
+        for node in list(tree.pending) if moved else ():
+            if is_uncommitted(node) and node not in moved and any(is_inside(node, one) for one in moved):
+                with suppress(OSError):  # a full disk: the row as it was has to do
+                    self.rewrite_row(node)
 
     def note_replacing(self, replaced: Node, by: Node) -> None:
         """The master is about to be asked to put a node in the place of this file.
@@ -194,6 +193,13 @@ class Staging:
         """
         if node.pending is not None:
             self._record(node, node.pending)
+
+    def rewrite_row(self, node: Node) -> None:
+        """As record, of what is not new: its commit keeps its time."""
+        if node.pending is not None:
+            self._put_row(node, node.pending, node.pending.disk_state)
+            if node.node_id in self._stale_rows:
+                self._forget_stale_row(node.node_id)
 
     def note_recovered(self, node: Node) -> None:
         """What an earlier mount left of the node is pending again; its row is there."""
@@ -401,8 +407,11 @@ class Staging:
         self._on_change(node)
 
     def _put_row(self, node: Node, pending: Pending, disk_state: DiskState) -> None:
-        if node.is_attached:  # news may have taken its last name: the next mount would look for it below none
+        if node.is_attached:
             self._journal.put(_row_of(node, pending, disk_state))
+        else:
+            # News have taken its last name: the next mount would look for it below none, or take the name back.
+            self.remove_row(node.node_id)
 
 
 def _row_of(node: Node, pending: Pending, disk_state: DiskState) -> JournalRecord:

@@ -74,4 +74,4 @@ async def test_file_that_was_replaced_elsewhere_while_it_was_written_has_no_name
         await next_mount.sync.wait_recovered()
         await next_mount.make_all_durable()
 
-        assert list(next_mount.shown()) == [b"log"]
+        assert await published(client, run) == {b"log": b"new"}

@@ -41,7 +41,7 @@ async def test_file_made_elsewhere_under_a_name_that_is_left_here_stays(
     clock: MockClock, client: FakeMasterClient, run: types.Run, tmp_path: Path
 ) -> None:
     """W12. A file that another mount made under the same name stays when the one here is renamed or removed before it
-    is at the master.
+    is at the master and before its mount has died.
     """
     async with (
         open_file_system(client, run, tmp_path / "one", timeo_seconds=10) as one,

@@ -152,7 +152,7 @@ async def test_file_whose_name_another_has_that_is_staged_too_stays_staged_and_i
         open_file_system(client, run, tmp_path / "other") as other,
         open_file_system(full_client, run, tmp_path / "one") as one,
     ):
-        monkeypatch.setattr(one.staging, "record", refuse_row)
+        monkeypatch.setattr(one.staging, "rewrite_row", refuse_row)
         await make_results_together(one, other)
         await move_and_make_anew(one, other)
         one.copy_state(tmp_path / "next")

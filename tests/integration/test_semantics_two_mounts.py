@@ -354,7 +354,9 @@ def test_destroying_what_is_published_asks_the_master_first(
 def test_what_was_only_staged_is_renamed_and_removed_without_the_master(
     make_mount: MakeMount, master: MasterProcess
 ) -> None:
-    """A3. What was only staged is removed and renamed without the master."""
+    """A3. What was only staged is removed and renamed without the master, unless it has replaced something that is
+    there: its rename then waits for its upload.
+    """
     mount = make_mount()
     run = mount.make_run(RUN)
     (run / "warm").touch()
