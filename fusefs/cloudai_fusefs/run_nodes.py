@@ -39,7 +39,7 @@ class RunNodes:
         # News could not be applied for what is pending here, or is of what is not known: only a listing tells.
         self.is_in_doubt = False
         # Directories that news have given another id or path, of which the rows of what is staged in them know nothing.
-        self.moved_elsewhere: list[Node] = []
+        self.moved_elsewhere: set[Node] = set()
         self._register = register
         self._unregister = unregister
         self._next_sequence = 1
@@ -135,7 +135,7 @@ class RunNodes:
         del self.nodes[node.node_id]
         node.node_id = node_id
         self.nodes[node_id] = node
-        self.moved_elsewhere.append(node)
+        self.moved_elsewhere.add(node)
         if node.pending is not None:
             node.pending.sent = True  # the master has it: who removes it here must ask
 
@@ -183,7 +183,7 @@ class RunNodes:
         will replace the other.
         """
         assert target.children is not None
-        self.moved_elsewhere.append(target)
+        self.moved_elsewhere.add(target)
         for name, child in list((source.children or {}).items()):
             if not stays(child):
                 continue

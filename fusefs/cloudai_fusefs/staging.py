@@ -169,7 +169,7 @@ class Staging:
         """News have given directories another path, or the id that the master has them under: the next mount is to find
         there what is staged in them, also where the master has them no more, and not where they were.
         """
-        moved, tree.moved_elsewhere = set(tree.moved_elsewhere), []
+        moved, tree.moved_elsewhere = tree.moved_elsewhere, set()
         for node in list(tree.pending) if moved else ():
             if is_uncommitted(node) and node not in moved and any(is_inside(node, one) for one in moved):
                 with suppress(OSError):  # a full disk: the row as it was has to do
@@ -198,8 +198,6 @@ class Staging:
         """As record, of what is not new: its commit keeps its time."""
         if node.pending is not None:
             self._put_row(node, node.pending, node.pending.disk_state)
-            if node.node_id in self._stale_rows:
-                self._forget_stale_row(node.node_id)
 
     def note_recovered(self, node: Node) -> None:
         """What an earlier mount left of the node is pending again; its row is there."""
@@ -402,13 +400,13 @@ class Staging:
     def _record(self, node: Node, pending: Pending) -> None:
         self._put_row(node, pending, pending.disk_state)
         self.settling.note_staged(node)
-        if node.node_id in self._stale_rows:
-            self._forget_stale_row(node.node_id)
         self._on_change(node)
 
     def _put_row(self, node: Node, pending: Pending, disk_state: DiskState) -> None:
         if node.is_attached:
             self._journal.put(_row_of(node, pending, disk_state))
+            if node.node_id in self._stale_rows:
+                self._forget_stale_row(node.node_id)
         else:
             # News have taken its last name: the next mount would look for it below none, or take the name back.
             self.remove_row(node.node_id)

@@ -13,18 +13,14 @@ from cloudai_proto.storage.v1 import types_pb2 as types
 from fakes.fake_master import FakeMaster
 from support.file_system_harness import open_file_system
 from support.storage_requests import USER, published
+from support.two_mounts import open_both
 
 
 async def test_file_that_loses_its_name_while_another_is_read_for_the_same_commit_is_not_refused(
     clock: MockClock, master: FakeMaster, run: types.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = master.client(USER)
-    async with (
-        open_file_system(client, run, tmp_path / "one") as one,
-        open_file_system(client, run, tmp_path / "other") as other,
-    ):
-        for mount in (one, other):
-            await mount.sync.load_run(mount.tree)
+    async with open_both(client, run, tmp_path) as (one, other):
         await one.write_file(b"removed", b"")
         await one.make_all_durable()
         await trio.sleep(1)
@@ -49,12 +45,7 @@ async def test_file_that_was_replaced_elsewhere_while_it_was_written_has_no_name
     clock: MockClock, master: FakeMaster, run: types.Run, tmp_path: Path
 ) -> None:
     client = master.client(USER)
-    async with (
-        open_file_system(client, run, tmp_path / "one") as one,
-        open_file_system(client, run, tmp_path / "other") as other,
-    ):
-        for mount in (one, other):
-            await mount.sync.load_run(mount.tree)
+    async with open_both(client, run, tmp_path) as (one, other):
         await one.write_file(b"log", b"line")
         await one.make_all_durable()
         await trio.sleep(1)

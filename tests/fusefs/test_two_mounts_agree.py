@@ -22,7 +22,7 @@ from cloudai_proto.storage.v1 import types_pb2 as types
 from fakes.fake_master import FakeMaster
 from support.file_system_harness import FileSystemHarness, Shown, open_file_system
 from support.storage_requests import USER
-from support.two_mounts import REST_SECONDS, Mishaps, TwoMounts
+from support.two_mounts import REST_SECONDS, Mishaps, TwoMounts, open_both
 
 SEEDS: Final = range(int(os.environ.get("AGREE_SEEDS", "10")))
 CALLS: Final = 60
@@ -156,12 +156,7 @@ async def test_directory_that_both_made_is_not_made_again_by_the_next_mount_once
     master: FakeMaster, run: types.Run, tmp_path: Path, clock: MockClock
 ) -> None:
     client = master.client(USER)
-    async with (
-        open_file_system(client, run, tmp_path / "one") as one,
-        open_file_system(client, run, tmp_path / "other") as other,
-    ):
-        for mount in (one, other):
-            await mount.sync.load_run(mount.tree)
+    async with open_both(client, run, tmp_path) as (one, other):
         await one.mkdir(b"a")
         await other.mkdir(b"a")
         await one.make_all_durable()

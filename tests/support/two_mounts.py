@@ -7,7 +7,7 @@ tasks are left to chance. Time passes while nothing else happens (a MockClock).
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -33,6 +33,21 @@ LIFETIMES_SECONDS: Final = (0.2, 0.7, 1.5)
 
 Program = Callable[[str, FileSystemHarness], Awaitable[None]]
 """Calls a mount, by its name, until it has nothing more to do."""
+
+
+@asynccontextmanager
+async def open_both(
+    client: FakeMasterClient, run: types.Run, directory: Path
+) -> AsyncIterator[tuple[FileSystemHarness, FileSystemHarness]]:
+    """Two mounts that know the run, with their directories below this one by their NAMES."""
+    async with AsyncExitStack() as opened:
+        one, other = [
+            await opened.enter_async_context(open_file_system(client, run, directory / name))
+            for name in NAMES
+        ]
+        for mount in (one, other):
+            await mount.sync.load_run(mount.tree)
+        yield one, other
 
 
 @dataclass(frozen=True)
