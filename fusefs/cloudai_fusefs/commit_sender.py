@@ -23,6 +23,7 @@ from cloudai_model.errors import (
     InternalError,
     MasterUnavailable,
     MissingChunks,
+    NotFound,
     NotSupported,
     Unauthenticated,
 )
@@ -223,12 +224,17 @@ class CommitSender:
         )
 
     def _take_refusal(self, item: ComposedCommit, error: CloudAIError) -> None:
-        staged = item.node.staged
+        pending, staged = item.pending, item.node.staged
         if isinstance(error, MissingChunks) and staged is not None:
-            item.pending.publication = None
+            pending.publication = None
             if staged.layout.note_lost(set(error.digests)):
                 # The master lost or collected them, or never had them: made again.
-                item.pending.due_seconds = -math.inf
-                self._run.arm(item.node, item.pending)
+                pending.due_seconds = -math.inf
+                self._run.arm(item.node, pending)
                 return
-        self._run.note_refused_node(item.node, item.pending, error)
+        brought_no_content = item.manifest is None and not item.message.place
+        if isinstance(error, NotFound) and brought_no_content and pending.is_recovered:
+            # What was staged of it had arrived before the last daemon died, and was removed elsewhere since: nothing
+            # that is to be committed keeps its name.
+            pending.content = False
+        self._run.note_refused_node(item.node, pending, error)

@@ -160,7 +160,7 @@ class Recovery:
             not record.path and record.node_id != tree.root.node_id
         )  # of a version that wrote such rows
         is_lost = is_nameless and (node is None or not node.is_attached)
-        if is_lost or (node is None and _was_replaced(tree, record)):
+        if is_lost or (node is None and (_was_replaced(tree, record) or _has_only_attributes(record))):
             self._staging.remove_row(record.node_id)
             return  # its staged file is a leftover
         if node is None:
@@ -309,6 +309,11 @@ def _xattrs_of(written: bytes) -> Mapping[bytes, bytes]:
 def _needs_name(node: Node) -> bool:
     """Whether something is to be committed that would be lost with this name."""
     return len(node.edges) == 1 and not node.is_directory and is_uncommitted(node)
+
+
+def _has_only_attributes(record: JournalRecord) -> bool:
+    """Whether nothing of it outlives the removal of its last name elsewhere."""
+    return not (record.place or record.has_content or record.kind == DIRECTORY)
 
 
 def _was_replaced(tree: RunTree, record: JournalRecord) -> bool:

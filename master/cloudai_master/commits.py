@@ -168,7 +168,7 @@ class _Batch:
         if commit.node_id == self._run.root_node_id:
             if commit.place:
                 raise InvalidRequest("a run's root has no name in it", node_id=commit.node_id)
-        elif not commit.place and node is None:
+        elif not commit.place and (node is None or _is_overtaken(node, content)):
             raise NotFound("node", node_id=commit.node_id)
         elif commit.place or (node is not None and node.link_count == 0):
             return self._place(commit, node, content), True
@@ -301,6 +301,13 @@ class _Batch:
             raise SizeMismatch(size_bytes=commit.size_bytes, sum_bytes=manifest.size_bytes)
         require_stored(self._stored, manifest.chunks)
         return manifest.chunks
+
+
+def _is_overtaken(node: Node, content: tuple[Chunk, ...] | None) -> bool:
+    """Whether the node lost its last name before a change of its attributes alone came: nothing in that is worth
+    bringing its old content back, over what may have the name by now.
+    """
+    return node.link_count == 0 and content is None and not node.is_directory
 
 
 def _check_data(commit: names.NodeCommit) -> tuple[Chunk, ...]:

@@ -124,6 +124,23 @@ async def test_change_without_place_of_a_removed_file_puts_it_back(
     assert (back.node_id, back.link_count, back.generation) == (node.node_id, 1, 3)
 
 
+@pytest.mark.parametrize("is_replaced", [False, True])
+async def test_attributes_of_a_removed_file_do_not_put_it_back(
+    client: MasterClient, run: types.Run, *, is_replaced: bool
+) -> None:
+    node = await commit_one(client, run, file_commit(b"f", b"old"))
+    await remove(client, run, run.root_node_id, b"f", node.node_id)
+    if is_replaced:
+        await commit_one(client, run, file_commit(b"f", b"new"))
+    change = names.NodeCommit(node_id=node.node_id, kind=node.kind, path=b"f", attributes=ATTRIBUTES)
+    with pytest.raises(errors.NotFound):
+        await commit_one(client, run, change)
+    tree = await tree_of(client, run)
+    assert sorted(tree) == ([b"", b"f"] if is_replaced else [b""])
+    if is_replaced:
+        assert await read_file(client, run, tree[b"f"]) == b"new"
+
+
 async def test_change_without_place_of_an_unknown_node_is_not_found(
     client: MasterClient, run: types.Run
 ) -> None:
