@@ -138,7 +138,7 @@ class CommitSender:
                 self._take_acknowledgement(item, result, response.revision)
             else:
                 self._take_refusal(item, error_from_detail(result.error))
-        self._uploader.staging.note_moved_elsewhere(self._tree)
+        self._uploader.staging.note_news(self._tree)
         if placed_in_vain:
             self._note_placed_in_vain(placed_in_vain)
         self._uploader.note_progress()

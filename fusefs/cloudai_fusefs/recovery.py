@@ -21,7 +21,7 @@ from cloudai_fusefs.run_tree import RunTree
 from cloudai_fusefs.staged_file import StagedFile
 from cloudai_fusefs.wire_manifests import manifest_from_wire
 from cloudai_fusefs.wire_xattrs import xattrs_from_wire
-from cloudai_model.errors import AlreadyExists, CloudAIError, IsADirectory, NotADirectory
+from cloudai_model.errors import CloudAIError
 from cloudai_proto.storage.v1 import types_pb2 as types
 
 if TYPE_CHECKING:
@@ -175,12 +175,7 @@ class Recovery:
             has_content = False
         is_misplaced = record.place and not is_nameless and tree.path_of(node) != record.path
         if not node.is_attached or is_misplaced:
-            try:
-                taken, replaced = self._recover_place(tree, node, record)
-            except (AlreadyExists, IsADirectory, NotADirectory):
-                if staged is not None:
-                    staged.close()
-                raise
+            taken, replaced = self._recover_place(tree, node, record)
             if taken is not node:
                 # The directory is there already: it was replaced here, or made by somebody else too.
                 taken.attributes = _attributes_of(record)
@@ -193,8 +188,10 @@ class Recovery:
             if replaced is not None and replaced.is_directory == node.is_directory:
                 covered_ids = replaced.ids_at_master
         pending = tree.note_pending(node)
+        pending.sequence = record.sequence
+        tree.next_sequence = max(tree.next_sequence, record.sequence + 1)
         pending.covered_ids = covered_ids
-        pending.place = record.place
+        pending.place |= record.place
         pending.sent = True  # nobody knows any more
         pending.content = has_content
         pending.is_recovered = True
@@ -216,7 +213,7 @@ class Recovery:
             if staged is not None and staged.written_at_ns > record.written_at_ns:
                 node.mtime_ns = node.ctime_ns = staged.written_at_ns
         node.kernel_attributes = None
-        if record.parent_node_id not in tree.nodes:
+        if record.parent_node_id not in tree.nodes or tree.path_of(node) != record.path:
             with suppress(OSError):  # a full disk: the next mount does as this one
                 self._staging.rewrite_row(node)
 
@@ -229,9 +226,9 @@ class Recovery:
         making directories that are gone. Returns what is there, and what was there and had to go.
 
         A file hides a directory that others have made under its name, as before the death, until it or the other is
-        moved: its commit is refused for so long. Raises IsADirectory where something below that is to be committed too,
-        and AlreadyExists and NotADirectory where another that is to be committed would lose its last name by a path of
-        which nobody knows whether it was still true.
+        moved: its commit is refused for so long. Where something below that is to be committed too, and where another
+        that is to be committed would lose its last name by a path of which nobody knows whether it was still true, it
+        gets a name beside.
         """
         parent_path, _, name = record.path.rpartition(b"/")
         directory = tree.nodes.get(record.parent_node_id)
@@ -243,20 +240,24 @@ class Recovery:
             return node, None
         if holder is not None and holder.is_directory and node.is_directory and not node.edges:
             return holder, None
-        if holder is not None and holder.children:
-            # Others have filled a directory of that name.
+        # Of two rows for one name in one directory, the first lost it by news before the death.
+        is_guessed = is_by_path or holder in self._placed_by_path
+        if holder is not None and _needs_name(holder, is_guessed=is_guessed):
             if node.edges:
                 return node, None  # it stays where it is
-            if stays(holder):
-                raise IsADirectory("something in a directory of that name is staged too", name=name)
+            if node.is_directory:
+                self._give_way(tree, directory, name)
+            else:
+                name = tree.name_beside(directory, name, node)
+            holder = None
+        elif holder is not None and holder.children:
+            # Others have filled a directory of that name.
+            if node.edges:
+                return node, None
             with _keeping_times(directory):
                 tree.drop_names(holder)
                 tree.add(directory, name, node)
             return node, holder
-        # Of two rows for one name in one directory, the first lost it by news before the death.
-        is_guessed = is_by_path or holder in self._placed_by_path
-        if holder is not None and is_guessed and _needs_name(holder):
-            raise AlreadyExists("something of that name is staged too", name=name)
         if node.edges:
             # Its first commit arrived, and it was renamed here after that had left.
             old_directory, old_name = node.edges[0]
@@ -270,15 +271,21 @@ class Recovery:
             self._placed_by_path.add(node)
         return node, holder
 
+    def _give_way(self, tree: RunTree, directory: Node, name: bytes) -> None:
+        node = (directory.children or {})[name]
+        tree.give_way(directory, name)
+        with suppress(OSError):  # a full disk: the next mount does as this one
+            self._staging.rewrite_row(node)
+
     def _make_directories(self, tree: RunTree, path: bytes) -> Node:
         directory = tree.root
         for name in path.split(b"/") if path else ():
             child = (directory.children or {}).get(name)
             if child is None or not child.is_directory:
-                if child is not None and _needs_name(child):
-                    raise NotADirectory("something of a directory's name is staged too", name=name)
                 with _keeping_times(directory):
-                    if child is not None:
+                    if child is not None and _needs_name(child, is_guessed=True):
+                        self._give_way(tree, directory, name)
+                    elif child is not None:
                         tree.detach(directory, name)
                     child = Node(tree, new_node_id(), DIRECTORY)
                     child.touch()
@@ -306,9 +313,14 @@ def _xattrs_of(written: bytes) -> Mapping[bytes, bytes]:
     return xattrs_from_wire(types.Xattrs.FromString(written))
 
 
-def _needs_name(node: Node) -> bool:
-    """Whether something is to be committed that would be lost with this name."""
-    return len(node.edges) == 1 and not node.is_directory and is_uncommitted(node)
+def _needs_name(holder: Node, *, is_guessed: bool) -> bool:
+    """Whether something is to be committed that would be lost with this name, which another is to have.
+
+    A file may have lost it before the death, if that is not guessed.
+    """
+    if holder.is_directory:
+        return stays(holder)
+    return is_guessed and len(holder.edges) == 1 and is_uncommitted(holder)
 
 
 def _has_only_attributes(record: JournalRecord) -> bool:

@@ -156,3 +156,4 @@ class RemovalSender:
                 # Somebody who had it open has written to it meanwhile.
                 self._staging.note_content(removal.node)
         self._tell_kernel(told)
+        self._staging.note_news(self._tree)

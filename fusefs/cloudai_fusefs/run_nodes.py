@@ -6,12 +6,16 @@ the kernel, nor an open handle.
 
 from __future__ import annotations
 
+import itertools
+import logging
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from cloudai_fusefs.node import Node, Pending
 from cloudai_model.errors import AlreadyExists, InternalError, NameTooLong
-from cloudai_model.limits import PATH_BYTES_MAX, PATH_DEPTH_MAX
+from cloudai_model.limits import NAME_BYTES_MAX, PATH_BYTES_MAX, PATH_DEPTH_MAX
+
+log = logging.getLogger(__name__)
 
 
 class Invalidation(NamedTuple):
@@ -38,11 +42,13 @@ class RunNodes:
         self.pending: dict[Node, Pending] = {}
         # News could not be applied for what is pending here, or is of what is not known: only a listing tells.
         self.is_in_doubt = False
-        # Directories that news have given another id or path, of which the rows of what is staged in them know nothing.
-        self.moved_elsewhere: set[Node] = set()
+        # What news have done of which the journal's rows know nothing: to directories, that have another id or path, and
+        # to what was pending, which has lost its last name.
+        self.directories_with_stale_rows: set[Node] = set()
+        self.without_name: set[Node] = set()
         self._register = register
         self._unregister = unregister
-        self._next_sequence = 1
+        self.next_sequence = 1  # of what is pending from now on
 
     def path_of(self, node: Node) -> bytes:
         """The node's path in the run by its first name; b"" for the root and for a node without a name."""
@@ -106,8 +112,8 @@ class RunNodes:
         """The node has a change that the master must learn of."""
         pending = node.pending
         if pending is None:
-            pending = node.pending = self.pending[node] = Pending(self._next_sequence)
-            self._next_sequence += 1
+            pending = node.pending = self.pending[node] = Pending(self.next_sequence)
+            self.next_sequence += 1
         pending.change_count += 1
         pending.failure = None
         return pending
@@ -135,7 +141,7 @@ class RunNodes:
         del self.nodes[node.node_id]
         node.node_id = node_id
         self.nodes[node_id] = node
-        self.moved_elsewhere.add(node)
+        self.directories_with_stale_rows.add(node)
         if node.pending is not None:
             node.pending.sent = True  # the master has it: who removes it here must ask
 
@@ -175,44 +181,75 @@ class RunNodes:
             if not stays(node):
                 self._drop_edge(parent, name, [])
 
+    def give_way(self, directory: Node, name: bytes) -> list[Invalidation]:
+        """What is staged under the name, a file or symlink, is to be committed beside it, where another needs it."""
+        assert directory.children is not None
+        node = directory.children[name]
+        told: list[Invalidation] = []
+        self._change_edge(directory, name, directory, self.name_beside(directory, name, node), told)
+        return told
+
+    def name_beside(self, directory: Node, name: bytes, node: Node) -> bytes:
+        """A free name for the second of two staged files of one name, which its commit will give it."""
+        beside = _find_free(directory, name)
+        label = self.root.tree.label_of(directory)
+        log.warning("%s: two files named %r are staged there: one becomes %r", label, name, beside)
+        self.note_pending(node).place = True
+        return beside
+
     # --- within, and for what the master says ------------------------------------------------------------
 
     def _move_staying(self, source: Node, target: Node, told: list[Invalidation]) -> None:
         """What is yet to be committed in a directory that loses its name goes where that name now leads: below no
-        name it would come to be in the run's root. Of two files of one name the one here stays shown, and its commit
-        will replace the other.
+        name it would come to be in the run's root.
         """
-        assert target.children is not None
-        self.moved_elsewhere.add(target)
+        self.directories_with_stale_rows.add(target)
         for name, child in list((source.children or {}).items()):
-            if not stays(child):
-                continue
-            other = target.children.get(name)
-            if other is not None and other.is_directory and child.is_directory:
-                self._move_staying(child, other, told)
-                continue
-            if other is not None:
-                self._drop_edge(target, name, told)
-            self._detach(source, name)
-            self._attach(target, name, child)
-            told.append(Invalidation(target.ino, name))
-            told.append(Invalidation(source.ino, name, child.ino))
+            if stays(child):
+                self._move_child(source, name, target, told)
 
     def _merge_directory(self, target: Node, source: Node, told: list[Invalidation]) -> None:
         """A directory was moved elsewhere to where one was made here, which stays and is that one from now on."""
         assert target.children is not None
+        self.directories_with_stale_rows.add(target)
         for name, child in list((source.children or {}).items()):
-            if name in target.children:
-                self.is_in_doubt = True  # which of the two it is to be
-                self._drop_edge(source, name, told)
-            else:
-                self._detach(source, name)
-                self._attach(target, name, child)
-                told.append(Invalidation(target.ino, name))
-                told.append(Invalidation(source.ino, name, child.ino))
+            is_taken = name in target.children
+            self.is_in_doubt |= is_taken  # which of the two it is to be
+            if not is_taken or stays(child):
+                self._move_child(source, name, target, told)
+        for name in list(source.children or {}):
+            self._drop_edge(source, name, told)
         for parent, name in list(source.edges):
             self._drop_edge(parent, name, told)
         self.take_node_id(target, source.node_id)
+
+    def _move_child(self, source: Node, name: bytes, target: Node, told: list[Invalidation]) -> None:
+        """What has the name there goes if nothing of it is yet to be committed. Of two of which something is,
+        directories become one, and a file gets a name beside.
+        """
+        assert source.children is not None
+        assert target.children is not None
+        child, other = source.children[name], target.children.get(name)
+        new_name = name
+        if other is not None:
+            if child.is_directory and other.is_directory:
+                self._move_staying(child, other, told)
+                return
+            if not stays(other):
+                self._drop_edge(target, name, told)
+            elif child.is_directory:
+                told += self.give_way(target, name)
+            else:
+                new_name = self.name_beside(target, name, child)
+        self._change_edge(source, name, target, new_name, told)
+
+    def _change_edge(
+        self, old_parent: Node, old_name: bytes, parent: Node, name: bytes, told: list[Invalidation]
+    ) -> None:
+        node = self._detach(old_parent, old_name)
+        self._attach(parent, name, node)
+        told.append(Invalidation(parent.ino, name))
+        told.append(Invalidation(old_parent.ino, old_name, node.ino))
 
     def _drop_edge(
         self, parent: Node, name: bytes, told: list[Invalidation], *, was_removed: bool = False
@@ -220,7 +257,9 @@ class RunNodes:
         """`was_removed`: the master says so, and did not only put something else in its place."""
         node = self._detach(parent, name)
         node.kernel_attributes = parent.kernel_attributes = None
-        if node.children and not node.edges and not stays(node):
+        if node.pending is not None and not node.edges:
+            self.without_name.add(node)
+        if node.children and not node.edges and not any(map(stays, node.children.values())):
             # With a name in what has none, a file that is open would be committed in the run's root.
             for child_name in list(node.children):
                 self._drop_edge(node, child_name, told)
@@ -254,6 +293,17 @@ class RunNodes:
         if node.node_id not in self.nodes:
             self.nodes[node.node_id] = node
             self._register(node)
+
+
+def _find_free(directory: Node, name: bytes) -> bytes:
+    """The name and `.conflict-1`, or a later number."""
+    assert directory.children is not None
+    for number in itertools.count(1):
+        suffix = b".conflict-%d" % number
+        beside = name[: NAME_BYTES_MAX - len(suffix)] + suffix
+        if beside not in directory.children:
+            return beside
+    raise AssertionError
 
 
 def is_inside(node: Node, directory: Node) -> bool:

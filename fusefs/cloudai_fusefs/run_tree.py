@@ -384,7 +384,7 @@ class RunTree(RunNodes):
             old_parent, old_name = node.edges[0]
             self._detach(old_parent, old_name)
             old_parent.kernel_attributes = None
-            self.moved_elsewhere.add(node)
+            self.directories_with_stale_rows.add(node)
             told += [Invalidation(old_parent.ino, old_name), Invalidation(old_parent.ino)]
         if holder is not None:
             if holder.is_directory and node is not None and node.is_directory:

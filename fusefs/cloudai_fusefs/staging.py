@@ -165,15 +165,23 @@ class Staging:
             if below.pending is not None:
                 self._record(below, below.pending)
 
-    def note_moved_elsewhere(self, tree: RunTree) -> None:
-        """News have given directories another path, or the id that the master has them under: the next mount is to find
-        there what is staged in them, also where the master has them no more, and not where they were.
+    def note_news(self, tree: RunTree, *, is_listing: bool = False) -> None:
+        """News have been laid over the tree, or a listing.
+
+        Of directories that have another path now, or the id that the master has them under, the next mount is to find
+        there what is staged in them, also where the master has them no more, and not where they were. What has no name
+        any more needs no master, and is not to come back: unless that is in doubt, in which only a listing tells.
         """
-        moved, tree.moved_elsewhere = tree.moved_elsewhere, set()
+        moved, tree.directories_with_stale_rows = tree.directories_with_stale_rows, set()
         for node in list(tree.pending) if moved else ():
             if is_uncommitted(node) and node not in moved and any(is_inside(node, one) for one in moved):
                 with suppress(OSError):  # a full disk: the row as it was has to do
                     self.rewrite_row(node)
+        if is_listing or not tree.is_in_doubt:
+            without_name, tree.without_name = tree.without_name, set()
+            for node in without_name:
+                if node.pending is not None and not node.is_attached:
+                    self.discard(node)
 
     def note_replacing(self, replaced: Node, by: Node) -> None:
         """The master is about to be asked to put a node in the place of this file.

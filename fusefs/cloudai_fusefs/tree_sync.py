@@ -204,7 +204,7 @@ class TreeSync:
         """True: the run was sealed before it was listed, so that nothing can follow."""
         pages = await self._list_pages(tree.task_id)
         self._tell_kernel(tree.apply_tree(pages))
-        self._staging.note_moved_elsewhere(tree)
+        self._staging.note_news(tree, is_listing=True)
         is_final = all(page.sealed for page in pages)
         if is_final:
             await self._sealed_cache.store_tree(tree.task_id, pages)
@@ -286,7 +286,7 @@ class TreeSync:
                         await self._pause()
                     return is_final
                 self._tell_kernel(tree.apply_changes(response))
-                self._staging.note_moved_elsewhere(tree)
+                self._staging.note_news(tree)
                 self._note_health(tree, is_healthy=True)
                 # (That it is sealed may be known before, from its user's watch; the changes before it come here alone.)
                 is_last = any(change.run_changed.sealed for change in response.changes)

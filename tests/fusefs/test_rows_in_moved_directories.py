@@ -135,7 +135,7 @@ async def test_file_in_a_directory_that_was_moved_and_removed_elsewhere_is_there
         assert await published(client, run) == {b"old/f": FIRST, b"results/f": SECOND}
 
 
-async def test_file_whose_name_another_has_that_is_staged_too_stays_staged_and_is_named(
+async def test_file_whose_name_another_has_that_is_staged_too_gets_one_beside(
     clock: MockClock,
     master: FakeMaster,
     full_client: FakeMasterClient,
@@ -157,13 +157,62 @@ async def test_file_whose_name_another_has_that_is_staged_too_stays_staged_and_i
         await move_and_make_anew(one, other)
         one.copy_state(tmp_path / "next")
 
-    async with open_file_system(client, run, tmp_path / "next") as mount:
+    async with open_file_system(full_client, run, tmp_path / "next") as mount:
         await mount.sync.wait_recovered()
-        (failed,) = (record for record, _ in mount.staging.recovery.failed_records)
-        staged = mount.state_dir / "staged" / run.task_id / str(failed.node_id)
-        await trio.sleep(SETTLED_SECONDS)
+        assert "two files named b'f' are staged there" in caplog.text
+        mount.copy_state(tmp_path / "last")
+    async with open_file_system(client, run, tmp_path / "last") as mount:
+        await mount.make_all_durable()
+        assert await published(client, run) == {
+            b"old/theirs": b"",
+            b"results/f": FIRST,
+            b"results/f.conflict-1": SECOND,
+        }
 
-        assert failed.path == b"results/f"
-        assert staged.read_bytes() == SECOND
-        assert (await published(client, run))[b"results/f"] == FIRST
-    assert "cannot be recovered" in caplog.text
+
+async def test_files_in_directories_that_become_one_are_all_committed(
+    clock: MockClock, master: FakeMaster, full_client: FakeMasterClient, run: types.Run, tmp_path: Path
+) -> None:
+    """W14. Of two files that are staged on one mount, and have one name after others have moved directories, the second
+    gets a name beside: `NAME.conflict-1`.
+    """
+    client = master.client(USER)
+    async with (
+        open_file_system(client, run, tmp_path / "other") as other,
+        open_file_system(full_client, run, tmp_path / "one") as one,
+    ):
+        for mount in (one, other):
+            await mount.sync.load_run(mount.tree)
+        await other.mkdir(b"theirs")
+        await other.mkdir(b"theirs/sub")
+        await other.mkdir(b"theirs/kind")
+        await other.make_all_durable()
+        await trio.sleep(SETTLED_SECONDS)
+        await one.write_file(b"theirs/sub/f", FIRST)
+        await one.write_file(b"theirs/sub/alone", FIRST)
+        await one.write_file(b"theirs/kind/f", FIRST)
+        await one.mkdir(b"results")
+        await one.mkdir(b"results/sub")
+        await one.write_file(b"results/sub/f", SECOND)
+        await one.write_file(b"results/kind", SECOND)
+        await other.rename(b"theirs", b"results")
+        await trio.sleep(SETTLED_SECONDS)
+        shown = {path: content.size_bytes for path, content in one.shown().items()}
+        one.copy_state(tmp_path / "next")
+
+    assert shown == {
+        b"results": 0,
+        b"results/sub": 0,
+        b"results/sub/f": len(SECOND),
+        b"results/sub/f.conflict-1": len(FIRST),
+        b"results/sub/alone": len(FIRST),
+        b"results/kind": 0,
+        b"results/kind/f": len(FIRST),
+        b"results/kind.conflict-1": len(SECOND),
+    }
+    async with open_file_system(client, run, tmp_path / "next") as mount:
+        await mount.make_all_durable()
+        contents = await published(client, run)
+        assert {path: len(content) for path, content in contents.items()} == {
+            path: size_bytes for path, size_bytes in shown.items() if size_bytes
+        }
