@@ -42,7 +42,7 @@ class RunNodes:
         self.pending: dict[Node, Pending] = {}
         # News could not be applied for what is pending here, or is of what is not known: only a listing tells.
         self.is_in_doubt = False
-        # What news have done of which the journal's rows know nothing: to directories, that have another id or path, and
+        # What news have done that the journal's rows do not know of: to directories, that have another id or path, and
         # to what was pending, which has lost its last name.
         self.directories_with_stale_rows: set[Node] = set()
         self.without_name: set[Node] = set()
