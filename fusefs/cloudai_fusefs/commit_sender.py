@@ -83,6 +83,8 @@ class CommitSender:
                         request_id=secrets.token_bytes(REQUEST_ID_BYTES), task_id=self._tree.task_id
                     )
                     for item in composed:
+                        if item.manifest is not None:
+                            self._uploader.staging.note_content_leaves(item.node, item.manifest)
                         item.address()
                         request.commits.append(item.message)
                     await self._send(request, composed)

@@ -55,7 +55,7 @@ CREATE TABLE pending (
     symlink_target BLOB NOT NULL,       -- of a symlink, else empty
     base           BLOB NOT NULL,       -- wire Manifest below the staged extents; empty: none
     base_generation INTEGER NOT NULL,   -- of that manifest; 0: none
-    committed      BLOB NOT NULL,       -- digest of the manifest this mount committed last; empty: none
+    committed      BLOB NOT NULL,       -- digest of the manifest this mount committed last; empty: none, or unknown
     written_at_ns  INTEGER NOT NULL     -- of the row: staged bytes after it are newer than mtime_ns
 ) WITHOUT ROWID
 """

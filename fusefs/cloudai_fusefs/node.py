@@ -204,7 +204,7 @@ class Node:
         self.pending: Pending | None = None
         self.removal: Removal | None = None  # of its only name, which the master still has
         self.staged: StagedFile | None = None
-        self.committed = b""  # digest of the manifest that this mount committed last
+        self.committed = b""  # digest of the manifest that this mount committed last, if that is known
         self.content: FileContent | None = None  # of the generation, once its manifest is known
 
         self.lookup_count = 0  # the kernel's references

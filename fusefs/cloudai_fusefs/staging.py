@@ -194,6 +194,16 @@ class Staging:
             row = _row_of(replaced, pending, pending.disk_state)
             self._journal.put(replace(row, parent_node_id=by.node_id))
 
+    def note_content_leaves(self, node: Node, manifest: Manifest) -> None:
+        """A commit with this content is about to be sent.
+
+        Should nobody be here to see its answer, what its row says was committed last may be so no more.
+        """
+        if node.committed and node.committed != fingerprint(manifest):
+            node.committed = b""
+            with suppress(OSError):  # a full disk, on which uploads are to make room
+                self.rewrite_row(node)
+
     def record(self, node: Node) -> None:
         """Writes down the node's times and place as they are, if anything of it is pending.
 

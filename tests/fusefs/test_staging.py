@@ -194,6 +194,31 @@ async def test_directory_made_here_and_elsewhere_becomes_one(clock: MockClock, m
     assert await mounts.go_on() == {b"d/here": b"1", b"d/there": b"2"}
 
 
+async def test_content_that_is_again_what_was_committed_once_is_committed_by_the_next_mount(
+    clock: MockClock, master: FakeMaster, client: FakeMasterClient, run: types.Run, tmp_path: Path
+) -> None:
+    """Another content was committed in between, of which the mount that died had no answer."""
+    async with open_file_system(client, run, tmp_path / "mount", timeo_seconds=10) as mount:
+        await mount.sync.load_run(mount.tree)
+        handle = await mount.create(b"f")
+        await mount.fsync(handle)
+        await mount.write(handle, 0, b"in between")
+        mount.close_handle(handle)
+        master.answer_latency_seconds = 1.0
+        while master.call_count["commit_nodes"] < 2:
+            await trio.sleep(0.01)
+        await trio.sleep(0.1)
+        await mount.truncate(b"f", 0)
+        mount.copy_state(tmp_path / "next")
+    master.answer_latency_seconds = 0.0
+    assert await published(client, run) == {b"f": b"in between"}
+
+    async with open_file_system(client, run, tmp_path / "next") as mount:
+        await mount.make_all_durable()
+        assert await published(client, run) == {b"f": b""}
+        assert await mount.read_file(b"f") == b""
+
+
 async def test_file_made_here_and_elsewhere_has_the_content_committed_last(
     clock: MockClock, mounts: TwoMounts
 ) -> None:
