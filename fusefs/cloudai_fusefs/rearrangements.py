@@ -155,8 +155,6 @@ class Rearrangements:
                     continue
                 if _check_rename(node, target, new_name, no_replace=no_replace) is not replaced:
                     continue
-                if replaced is not None:
-                    self._staging.note_replacing(replaced, node)
                 moment_ns = time.time_ns()
                 request = names.RenameRequest(
                     request_id=new_request_id(),
@@ -169,7 +167,8 @@ class Rearrangements:
                     no_replace=no_replace,
                     mtime_ns=moment_ns,
                 )
-                with tree.asking((source.node_id, old_name), (target.node_id, new_name)):
+                asking = tree.asking((source.node_id, old_name), (target.node_id, new_name))
+                with self._staging.replacing(replaced, node), asking:
                     response = await self._client.rename(request)
                 self._finish_rename(source, old_name, target, new_name, node, replaced, response.revision)
                 for renamed in (node, replaced):

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -70,6 +70,7 @@ class Staging:
         self.space = StagingSpace(self._files_directory, bytes_max)
         self.pace = WritePace()
         self._stale_rows: set[int] = set()
+        self._replacing: dict[Node, Node] = {}  # files that the master is asked to replace, and by what
         marks = self._files_directory.glob(f"*/{mark_of(Path('*'))}")
         acknowledged = {int(path.name.partition(".")[0]) for path in marks}
         self.settling = Settling(self._journal, self._files_directory, self._put_row)
@@ -183,16 +184,22 @@ class Staging:
                 if node.pending is not None and not node.is_attached:
                     self.discard(node)
 
-    def note_replacing(self, replaced: Node, by: Node) -> None:
-        """The master is about to be asked to put a node in the place of this file.
+    @contextmanager
+    def replacing(self, replaced: Node | None, by: Node) -> Iterator[None]:
+        """Around asking the master to put a node in the place of this file.
 
         Should nobody be here to see its answer, the next mount sees from the row who has the place, and does not
-        take it back. Raises OSError as note_made.
+        take it back; that holds of what is recorded of the file meanwhile, too. Raises OSError as note_made.
         """
-        pending = replaced.pending
-        if pending is not None and not replaced.is_directory and len(replaced.edges) == 1:
-            row = _row_of(replaced, pending, pending.disk_state)
-            self._journal.put(replace(row, parent_node_id=by.node_id))
+        if replaced is None or replaced.is_directory or len(replaced.edges) != 1:
+            yield
+            return
+        self._replacing[replaced] = by
+        try:
+            self.rewrite_row(replaced)
+            yield
+        finally:
+            del self._replacing[replaced]
 
     def note_content_leaves(self, node: Node, manifest: Manifest) -> None:
         """A commit with this content is about to be sent.
@@ -422,7 +429,9 @@ class Staging:
 
     def _put_row(self, node: Node, pending: Pending, disk_state: DiskState) -> None:
         if node.is_attached:
-            self._journal.put(_row_of(node, pending, disk_state))
+            row = _row_of(node, pending, disk_state)
+            by = self._replacing.get(node)
+            self._journal.put(row if by is None else replace(row, parent_node_id=by.node_id))
             if node.node_id in self._stale_rows:
                 self._forget_stale_row(node.node_id)
         else:

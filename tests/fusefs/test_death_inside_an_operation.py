@@ -46,6 +46,8 @@ class _Reaper:
         for owner, name in (
             (Journal, "put"),
             (Journal, "remove"),
+            (Journal, "put_stray"),
+            (Journal, "remove_stray"),
             (Journal, "put_removal"),
             (Journal, "remove_removals"),
             (StagedFile, "_log_extent"),
@@ -185,6 +187,19 @@ async def _move_on(file_system: FileSystemHarness) -> None:
     await file_system.rename(b"old", b"third")
 
 
+async def _replaced_and_moved_on(file_system: FileSystemHarness) -> None:
+    await _replaced(file_system)
+    await _move_on(file_system)
+
+
+async def _unlink_what_moved_on(file_system: FileSystemHarness) -> None:
+    await file_system.unlink(b"third")
+
+
+async def _move_back(file_system: FileSystemHarness) -> None:
+    await file_system.rename(b"third", b"old")
+
+
 async def _with_durable_empty_directory(file_system: FileSystemHarness) -> None:
     await file_system.mkdir(b"empty")
     await file_system.make_all_durable()
@@ -235,6 +250,9 @@ SCENES: list[tuple[Scene, Scene]] = [
     (_durable_tree_with_news, _move_directory),
     (_replaced, _unlink),
     (_replaced, _move_on),
+    (_replaced_and_moved_on, _make_file_anew),
+    (_replaced_and_moved_on, _unlink_what_moved_on),
+    (_replaced_and_moved_on, _move_back),
     (_with_durable_empty_directory, _remove_directory),
     (_durable, _write),
     (_durable, _unlink),

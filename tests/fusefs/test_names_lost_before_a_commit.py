@@ -147,10 +147,10 @@ async def test_file_whose_new_name_elsewhere_is_not_understood_yet_keeps_what_is
         one.tree.apply_changes(names.WatchResponse(changes=news, revision=one.tree.revision))
         one.staging.note_news(one.tree)
         assert (log.is_attached, one.tree.is_in_doubt) == (False, True)
-        assert log.pending is not None
+        assert log in one.tree.pending
 
         one.staging.note_news(one.tree, is_listing=True)  # which has not found it either
-        assert log.pending is None
+        assert log not in one.tree.pending
         one.close_handle(handle)
 
 
