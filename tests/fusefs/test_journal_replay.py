@@ -147,6 +147,11 @@ class Replay(RuleBasedStateMachine):
     def let_time_pass(self, seconds: float) -> None:
         self.loop.call(lambda: trio.sleep(seconds))
 
+    @rule(seconds=st.sampled_from([0.0, 0.3]))
+    def let_answers_take(self, seconds: float) -> None:
+        """What the master has carried out meanwhile, the mount does not know when it dies."""
+        self.master.answer_latency_seconds = seconds
+
     @precondition(lambda self: self.fresh_count >= FRESH_COUNT_MIN and not self.master.is_away)
     @rule()
     def lose_the_master(self) -> None:
@@ -398,7 +403,7 @@ class Replay(RuleBasedStateMachine):
 
 TestJournalReplay = Replay.TestCase
 TestJournalReplay.settings = settings(
-    max_examples=60,
+    max_examples=int(os.environ.get("REPLAY_EXAMPLES", "60")),
     stateful_step_count=25,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
