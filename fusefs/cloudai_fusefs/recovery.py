@@ -191,7 +191,7 @@ class Recovery:
         pending.sequence = record.sequence
         tree.next_sequence = max(tree.next_sequence, record.sequence + 1)
         pending.covered_ids = covered_ids
-        pending.place |= record.place
+        pending.place |= record.place  # or it was given a name beside
         pending.sent = True  # nobody knows any more
         pending.content = has_content
         pending.is_recovered = True
@@ -248,7 +248,7 @@ class Recovery:
             if node.is_directory:
                 self._give_way(tree, directory, name)
             else:
-                name = tree.name_beside(directory, name, node)
+                name = tree.give_name_beside(directory, name, node)
             holder = None
         elif holder is not None and holder.children:
             # Others have filled a directory of that name.

@@ -42,10 +42,10 @@ class RunNodes:
         self.pending: dict[Node, Pending] = {}
         # News could not be applied for what is pending here, or is of what is not known: only a listing tells.
         self.is_in_doubt = False
-        # What news have done that the journal's rows do not know of: to directories, that have another id or path, and
-        # to what was pending, which has lost its last name.
+        # What news have done that the journal's rows do not know of: directories that have another id or path, and what
+        # is pending and has lost its last name.
         self.directories_with_stale_rows: set[Node] = set()
-        self.without_name: set[Node] = set()
+        self.nameless: set[Node] = set()
         self._register = register
         self._unregister = unregister
         self.next_sequence = 1  # of what is pending from now on
@@ -186,12 +186,12 @@ class RunNodes:
         assert directory.children is not None
         node = directory.children[name]
         told: list[Invalidation] = []
-        self._change_edge(directory, name, directory, self.name_beside(directory, name, node), told)
+        self._change_edge(directory, name, directory, self.give_name_beside(directory, name, node), told)
         return told
 
-    def name_beside(self, directory: Node, name: bytes, node: Node) -> bytes:
-        """A free name for the second of two staged files of one name, which its commit will give it."""
-        beside = _find_free(directory, name)
+    def give_name_beside(self, directory: Node, name: bytes, node: Node) -> bytes:
+        """A free name for the second of two staged files of one name: its commit will put it there."""
+        beside = _find_free_name(directory, name)
         label = self.root.tree.label_of(directory)
         log.warning("%s: two files named %r are staged there: one becomes %r", label, name, beside)
         self.note_pending(node).place = True
@@ -240,7 +240,7 @@ class RunNodes:
             elif child.is_directory:
                 told += self.give_way(target, name)
             else:
-                new_name = self.name_beside(target, name, child)
+                new_name = self.give_name_beside(target, name, child)
         self._change_edge(source, name, target, new_name, told)
 
     def _change_edge(
@@ -258,7 +258,7 @@ class RunNodes:
         node = self._detach(parent, name)
         node.kernel_attributes = parent.kernel_attributes = None
         if node.pending is not None and not node.edges:
-            self.without_name.add(node)
+            self.nameless.add(node)
         if node.children and not node.edges and not any(map(stays, node.children.values())):
             # With a name in what has none, a file that is open would be committed in the run's root.
             for child_name in list(node.children):
@@ -295,15 +295,21 @@ class RunNodes:
             self._register(node)
 
 
-def _find_free(directory: Node, name: bytes) -> bytes:
+def _find_free_name(directory: Node, name: bytes) -> bytes:
     """The name and `.conflict-1`, or a later number."""
-    assert directory.children is not None
-    for number in itertools.count(1):
-        suffix = b".conflict-%d" % number
-        beside = name[: NAME_BYTES_MAX - len(suffix)] + suffix
-        if beside not in directory.children:
-            return beside
-    raise AssertionError
+    taken = directory.children or {}
+    suffixes = (b".conflict-%d" % number for number in itertools.count(1))
+    return next(beside for suffix in suffixes if (beside := _cut(name, len(suffix)) + suffix) not in taken)
+
+
+def _cut(name: bytes, rest_bytes: int) -> bytes:
+    """As much of the name as fits before so many bytes, in whole characters where it is UTF-8."""
+    cut = name[: NAME_BYTES_MAX - rest_bytes]
+    try:
+        name.decode()
+    except UnicodeDecodeError:
+        return cut
+    return cut.decode(errors="ignore").encode()
 
 
 def is_inside(node: Node, directory: Node) -> bool:

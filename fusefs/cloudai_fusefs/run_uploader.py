@@ -210,10 +210,10 @@ class RunUploader:
             if pending.disk_state == DiskState.MAYBE_LOST and node.is_attached:
                 continue  # not before somebody has looked at it
             if not node.is_attached:
-                # News of its removal came by the watch while, say, a directory's new time was pending.
-                if not (self._tree.is_in_doubt and _is_patient(pending)):
+                if self._tree.is_in_doubt and _note_overtaken(pending):
+                    pending.due_seconds = now_seconds + OVERTAKEN_RETRY_SECONDS  # a listing may show it again
+                else:
                     self._uploader.staging.discard(node)
-                pending.due_seconds = now_seconds + OVERTAKEN_RETRY_SECONDS  # a listing may show it again
             elif self._is_ready(node, pending, now_seconds):
                 ready.append(node)
         if ready:
@@ -397,11 +397,11 @@ def _is_overtaken(node: Node, pending: Pending, error: CloudAIError) -> bool:
     is_taken = isinstance(error, AlreadyExists) and node.is_directory
     if not (is_unknown or is_circle or is_taken):
         return False
-    return _is_patient(pending)
+    return _note_overtaken(pending)
 
 
-def _is_patient(pending: Pending) -> bool:
-    """Whether what others have done to it since it was asked for the first time may yet be cleared up by a listing."""
+def _note_overtaken(pending: Pending) -> bool:
+    """Starts its patience; False: that is over, and no listing has cleared up what others have done."""
     now_seconds = trio.current_time()
     if math.isnan(pending.overtaken_since_seconds):
         pending.overtaken_since_seconds = now_seconds

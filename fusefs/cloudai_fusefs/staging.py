@@ -29,7 +29,7 @@ from cloudai_fusefs.journal_rows import DiskState, JournalRecord, StrayRecord
 from cloudai_fusefs.node import Node, Pending
 from cloudai_fusefs.recorded_removals import RecordedRemovals
 from cloudai_fusefs.recovery import Recovery
-from cloudai_fusefs.run_nodes import is_inside, is_uncommitted
+from cloudai_fusefs.run_nodes import is_uncommitted
 from cloudai_fusefs.run_tree import RunTree
 from cloudai_fusefs.settling import Settling
 from cloudai_fusefs.spare_files import SpareFiles
@@ -166,8 +166,8 @@ class Staging:
             if below.pending is not None:
                 self._record(below, below.pending)
 
-    def note_news(self, tree: RunTree, *, is_listing: bool = False) -> None:
-        """News have been laid over the tree, or a listing.
+    def note_news(self, tree: RunTree) -> None:
+        """News have been laid over the tree: its rows follow.
 
         Of directories that have another path now, or the id that the master has them under, the next mount is to find
         there what is staged in them, also where the master has them no more, and not where they were. What has no name
@@ -175,14 +175,22 @@ class Staging:
         """
         moved, tree.directories_with_stale_rows = tree.directories_with_stale_rows, set()
         for node in list(tree.pending) if moved else ():
-            if is_uncommitted(node) and node not in moved and any(is_inside(node, one) for one in moved):
+            if is_uncommitted(node) and _is_below_any(node, moved):
                 with suppress(OSError):  # a full disk: the row as it was has to do
                     self.rewrite_row(node)
-        if is_listing or not tree.is_in_doubt:
-            without_name, tree.without_name = tree.without_name, set()
-            for node in without_name:
-                if node.pending is not None and not node.is_attached:
-                    self.discard(node)
+        if not tree.is_in_doubt:
+            self._discard_nameless(tree)
+
+    def note_listing(self, tree: RunTree) -> None:
+        """The same of a listing."""
+        self.note_news(tree)
+        self._discard_nameless(tree)
+
+    def _discard_nameless(self, tree: RunTree) -> None:
+        nameless, tree.nameless = tree.nameless, set()
+        for node in nameless:
+            if node.pending is not None and not node.is_attached:
+                self.discard(node)
 
     @contextmanager
     def replacing(self, replaced: Node | None, by: Node) -> Iterator[None]:
@@ -437,6 +445,14 @@ class Staging:
         else:
             # News have taken its last name: the next mount would look for it below none, or take the name back.
             self.remove_row(node.node_id)
+
+
+def _is_below_any(node: Node, directories: set[Node]) -> bool:
+    while node.edges:
+        node = node.edges[0][0]
+        if node in directories:
+            return True
+    return False
 
 
 def _row_of(node: Node, pending: Pending, disk_state: DiskState) -> JournalRecord:

@@ -192,6 +192,7 @@ class TreeSync:
         if pages is None:
             return False
         self._tell_kernel(tree.apply_tree(pages))
+        self._staging.note_listing(tree)
         await self._recover(tree)
         return True
 
@@ -204,7 +205,7 @@ class TreeSync:
         """True: the run was sealed before it was listed, so that nothing can follow."""
         pages = await self._list_pages(tree.task_id)
         self._tell_kernel(tree.apply_tree(pages))
-        self._staging.note_news(tree, is_listing=True)
+        self._staging.note_listing(tree)
         is_final = all(page.sealed for page in pages)
         if is_final:
             await self._sealed_cache.store_tree(tree.task_id, pages)

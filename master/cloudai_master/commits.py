@@ -168,7 +168,7 @@ class _Batch:
         if commit.node_id == self._run.root_node_id:
             if commit.place:
                 raise InvalidRequest("a run's root has no name in it", node_id=commit.node_id)
-        elif not commit.place and (node is None or _is_overtaken(node, content)):
+        elif not commit.place and (node is None or _brings_nothing_back(node, content)):
             raise NotFound("node", node_id=commit.node_id)
         elif commit.place or (node is not None and node.link_count == 0):
             return self._place(commit, node, content), True
@@ -303,7 +303,7 @@ class _Batch:
         return manifest.chunks
 
 
-def _is_overtaken(node: Node, content: tuple[Chunk, ...] | None) -> bool:
+def _brings_nothing_back(node: Node, content: tuple[Chunk, ...] | None) -> bool:
     """Whether the node lost its last name before a change of its attributes alone came: nothing in that is worth
     bringing its old content back, over what may have the name by now.
     """

@@ -125,14 +125,18 @@ async def test_change_without_place_of_a_removed_file_puts_it_back(
 
 
 @pytest.mark.parametrize("is_replaced", [False, True])
-async def test_attributes_of_a_removed_file_do_not_put_it_back(
-    client: MasterClient, run: types.Run, *, is_replaced: bool
+@pytest.mark.parametrize(
+    "old", [file_commit(b"f", b"old"), symlink_commit(b"f", b"old")], ids=["file", "symlink"]
+)
+async def test_attributes_of_what_was_removed_do_not_put_it_back(
+    client: MasterClient, run: types.Run, old: names.NodeCommit, *, is_replaced: bool
 ) -> None:
-    node = await commit_one(client, run, file_commit(b"f", b"old"))
+    node = await commit_one(client, run, old)
     await remove(client, run, run.root_node_id, b"f", node.node_id)
     if is_replaced:
         await commit_one(client, run, file_commit(b"f", b"new"))
     change = names.NodeCommit(node_id=node.node_id, kind=node.kind, path=b"f", attributes=ATTRIBUTES)
+    change.symlink_target = old.symlink_target
     with pytest.raises(errors.NotFound):
         await commit_one(client, run, change)
     tree = await tree_of(client, run)

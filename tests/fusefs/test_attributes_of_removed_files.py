@@ -6,7 +6,9 @@ It is made before this mount has heard of that.
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Final
 
 import pytest
 import trio
@@ -22,9 +24,33 @@ OLD, NEW = b"old", b"new"
 SETTLED_SECONDS = 10.0
 
 
+Change = Callable[[FileSystemHarness], Awaitable[None]]
+
+
+async def change_mode(mount: FileSystemHarness) -> None:
+    await mount.set_attributes(b"f", mode=0o600)
+
+
+async def change_time(mount: FileSystemHarness) -> None:
+    await mount.set_attributes(b"f", mtime_ns=1)
+
+
+async def change_xattrs(mount: FileSystemHarness) -> None:
+    await mount.set_xattr(b"f", b"user.name", b"value")
+
+
+CHANGES: Final = (change_mode, change_time, change_xattrs)
+
+
 @pytest.fixture(params=[True, False], ids=["replaced", "removed"])
 def is_replaced(request: pytest.FixtureRequest) -> bool:
     return bool(request.param)
+
+
+@pytest.fixture(params=CHANGES, ids=[change.__name__ for change in CHANGES])
+def change(request: pytest.FixtureRequest) -> Change:
+    found: Change = request.param
+    return found
 
 
 async def take_name(mount: FileSystemHarness, *, is_replaced: bool) -> dict[bytes, bytes]:
@@ -44,7 +70,7 @@ async def check_shown(mount: FileSystemHarness, expected: dict[bytes, bytes]) ->
 
 
 async def test_mode_that_arrives_late_brings_nothing_back(
-    clock: MockClock, master: FakeMaster, run: types.Run, tmp_path: Path, is_replaced: bool
+    clock: MockClock, master: FakeMaster, run: types.Run, tmp_path: Path, is_replaced: bool, change: Change
 ) -> None:
     client = master.client(USER)
     async with open_both(client, run, tmp_path) as (one, other):
@@ -53,7 +79,7 @@ async def test_mode_that_arrives_late_brings_nothing_back(
         await trio.sleep(SETTLED_SECONDS)
         master.news_latency_seconds = 5.0
         expected = await take_name(other, is_replaced=is_replaced)
-        await one.set_attributes(b"f", mode=0o600)
+        await change(one)
         await trio.sleep(SETTLED_SECONDS)
 
         await one.make_all_durable()
@@ -63,14 +89,14 @@ async def test_mode_that_arrives_late_brings_nothing_back(
 
 
 async def test_mode_that_a_dead_mount_left_brings_nothing_back(
-    clock: MockClock, master: FakeMaster, run: types.Run, tmp_path: Path, is_replaced: bool
+    clock: MockClock, master: FakeMaster, run: types.Run, tmp_path: Path, is_replaced: bool, change: Change
 ) -> None:
     client = master.client(USER)
     async with open_both(client, run, tmp_path) as (one, other):
         await one.write_file(b"f", OLD)
         await one.make_all_durable()
         await trio.sleep(SETTLED_SECONDS)
-        await one.set_attributes(b"f", mode=0o600)
+        await change(one)
         one.copy_state(tmp_path / "next")
         await trio.sleep(SETTLED_SECONDS)
         expected = await take_name(other, is_replaced=is_replaced)
@@ -82,7 +108,7 @@ async def test_mode_that_a_dead_mount_left_brings_nothing_back(
 
 
 async def test_content_that_a_dead_mount_had_committed_does_not_come_back_for_its_mode(
-    clock: MockClock, master: FakeMaster, run: types.Run, tmp_path: Path, is_replaced: bool
+    clock: MockClock, master: FakeMaster, run: types.Run, tmp_path: Path, is_replaced: bool, change: Change
 ) -> None:
     client = master.client(USER)
     async with open_both(client, run, tmp_path) as (one, other):
@@ -90,7 +116,7 @@ async def test_content_that_a_dead_mount_had_committed_does_not_come_back_for_it
         master.answer_latency_seconds = 1.0
         while not master.call_count["commit_nodes"]:
             await trio.sleep(0.01)
-        await one.set_attributes(b"f", mode=0o600)
+        await change(one)
         while not any(node.committed for node in one.tree.pending):
             await trio.sleep(0.01)
         one.copy_state(tmp_path / "next")

@@ -149,7 +149,7 @@ async def test_file_whose_new_name_elsewhere_is_not_understood_yet_keeps_what_is
         assert (log.is_attached, one.tree.is_in_doubt) == (False, True)
         assert log in one.tree.pending
 
-        one.staging.note_news(one.tree, is_listing=True)  # which has not found it either
+        one.staging.note_listing(one.tree)  # which has not found it either
         assert log not in one.tree.pending
         one.close_handle(handle)
 

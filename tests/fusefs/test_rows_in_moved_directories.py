@@ -23,6 +23,9 @@ FIRST = bytes(CHUNK_BYTES_MAX) + b"first"
 SECOND = bytes(CHUNK_BYTES_MAX) + b"second"
 SETTLED_SECONDS = 10.0
 
+LONG_NAME = "ä".encode() * 127 + b"."
+LONG_NAME_BESIDE = "ä".encode() * 122 + b".conflict-1"
+
 
 async def refuse_chunk(task_id: str, digest: bytes, data: bytes | memoryview) -> None:
     raise NoSpace
@@ -173,8 +176,8 @@ async def test_file_whose_name_another_has_that_is_staged_too_gets_one_beside(
 async def test_files_in_directories_that_become_one_are_all_committed(
     clock: MockClock, master: FakeMaster, full_client: FakeMasterClient, run: types.Run, tmp_path: Path
 ) -> None:
-    """W14. Of two files that are staged on one mount, and have one name after others have moved directories, the second
-    gets a name beside: `NAME.conflict-1`.
+    """W14. Where others move directories so that two of what is staged on one mount have one name, both are kept: the
+    file that came there, or that has the name of a directory, becomes `NAME.conflict-1`.
     """
     client = master.client(USER)
     async with (
@@ -190,10 +193,12 @@ async def test_files_in_directories_that_become_one_are_all_committed(
         await trio.sleep(SETTLED_SECONDS)
         await one.write_file(b"theirs/sub/f", FIRST)
         await one.write_file(b"theirs/sub/alone", FIRST)
+        await one.write_file(b"theirs/sub/" + LONG_NAME, FIRST)
         await one.write_file(b"theirs/kind/f", FIRST)
         await one.mkdir(b"results")
         await one.mkdir(b"results/sub")
-        await one.write_file(b"results/sub/f", SECOND)
+        for name in (b"f", b"f.conflict-1", LONG_NAME):
+            await one.write_file(b"results/sub/" + name, SECOND)
         await one.write_file(b"results/kind", SECOND)
         await other.rename(b"theirs", b"results")
         await trio.sleep(SETTLED_SECONDS)
@@ -204,7 +209,10 @@ async def test_files_in_directories_that_become_one_are_all_committed(
         b"results": 0,
         b"results/sub": 0,
         b"results/sub/f": len(SECOND),
-        b"results/sub/f.conflict-1": len(FIRST),
+        b"results/sub/f.conflict-1": len(SECOND),
+        b"results/sub/f.conflict-2": len(FIRST),
+        b"results/sub/" + LONG_NAME: len(SECOND),
+        b"results/sub/" + LONG_NAME_BESIDE: len(FIRST),
         b"results/sub/alone": len(FIRST),
         b"results/kind": 0,
         b"results/kind/f": len(FIRST),
