@@ -151,6 +151,7 @@ class Namespace:
         if isinstance(directory, Node):
             if not directory.tree.is_kept:
                 await self._sync.load_run(directory.tree)
+            directory.tree.looked_at_seconds = trio.current_time()
         elif isinstance(directory, UserDirectory):
             await self._sync.load_user(directory)
         elif isinstance(directory, RootDirectory) and not directory.users:

@@ -20,6 +20,7 @@ from cloudai_fusefs.range_reader import RANGE_BYTES_MAX, RangeReader
 from cloudai_fusefs.read_ahead import ReadAhead
 from cloudai_fusefs.reading_streams import ReadingStreams
 from cloudai_fusefs.run_nodes import Invalidation
+from cloudai_fusefs.run_tree import RunTree
 from cloudai_fusefs.sealed_cache import SealedCache
 from cloudai_fusefs.small_files import SmallFileReadAhead, is_small_file
 from cloudai_fusefs.staged_file import StagedFile
@@ -141,6 +142,7 @@ class OpenFiles:
         # moment later, are already reading: without a bound, and not to be killed.
         keep_pages = node.kernel_generation in (NO_GENERATION, node.view_generation)
         node.kernel_generation = node.view_generation
+        node.tree.looked_at_seconds = trio.current_time()
         return self._add(node, flags, keeps_pages=keep_pages)
 
     def open_new(self, node: Node, flags: int) -> Opened:
@@ -319,6 +321,10 @@ class OpenFiles:
                 self._uploader.note_closed(node)
         self._staging.drop_staged_if_idle(node)
         return node
+
+    def note_let_go(self, tree: RunTree) -> None:
+        """What is not in use of the run is not known any more."""
+        self._small_files.forget_run(tree)
 
     def note_forgotten(self, node: Node) -> None:
         """The kernel does not refer to the node any more."""

@@ -216,6 +216,8 @@ class Operations(pyfuse3.Operations):
         self._next_listing += 1
         self._listings[handle] = (directory, listing)
         self.counters.open_directory_count += 1
+        if isinstance(directory, Node):
+            directory.tree.holder_count += 1
         return handle
 
     @prompt_handler
@@ -243,8 +245,10 @@ class Operations(pyfuse3.Operations):
 
     @prompt_handler
     async def releasedir(self, fh: int) -> None:
-        del self._listings[fh]
+        directory, _ = self._listings.pop(fh)
         self.counters.open_directory_count -= 1
+        if isinstance(directory, Node):
+            directory.tree.holder_count -= 1
 
     @handler
     async def fsyncdir(self, fh: int, datasync: bool) -> None:

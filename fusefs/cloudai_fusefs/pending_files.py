@@ -130,7 +130,7 @@ class PendingFiles:
     def count_durable(self, path: str) -> int:
         """How many files at and below a path in a run are at the master as they are here."""
         node = self._node_at(path)
-        if node is None:
+        if node is None or not node.tree.is_loaded:
             return 0
         return sum(member.is_file and member.pending is None for member in node.tree.walk(node))
 

@@ -1,7 +1,7 @@
 """The nodes of one run and their names, and what of them has been changed here. Pure state: nothing here waits.
 
 Invariant: a node is in `nodes` from the moment it is known until it has neither a name, nor a reference of
-the kernel, nor an open handle.
+the kernel, nor an open handle. In a tree that was let go of, a name alone does not keep it.
 """
 
 from __future__ import annotations
@@ -42,6 +42,8 @@ class RunNodes:
         self.pending: dict[Node, Pending] = {}
         # News could not be applied for what is pending here, or is of what is not known: only a listing tells.
         self.is_in_doubt = False
+        # Those nodes alone are left that something refers to, and what is above them: a listing brings the others back.
+        self.is_let_go = False
         # What news have done that the journal's rows do not know of: directories that have another id or path, and what
         # is pending and has lost its last name.
         self.directories_with_stale_rows: set[Node] = set()
@@ -147,12 +149,36 @@ class RunNodes:
 
     def forget_if_unused(self, node: Node) -> bool:
         """Lets go of a node that nothing refers to any more. True: it is gone."""
-        if node.is_attached or node.removal is not None or node.lookup_count or node.open_count:
+        if self.is_let_go:
+            self._take_unused_names(node)
+        if node.is_attached or is_referred_to(node):
             return False
-        if self.nodes.get(node.node_id) is node:
-            del self.nodes[node.node_id]
-        self._unregister(node)
+        self._drop_node(node)
         return True
+
+    def let_go_of_nodes(self) -> None:
+        """Lets go of all nodes but those that something refers to, which stay where they are, with what is above them.
+
+        Each of these goes when nothing refers to it any more, until a listing has brought all of them back. What the
+        kernel is shown of them does not change: a directory's link count is that of all its names.
+        """
+        self.is_let_go = True
+        staying = {self.root}
+        above = [node for node in self.nodes.values() if is_referred_to(node)]
+        while above:
+            node = above.pop()
+            if node not in staying:
+                staying.add(node)
+                # By each of its names, or its link count would be wrong.
+                above += [parent for parent, _ in node.edges]
+        for node in list(self.nodes.values()):
+            if node not in staying:
+                node.edges.clear()
+                if node.children:
+                    node.children = {}
+                self._drop_node(node)
+            elif node.children:
+                node.children = {name: child for name, child in node.children.items() if child in staying}
 
     def leave_inode(self, directory: Node) -> None:
         """The kernel takes the directory's inode for removed, and will show nothing in it again, for as long as anybody
@@ -169,6 +195,14 @@ class RunNodes:
         self._register(left)
         self._register(directory)  # the number is taken
         self.forget_if_unused(directory)
+
+    def begin_return(self) -> None:
+        """All nodes that were let go of are about to be named again."""
+        if self.is_let_go:
+            self.is_let_go = False
+            for node in self.nodes.values():
+                # Counted as they come; until now it was the number of all.
+                node.subdirectory_count = sum(child.is_directory for child in (node.children or {}).values())
 
     def forget_all_unused(self) -> None:
         """Lets go of every node that nothing refers to any more."""
@@ -198,6 +232,25 @@ class RunNodes:
         return beside
 
     # --- within, and for what the master says ------------------------------------------------------------
+
+    def _take_unused_names(self, node: Node) -> None:
+        """In a tree that was let go of: from the node, and from what is above it, where nothing needs them any more."""
+        unused = [node]
+        while unused:
+            node = unused.pop()
+            if node is self.root or node.children or is_referred_to(node):
+                continue
+            for parent, name in node.edges:
+                assert parent.children is not None
+                del parent.children[name]
+                unused.append(parent)
+            node.edges.clear()
+            self._drop_node(node)
+
+    def _drop_node(self, node: Node) -> None:
+        if self.nodes.get(node.node_id) is node:
+            del self.nodes[node.node_id]
+        self._unregister(node)
 
     def _move_staying(self, source: Node, target: Node, told: list[Invalidation]) -> None:
         """What is yet to be committed in a directory that loses its name goes where that name now leads: below no
@@ -310,6 +363,11 @@ def _cut(name: bytes, rest_bytes: int) -> bytes:
     except UnicodeDecodeError:
         return cut
     return cut.decode(errors="ignore").encode()
+
+
+def is_referred_to(node: Node) -> bool:
+    """Whether the kernel, an open handle, or a removal that waits for the master has the node."""
+    return bool(node.lookup_count or node.open_count) or node.removal is not None
 
 
 def is_inside(node: Node, directory: Node) -> bool:

@@ -39,6 +39,8 @@ class RunTree(RunNodes):
         self.revision = 0
         self.is_loaded = False
         self.listed_at_seconds = -math.inf  # of one without a watch, on trio's clock
+        self.looked_at_seconds = -math.inf  # when somebody asked for something in it last, on trio's clock
+        self.holder_count = 0  # who needs all of its names to stay known: open listings, warm-ups
         self.is_removed = False
         self.is_sealing = False  # here, and soon at the master: nothing may be added to what it waits for
         self.is_kept = False  # exact by itself: sealed, or followed by a watch
@@ -117,6 +119,36 @@ class RunTree(RunNodes):
             or any(pending.place for pending in self.pending.values())
         )
 
+    @property
+    def may_be_let_go(self) -> bool:
+        """Whether its nodes can be brought back by a listing as they are, and nobody needs them meanwhile.
+
+        That is so of sealed runs alone. Of one that a watch still follows the caller knows.
+        """
+        return (
+            self.is_sealed
+            and self.is_kept
+            and not (self.is_removed or self.is_in_doubt or self.is_disputed)
+            and not (self.holder_count or self.loading_lock.locked())
+            and not (self.pending or self.stray_ids)
+            and self.is_at_rest
+        )
+
+    def let_go(self) -> None:
+        """Lets go of what is in it, but for what is in use, until somebody looks into the run again."""
+        assert self.may_be_let_go
+        self.is_loaded = self.is_kept = False
+        self.let_go_of_nodes()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """All of its names stay known in here."""
+        self.holder_count += 1
+        try:
+            yield
+        finally:
+            self.holder_count -= 1
+
     @contextmanager
     def asking(self, *places: Place) -> Iterator[None]:
         """Around a call that changes what these names stand for at the master: news of them are its own."""
@@ -141,7 +173,8 @@ class RunTree(RunNodes):
 
     def apply_tree(self, pages: Iterable[names.ListTreeResponse]) -> list[Invalidation]:
         """The whole tree as listed. What is pending here stays; what the listing lacks otherwise goes."""
-        is_new = not self.is_loaded and len(self.nodes) == 1
+        is_new = not self.is_loaded and (len(self.nodes) == 1 or self.is_let_go)
+        self.begin_return()
         if is_new and not self.pending and not self.answered and not self.removals:
             return self._take_first_tree(pages)
         self.is_in_doubt = self.is_disputed = False
@@ -182,7 +215,10 @@ class RunTree(RunNodes):
         return told
 
     def _take_first_tree(self, pages: Iterable[names.ListTreeResponse]) -> list[Invalidation]:
-        """As apply_tree, where nothing is known yet: the kernel cannot have cached what it was never told."""
+        """As apply_tree, where nothing is known yet: the kernel cannot have cached what it was never told.
+
+        Of a sealed run that was let go of, it may have: that is as it was, and what it refers to is still here.
+        """
         nodes = self.nodes
         for number, page in enumerate(pages):
             if number == 0:
@@ -201,7 +237,8 @@ class RunTree(RunNodes):
                     self._add_node(node)
                 else:
                     node.take_server_state(message)  # its other name may be listed as it was later
-                self._attach(parent, edge.name, node)
+                if parent.children.get(edge.name) is not node:
+                    self._attach(parent, edge.name, node)
         self.is_loaded = True
         return [Invalidation(self.root.ino)]
 

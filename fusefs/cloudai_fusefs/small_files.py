@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from cloudai_fusefs.node import Node
+from cloudai_fusefs.run_tree import RunTree
 from cloudai_model.limits import KIB, READ_FILES_BYTES_MAX, READ_FILES_MAX
 
 FILE_BYTES_MAX: Final = 256 * KIB
@@ -70,6 +71,11 @@ class SmallFileReadAhead:
     def name_count(self) -> int:
         """How many names are kept."""
         return sum(len(reading.nodes) for reading in self._readings.values())
+
+    def forget_run(self, tree: RunTree) -> None:
+        """Its nodes are let go of: whoever reads on in it begins anew."""
+        for directory in [directory for directory in self._readings if directory.tree is tree]:
+            del self._readings[directory]
 
     def note_read(self, node: Node) -> list[list[Node]]:
         """The files to ask for now, those of a list together; this one is the first unless it was asked for before.

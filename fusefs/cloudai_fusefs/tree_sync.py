@@ -87,6 +87,13 @@ class TreeSync:
         if tree.is_sealed and not await self._sealed_cache.has_tree(tree.task_id):
             await self._list_run(tree)
 
+    def let_go(self, tree: RunTree) -> bool:
+        """Lets go of what is in a sealed run until somebody looks into it again. False: it is in use, or followed."""
+        if not tree.may_be_let_go or tree in self._run_watches:
+            return False
+        tree.let_go()
+        return True
+
     async def load_user(self, user: UserDirectory) -> None:
         """The user's tasks and runs are known afterwards. Raises as the client; cancelled: not loaded."""
         if user.is_loaded:

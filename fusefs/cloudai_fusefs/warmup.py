@@ -8,6 +8,7 @@ so that the next warm-up goes on where one was stopped.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final, NamedTuple, TypeVar
@@ -95,21 +96,23 @@ class Warmup:
     ) -> WarmupReport:
         """See MountControl.warmup."""
         nodes: dict[Node, None] = {}
-        for path in paths:
-            await self._collect(await self._namespace.find(path), nodes)
-        return await _FileSet(self, nodes, note_progress).bring(cached_if)
+        with ExitStack() as holding:
+            for path in paths:
+                await self._collect(await self._namespace.find(path), nodes, holding)
+            return await _FileSet(self, nodes, note_progress).bring(cached_if)
 
-    async def _collect(self, inode: Inode, nodes: dict[Node, None]) -> None:
-        """Adds the files at and below the inode."""
+    async def _collect(self, inode: Inode, nodes: dict[Node, None], holding: ExitStack) -> None:
+        """Adds the files at and below the inode, which stay known until the end."""
         if isinstance(inode, Node):
             await self._namespace.load(inode)
+            holding.enter_context(inode.tree.held())
             await self._sync.keep_sealed(inode.tree)
             for some in _in_turns(inode.tree.walk(inode)):
                 await trio.lowlevel.checkpoint()
                 nodes.update((node, None) for node in some if node.is_file)
         elif not isinstance(inode, LatestLink):  # its run has a name of its own
             for _, child in await self._namespace.list(inode):
-                await self._collect(child, nodes)
+                await self._collect(child, nodes, holding)
 
 
 class _FileSet:
