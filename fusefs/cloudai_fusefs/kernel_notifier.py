@@ -43,7 +43,7 @@ class KernelNotifier:
         """From the loop of the mount."""
         self._loop = trio.lowlevel.current_trio_token()
         for name, waiting, notify in (
-            ("kernel-notifier", self._waiting, self._notify),
+            ("kernel-notifier", self._waiting, self.notify),
             ("page-dropper", self._growing, self._drop_pages),
         ):
             threading.Thread(target=self._run, args=(waiting, notify), name=name, daemon=True).start()
@@ -93,7 +93,8 @@ class KernelNotifier:
         self.tell([Invalidation(node.ino)])
 
     @staticmethod
-    def _notify(invalidation: Invalidation) -> None:
+    def notify(invalidation: Invalidation) -> None:
+        """In a thread: it may wait for a request that this process has yet to answer. Raises OSError."""
         ino = pyfuse3.InodeT(invalidation.ino)
         if invalidation.name is None:
             pyfuse3.invalidate_inode(ino, attr_only=True)
