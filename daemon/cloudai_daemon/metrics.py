@@ -60,6 +60,9 @@ def _state(counters: MountCounters) -> Iterator[Metric]:
         "referenced_inodes", "Inodes that the kernel has not forgotten.", counters.referenced_inode_count
     )
     yield _gauge("known_inodes", "Inodes in memory.", counters.known_inode_count)
+    yield _counter(
+        "runs_let_go", "Sealed runs whose names left the memory.", [], [([], counters.let_go_count)]
+    )
     yield _gauge("memory_bytes", "What chunks in memory take of its budget.", counters.memory_bytes)
     yield _gauge("memory_limit_bytes", "The budget of chunks in memory.", counters.memory_bytes_max)
     yield _gauge("cache_bytes", "What the disk cache takes, all mounts that share it.", counters.cache_bytes)

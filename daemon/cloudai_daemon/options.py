@@ -20,6 +20,8 @@ from cloudai_fusefs.mount_control import (
     DRAIN_SECONDS_DEFAULT,
     MEMORY_BYTES_DEFAULT,
     MEMORY_BYTES_MIN,
+    NAMES_DEFAULT,
+    NAMES_MIN,
     TIMEO_SECONDS_DEFAULT,
     UNMOUNT_DRAIN_SECONDS_DEFAULT,
 )
@@ -41,6 +43,7 @@ class MountOptions(TypedDict, total=False):
     cache_dir: Path
     cache_bytes_max: int
     memory_bytes_max: int
+    names_max: int
     timeo_seconds: float
     drain_seconds: float
     staging_bytes_max: int
@@ -85,6 +88,12 @@ def _parse_memory(text: str) -> int:
     if size_bytes < MEMORY_BYTES_MIN:
         raise ValueError(f"must be at least {MEMORY_BYTES_MIN // 1024**2}M")
     return size_bytes
+
+
+def _parse_names(text: str) -> int:
+    if not text.isascii() or not text.isdecimal() or not NAMES_MIN <= int(text) < 1 << 32:
+        raise ValueError(f"expected a number of names, at least {NAMES_MIN}")
+    return int(text)
 
 
 def _parse_timeo(text: str) -> float:
@@ -191,6 +200,17 @@ OPTION_SPECS: Final = (
         help=(
             "limit of file contents in the daemon's memory, in bytes or with K, M, G;"
             f" at least {MEMORY_BYTES_MIN // 1024**2}M"
+        ),
+        takes_number=True,
+    ),
+    OptionSpec(
+        name="names",
+        field="names_max",
+        parse=_parse_names,
+        default=str(NAMES_DEFAULT),
+        help=(
+            "how many names in sealed runs stay in the daemon's memory, at about a KiB each;"
+            " beyond it the runs that were looked into longest ago are let go of"
         ),
         takes_number=True,
     ),

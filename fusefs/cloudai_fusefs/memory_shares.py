@@ -2,8 +2,8 @@
 
 The budget holds contents that are read: what is kept, what is being fetched or read from the disk cache, and
 what waits to be written there. Beside it are the program, what is being sent, and tables. Trees are neither:
-each name that has been listed costs about a KiB until the mount ends. Nor are requests that wait for a master that
-is away (WAITING_BYTES).
+each name that is known costs about a KiB, and `names=` bounds them (`tree_memory`). Nor are requests that wait for a
+master that is away (WAITING_BYTES).
 """
 
 from __future__ import annotations

@@ -28,6 +28,7 @@ from cloudai_fusefs.handler_patience import HANDLERS_MAX, HandlerPatience
 from cloudai_fusefs.kernel_attributes import KernelAttributes
 from cloudai_fusefs.kernel_knobs import shows_direct_writes, turn_up_knobs
 from cloudai_fusefs.kernel_notifier import KernelNotifier
+from cloudai_fusefs.kernel_references import KernelReferences
 from cloudai_fusefs.late_answers import LateAnswers
 from cloudai_fusefs.managed_tree import ManagedTree
 from cloudai_fusefs.memory_shares import divide_memory
@@ -44,6 +45,7 @@ from cloudai_fusefs.running_mount import RunningMount
 from cloudai_fusefs.sealed_cache import CACHE_SHARE, SealedCache
 from cloudai_fusefs.staging import Staging
 from cloudai_fusefs.state_lock import own_state_directory
+from cloudai_fusefs.tree_memory import TreeMemory
 from cloudai_fusefs.tree_sync import TreeSync
 from cloudai_fusefs.uploader import Uploader
 from cloudai_fusefs.warmup import Warmup
@@ -182,6 +184,10 @@ async def _serve(
         writes_pass_pages=shows_direct_writes(os.uname().release),
         timeo_seconds=config.timeo_seconds,
     )
+    references = KernelReferences(notifier.notify)
+    tree_memory = TreeMemory(
+        managed, sync, references.ask_back, files.note_let_go, names_max=config.names_max
+    )
     usage = _Usage(client, capabilities.user)
     await usage.get()  # so that the first `df` needs no master
     patience = HandlerPatience(lambda: client.answered_at_seconds)
@@ -208,7 +214,16 @@ async def _serve(
         uploader,
         Warmup(reader.fetcher, disk_cache, managed, namespace, sync, files),
         MountMeasures(
-            client, reader.counters, memory, disk_cache, files, managed, sync, uploader, operations.counters
+            client,
+            reader.counters,
+            memory,
+            disk_cache,
+            files,
+            managed,
+            sync,
+            tree_memory,
+            uploader,
+            operations.counters,
         ),
     )
     managed.take_users(await client.list_users())
@@ -221,13 +236,16 @@ async def _serve(
     _mount(operations, config)
     try:
         notifier.start()
+        references.start()
         await sync.recover_runs()
         nursery.start_soon(_tidy_regularly, staging)
         nursery.start_soon(keep_running, "hurrying requests", patience.hurry)
         nursery.start_soon(keep_running, "late answers", late_answers.run)
+        nursery.start_soon(keep_running, "letting go of trees", tree_memory.run)
         nursery.start_soon(_announce, config.mount_point, control, on_ready)
         await pyfuse3.main(max_tasks=HANDLERS_MAX)
         notifier.stop()  # nobody is there to be told
+        references.stop()
         await on_unmounted()
         # What was read once is cached after a remount. A disk that hangs does not keep the mount.
         with trio.move_on_after(FLUSH_SECONDS_MAX):
@@ -235,6 +253,7 @@ async def _serve(
             await write_behind.flush()
     finally:
         notifier.stop()
+        references.stop()
         pyfuse3.close(unmount=True)
         await staging.settling.settle_at_end()
 

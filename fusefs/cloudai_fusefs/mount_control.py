@@ -24,6 +24,13 @@ CACHE_FREE_BYTES_MIN: Final = 1024**3
 MEMORY_BYTES_DEFAULT: Final = 256 * MIB
 MEMORY_BYTES_MIN: Final = 32 * MIB
 """With less a sequential reader would lose what is fetched ahead of it before it is read."""
+
+NAMES_DEFAULT: Final = 200_000
+"""At about a KiB each they take no more than `memory=` does. A first listing of so many takes seconds: two runs of
+100,000 files stay, which is more than most have."""
+NAMES_MIN: Final = 1000
+"""A MiB: to list runs again costs more than less of it is worth."""
+
 DRAIN_SECONDS_DEFAULT: Final = 20.0
 """What uploads get when a mount ends by a signal or a plain umount(8): below the 90 s after which systemd kills."""
 
@@ -45,6 +52,8 @@ class MountConfig:
     cache_bytes_max: int = CACHE_BYTES_DEFAULT
     memory_bytes_max: int = MEMORY_BYTES_DEFAULT
     """Of contents in memory, whatever the number of open files; at least MEMORY_BYTES_MIN."""
+    names_max: int = NAMES_DEFAULT
+    """Of sealed runs, in memory, as far as they are not in use."""
     timeo_seconds: float = TIMEO_SECONDS_DEFAULT
     drain_seconds: float | None = None
     """How long a mount that ends waits for uploads, however it is told to end. None: the two defaults."""
@@ -168,7 +177,9 @@ class MountCounters:
     referenced_inode_count: int = 0
     """Inodes that the kernel may ask for by number, until it forgets them; without the mount's root."""
     known_inode_count: int = 0
-    """All that are in memory: of each run that has been looked into its whole tree."""
+    """All that are in memory: the whole tree of each run that has been looked into and not been let go of since."""
+    let_go_count: int = 0
+    """How often a sealed run was, for `names_max`."""
 
     memory_hits: int = 0
     memory_misses: int = 0

@@ -15,6 +15,7 @@ from cloudai_fusefs.open_files import OpenFiles
 from cloudai_fusefs.read_counters import ReadCounters
 from cloudai_fusefs.request_counters import RequestCounters
 from cloudai_fusefs.retrying_master_client import RetryingMasterClient
+from cloudai_fusefs.tree_memory import TreeMemory
 from cloudai_fusefs.tree_sync import TreeSync
 from cloudai_fusefs.uploader import Uploader
 
@@ -34,6 +35,7 @@ class MountMeasures:
         files: OpenFiles,
         managed: ManagedTree,
         sync: TreeSync,
+        tree_memory: TreeMemory,
         uploader: Uploader,
         requests: RequestCounters,
     ) -> None:
@@ -44,6 +46,7 @@ class MountMeasures:
         self._files = files
         self._managed = managed
         self._sync = sync
+        self._tree_memory = tree_memory
         self._uploader = uploader
         self._requests = requests
 
@@ -78,6 +81,7 @@ class MountMeasures:
             open_directory_count=requests.open_directory_count,
             referenced_inode_count=requests.referenced_inode_count,
             known_inode_count=len(self._managed.inodes),
+            let_go_count=self._tree_memory.let_go_count,
             memory_hits=reads.memory_hits,
             memory_misses=reads.memory_misses,
             disk_hits=reads.disk_hits,

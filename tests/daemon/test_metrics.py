@@ -35,6 +35,7 @@ COUNTERS = MountCounters(
     open_directory_count=6,
     referenced_inode_count=17,
     known_inode_count=1700,
+    let_go_count=4,
     unexpected_counts={"rename": 8},
 )
 
@@ -105,6 +106,7 @@ def test_page_has_the_counters_by_their_conventional_names() -> None:
     assert found["cloudai_mount_open_directories"] == 6
     assert found["cloudai_mount_referenced_inodes"] == 17
     assert found["cloudai_mount_known_inodes"] == 1700
+    assert found["cloudai_mount_runs_let_go_total"] == 4
     assert found['cloudai_mount_unexpected_errors_total{handler="rename"}'] == 8
     assert found['cloudai_mount_cache_lookups_total{cache="memory",result="hit"}'] == 10
     assert found['cloudai_mount_cache_lookups_total{cache="disk",result="miss"}'] == 1

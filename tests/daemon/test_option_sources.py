@@ -86,6 +86,7 @@ def test_every_option_may_be_in_the_environment(monkeypatch: pytest.MonkeyPatch)
         "token_file": "/t",
         "cache_size": "20G",
         "memory": "64M",
+        "names": "5000",
         "uid": "7",
         "gid": "8",
         "umask": "077",

@@ -19,7 +19,7 @@ from cloudai_daemon.options import (
 
 def test_every_option_is_parsed_to_its_field() -> None:
     text = (
-        "token_file=/t,state_dir=/s,cache_dir=/c,cache_size=20G,memory=64M,timeo=2m,uid=1000,gid=100,umask=027,"
+        "token_file=/t,state_dir=/s,cache_dir=/c,cache_size=20G,memory=64M,names=5000,timeo=2m,uid=1000,gid=100,umask=027,"
         "ro,allow_other,insecure,ca=/ca.pem,metrics=127.0.0.1:9100"
     )
     assert parse_options(text) == {
@@ -28,6 +28,7 @@ def test_every_option_is_parsed_to_its_field() -> None:
         "cache_dir": Path("/c"),
         "cache_bytes_max": 21474836480,
         "memory_bytes_max": 67108864,
+        "names_max": 5000,
         "timeo_seconds": 120.0,
         "uid": 1000,
         "gid": 100,
@@ -82,6 +83,8 @@ def test_unknown_options_may_be_passed_by() -> None:
         ("cache_size=lots", "cache_size=lots"),
         ("cache_size=0", "cache_size=0"),
         ("memory=31M", "at least 32M"),
+        ("names=999", "at least 1000"),
+        ("names=5k", "a number of names"),
         ("cache_size", "cache_size needs a value"),
         ("ro=1", "ro takes no value"),
         ("umask=888", "umask=888"),

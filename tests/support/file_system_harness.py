@@ -21,7 +21,7 @@ from cloudai_fusefs.disk_cache import DiskChunkCache
 from cloudai_fusefs.extended_attributes import ExtendedAttributes
 from cloudai_fusefs.managed_tree import ManagedTree
 from cloudai_fusefs.master_client import MasterClient
-from cloudai_fusefs.mount_control import MountConfig
+from cloudai_fusefs.mount_control import NAMES_DEFAULT, MountConfig
 from cloudai_fusefs.mount_measures import MountMeasures
 from cloudai_fusefs.namespace import AttributeChange, Namespace, Owner
 from cloudai_fusefs.node import SYMLINK, Node
@@ -35,6 +35,7 @@ from cloudai_fusefs.run_tree import RunTree
 from cloudai_fusefs.running_mount import RunningMount
 from cloudai_fusefs.sealed_cache import SealedCache
 from cloudai_fusefs.staging import Staging
+from cloudai_fusefs.tree_memory import TreeMemory
 from cloudai_fusefs.tree_sync import TreeSync
 from cloudai_fusefs.uploader import Uploader
 from cloudai_fusefs.warmup import Warmup
@@ -114,6 +115,11 @@ class FileSystemHarness:
             writes_pass_pages=True,
             timeo_seconds=timeo_seconds,
         )
+        self.asked_back: list[Node] = []
+        """What the kernel would have been asked to give back."""
+        self.tree_memory = TreeMemory(
+            self.managed, self.sync, self.asked_back.extend, self.files.note_let_go, names_max=NAMES_DEFAULT
+        )
         warmup = Warmup(self.reader.fetcher, disk_cache, self.managed, self.namespace, self.sync, self.files)
         measures = MountMeasures(
             self.client,
@@ -123,6 +129,7 @@ class FileSystemHarness:
             self.files,
             self.managed,
             self.sync,
+            self.tree_memory,
             self.uploader,
             RequestCounters(),
         )
