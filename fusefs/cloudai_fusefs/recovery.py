@@ -58,7 +58,7 @@ class Recovery:
         for record in records:
             self._unread[record.task_id].append(record)
         self._ids_with_changes = {record.node_id for record in records}
-        self._placed_by_path: set[Node] = set()
+        self._placed_by_path: set[Node] = set()  # or beside the name in their rows
         self._strays: dict[str, list[StrayRecord]] = defaultdict(list)
         for stray in strays:
             self._strays[stray.task_id].append(stray)
@@ -230,7 +230,8 @@ class Recovery:
         that is to be committed would lose its last name by a path of which nobody knows whether it was still true, it
         gets a name beside.
         """
-        parent_path, _, name = record.path.rpartition(b"/")
+        parent_path, _, own_name = record.path.rpartition(b"/")
+        name = own_name
         directory = tree.nodes.get(record.parent_node_id)
         is_by_path = directory is None or not directory.is_directory or not directory.is_attached
         if directory is None or is_by_path:
@@ -267,13 +268,14 @@ class Recovery:
             if holder is not None:
                 tree.detach(directory, name)
             tree.add(directory, name, node)
-        if is_by_path:
+        if is_by_path or name != own_name:
             self._placed_by_path.add(node)
         return node, holder
 
     def _give_way(self, tree: RunTree, directory: Node, name: bytes) -> None:
         node = (directory.children or {})[name]
         tree.give_way(directory, name)
+        self._placed_by_path.add(node)
         with suppress(OSError):  # a full disk: the next mount does as this one
             self._staging.rewrite_row(node)
 

@@ -225,7 +225,8 @@ class RunNodes:
 
     def give_name_beside(self, directory: Node, name: bytes, node: Node) -> bytes:
         """A free name for the second of two staged files of one name: its commit will put it there."""
-        beside = _find_free_name(directory, name)
+        bytes_max = min(NAME_BYTES_MAX, PATH_BYTES_MAX - len(self.path_of(directory)) - len(b"/"))
+        beside = _find_free_name(directory, name, bytes_max)
         label = self.root.tree.label_of(directory)
         log.warning("%s: two files named %r are staged there: one becomes %r", label, name, beside)
         self.note_pending(node).place = True
@@ -348,16 +349,17 @@ class RunNodes:
             self._register(node)
 
 
-def _find_free_name(directory: Node, name: bytes) -> bytes:
-    """The name and `.conflict-1`, or a later number."""
+def _find_free_name(directory: Node, name: bytes, bytes_max: int) -> bytes:
+    """The name and `.conflict-1`, or a later number; cut where that would be too long."""
     taken = directory.children or {}
     suffixes = (b".conflict-%d" % number for number in itertools.count(1))
-    return next(beside for suffix in suffixes if (beside := _cut(name, len(suffix)) + suffix) not in taken)
+    besides = (_cut(name, max(0, bytes_max - len(suffix))) + suffix for suffix in suffixes)
+    return next(beside for beside in besides if beside not in taken)
 
 
-def _cut(name: bytes, rest_bytes: int) -> bytes:
-    """As much of the name as fits before so many bytes, in whole characters where it is UTF-8."""
-    cut = name[: NAME_BYTES_MAX - rest_bytes]
+def _cut(name: bytes, bytes_max: int) -> bytes:
+    """As much of the name as this, in whole characters where it is UTF-8."""
+    cut = name[:bytes_max]
     try:
         name.decode()
     except UnicodeDecodeError:

@@ -151,6 +151,7 @@ class Staging:
         is_new = pending is None
         pending = node.tree.note_pending(node)
         pending.content = True
+        pending.is_recovered = False
         try:
             self._record(node, pending)
         except OSError:

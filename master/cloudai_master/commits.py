@@ -186,10 +186,13 @@ class _Batch:
         if target is not None and target.node_id != commit.node_id and target.is_directory:
             if commit.kind != types.NODE_KIND_DIRECTORY:
                 raise IsADirectory(path=commit.path[:80])
-            # Both sides made the same directory: the one that was first stays.
-            if self._change(target, commit, None):
-                tree.log_node(target)
-            return target
+            # One that an earlier commit of its maker has put elsewhere was renamed over an empty one. Else both sides
+            # made the same directory: the one that was first stays.
+            is_renamed = commit.place and node is not None and node.link_count > 0
+            if not is_renamed or not tree.is_empty(target.node_id):
+                if self._change(target, commit, None):
+                    tree.log_node(target)
+                return target
         if target is not None and not target.is_directory and commit.kind == types.NODE_KIND_DIRECTORY:
             # It was not there when the directory was made, or changed after its removal.
             raise AlreadyExists(path=commit.path[:80])

@@ -106,6 +106,28 @@ async def test_place_of_a_directory_that_is_there_keeps_its_id(client: MasterCli
     assert sorted(await tree_of(client, run)) == [b"", b"d", b"d/f"]
 
 
+@pytest.mark.parametrize("is_empty", [True, False])
+async def test_place_moves_a_directory_that_its_maker_renamed_over_an_empty_one(
+    client: MasterClient, run: types.Run, *, is_empty: bool
+) -> None:
+    made = await commit_one(client, run, directory_commit(b"made"))
+    await commit_one(client, run, file_commit(b"made/f", b"x"))
+    there = await commit_one(client, run, directory_commit(b"there"))
+    if not is_empty:
+        await commit_one(client, run, file_commit(b"there/g", b"y"))
+
+    moved = await commit_one(client, run, directory_commit(b"there", node=made.node_id))
+
+    tree = await tree_of(client, run)
+    if is_empty:
+        assert (moved.node_id, sorted(tree)) == (made.node_id, [b"", b"there", b"there/f"])
+    else:
+        assert (moved.node_id, sorted(tree)) == (
+            there.node_id,
+            [b"", b"made", b"made/f", b"there", b"there/g"],
+        )
+
+
 async def test_change_without_place_keeps_the_name(client: MasterClient, run: types.Run) -> None:
     node = await commit_one(client, run, file_commit(b"f", b"x"))
     await commit_one(client, run, file_commit(b"elsewhere", b"y", node=node.node_id, place=False))

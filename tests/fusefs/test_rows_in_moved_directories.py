@@ -173,6 +173,33 @@ async def test_file_whose_name_another_has_that_is_staged_too_gets_one_beside(
         }
 
 
+async def test_file_that_has_the_name_that_another_would_get_beside_is_kept_too(
+    clock: MockClock, master: FakeMaster, client: FakeMasterClient, run: types.Run, tmp_path: Path
+) -> None:
+    contents = {b"d/f": b"first", b"e/f": b"second", b"e/f.conflict-1": b"own"}
+    async with open_file_system(client, run, tmp_path / "one", timeo_seconds=1) as one:
+        await one.sync.load_run(one.tree)
+        for directory in (b"d", b"e"):
+            await one.mkdir(directory)
+        await one.make_all_durable()
+        master.go_away()
+        for path, content in contents.items():
+            await one.write_file(path, content)
+        one.copy_state(tmp_path / "next")
+    master.come_back()
+    async with open_file_system(client, run, tmp_path / "other") as other:
+        await other.sync.load_run(other.tree)
+        await other.rmdir(b"d")
+        await other.rename(b"e", b"d")
+
+    async with open_file_system(client, run, tmp_path / "next") as mount:
+        await mount.make_all_durable()
+        await trio.sleep(SETTLED_SECONDS)
+        found = await published(client, run)
+        assert sorted(found.values()) == sorted(contents.values())
+        assert found.keys() == {b"d/f", b"d/f.conflict-1", b"d/f.conflict-1.conflict-1"}
+
+
 async def test_files_in_directories_that_become_one_are_all_committed(
     clock: MockClock, master: FakeMaster, full_client: FakeMasterClient, run: types.Run, tmp_path: Path
 ) -> None:

@@ -21,6 +21,7 @@ from cloudai_proto.storage.v1 import types_pb2 as types
 from fakes.fake_master import FakeMaster, FakeMasterClient
 from support.file_system_harness import FileSystemHarness, open_file_system
 from support.storage_requests import (
+    USER,
     commit_one,
     directory_commit,
     file_commit,
@@ -30,6 +31,7 @@ from support.storage_requests import (
     request_id,
     tree_of,
 )
+from support.two_mounts import open_both
 
 Step = Callable[[FileSystemHarness], Awaitable[None]]
 Meanwhile = Callable[[], Awaitable[object]]
@@ -192,6 +194,65 @@ async def test_directory_made_here_and_elsewhere_becomes_one(clock: MockClock, m
     await commit_one(mounts.client, mounts.run, file_commit(b"d/there", b"2"))
 
     assert await mounts.go_on() == {b"d/here": b"1", b"d/there": b"2"}
+
+
+async def test_what_is_written_while_a_recovered_commit_is_under_way_is_committed(
+    clock: MockClock, master: FakeMaster, run: types.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a mode alone, which is refused: the file was removed elsewhere."""
+    client, next_client = master.client(USER), master.client(USER)
+    commit_nodes, is_let_through = next_client.commit_nodes, trio.Event()
+
+    async def commit_late(request: names.CommitNodesRequest) -> names.CommitNodesResponse:
+        await is_let_through.wait()
+        return await commit_nodes(request)
+
+    monkeypatch.setattr(next_client, "commit_nodes", commit_late)
+    async with open_both(client, run, tmp_path) as (one, other):
+        await one.write_file(b"f", b"old")
+        await one.make_all_durable()
+        await trio.sleep(1)
+        await one.set_attributes(b"f", mode=0o600)
+        one.copy_state(tmp_path / "next")
+        await one.make_all_durable()
+        async with open_file_system(next_client, run, tmp_path / "next") as mount:
+            await mount.sync.load_run(mount.tree)
+            await trio.sleep(3)
+            assert mount.tree.mutation_lock.locked()
+            master.news_latency_seconds = 1.0
+            await other.unlink(b"f")
+            await other.make_all_durable()
+            handle = await mount.open(b"f", os.O_RDWR | os.O_TRUNC)
+            is_let_through.set()
+            await trio.sleep(10)
+            await mount.write(handle, 0, b"written")
+            mount.close_handle(handle)
+            await trio.sleep(10)
+
+            await mount.make_all_durable()
+            assert await published(client, run) == {b"f": b"written"}
+
+
+async def test_directory_that_is_renamed_over_an_empty_one_while_it_is_committed_takes_its_place(
+    clock: MockClock, master: FakeMaster, client: FakeMasterClient, run: types.Run, tmp_path: Path
+) -> None:
+    async with open_file_system(client, run, tmp_path / "mount", timeo_seconds=10) as mount:
+        await mount.sync.load_run(mount.tree)
+        await mount.mkdir(b"there")
+        await mount.make_all_durable()
+        count = master.call_count["commit_nodes"]
+        master.answer_latency_seconds = 2.0
+        await mount.mkdir(b"made")
+        await mount.write_file(b"made/f", b"x")
+        while master.call_count["commit_nodes"] == count:
+            await trio.sleep(0.01)
+        await trio.sleep(1)
+        await mount.rename(b"made", b"there")
+        await mount.make_all_durable()
+        await trio.sleep(30)
+
+        assert (await tree_of(client, run)).keys() == {b"", b"there", b"there/f"}
+        assert mount.shown().keys() == {b"there", b"there/f"}
 
 
 async def test_content_that_is_again_what_was_committed_once_is_committed_by_the_next_mount(
