@@ -217,11 +217,23 @@ class Replay(RuleBasedStateMachine):
     def rename(self, data: st.DataObject) -> None:
         old = self._draw_existing(data)
         new = self._draw_place(data)
-        if not self._attempt(lambda: self.fs.rename(old, new), self._rename_error(old, new)) or old == new:
+        if not self._attempt(lambda: self.fs.rename(old, new), self._rename_error(old, new)):
             return
+        if self.names.get(new) is self.names[old]:
+            return  # two names of one file, or one: nothing is done (rename(2))
         self.names.pop(new, None)
         for path in [old, *self._below(old)]:
             self.names[new + path.removeprefix(old)] = self.names.pop(path)
+
+    @precondition(lambda self: self._linkable())
+    @rule(data=st.data())
+    def link(self, data: st.DataObject) -> None:
+        path = data.draw(st.sampled_from(self._linkable()))
+        new = self._draw_place(data)
+        if not self.master.is_away:
+            self.loop.call(self._make_durable)  # which it is first, and that may take longer than a link may
+        if self._attempt(lambda: self.fs.link(path, new), AlreadyExists if new in self.names else None):
+            self.names[new] = self.names[path]
 
     def _rename_error(self, old: bytes, new: bytes) -> Error:
         node, replaced = self.names[old], self.names.get(new)
@@ -373,6 +385,9 @@ class Replay(RuleBasedStateMachine):
 
     def _files(self) -> list[bytes]:
         return sorted(path for path, entry in self.names.items() if entry.kind == FILE)
+
+    def _linkable(self) -> list[bytes]:
+        return sorted(path for path, entry in self.names.items() if entry.kind != DIRECTORY)
 
     def _bearers(self) -> list[bytes]:
         """What may have extended attributes."""
