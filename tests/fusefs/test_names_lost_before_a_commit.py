@@ -21,6 +21,19 @@ from support.storage_requests import USER, published
 from support.two_mounts import open_both
 
 
+async def append_and_replace(one: FileSystemHarness, other: FileSystemHarness) -> int:
+    """The log is appended to here, and another put in its place elsewhere before that is committed; the handle."""
+    await one.write_file(b"log", b"line")
+    await one.make_all_durable()
+    await trio.sleep(1)
+    await other.write_file(b"aside", b"new")
+    await other.make_all_durable()
+    handle = await one.open(b"log")
+    await one.append(handle, b"line")
+    await other.rename(b"aside", b"log")
+    return handle
+
+
 async def test_file_that_loses_its_name_while_another_is_read_for_the_same_commit_is_not_refused(
     clock: MockClock, master: FakeMaster, run: types.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -51,15 +64,8 @@ async def test_file_that_was_replaced_elsewhere_while_it_was_written_has_no_name
 ) -> None:
     client = master.client(USER)
     async with open_both(client, run, tmp_path) as (one, other):
-        await one.write_file(b"log", b"line")
-        await one.make_all_durable()
-        await trio.sleep(1)
-        node = await one.find(b"log")
-        handle = await one.open(b"log")
-        await one.append(handle, b"line")
-        await other.write_file(b"aside", b"new")
-        await other.rename(b"aside", b"log")
-        await other.make_all_durable()
+        handle = await append_and_replace(one, other)
+        node = one.files.node_of(handle)
         await trio.sleep(0.1)
         assert not node.is_attached
         one.staging.record(node)
@@ -71,19 +77,6 @@ async def test_file_that_was_replaced_elsewhere_while_it_was_written_has_no_name
         await next_mount.make_all_durable()
 
         assert await published(client, run) == {b"log": b"new"}
-
-
-async def append_and_replace(one: FileSystemHarness, other: FileSystemHarness) -> int:
-    """The log is appended to here, and another put in its place elsewhere before that is committed; the handle."""
-    await one.write_file(b"log", b"line")
-    await one.make_all_durable()
-    await trio.sleep(1)
-    await other.write_file(b"aside", b"new")
-    await other.make_all_durable()
-    handle = await one.open(b"log")
-    await one.append(handle, b"line")
-    await other.rename(b"aside", b"log")
-    return handle
 
 
 async def test_file_that_was_replaced_elsewhere_takes_no_name_back_if_its_mount_dies_at_once(
