@@ -164,7 +164,7 @@ class RunNodes:
         """
         self.is_let_go = True
         staying = {self.root}
-        above = [node for node in self.nodes.values() if is_referred_to(node)]
+        above = [node for node in self.nodes.values() if _must_stay(node)]
         while above:
             node = above.pop()
             if node not in staying:
@@ -239,7 +239,7 @@ class RunNodes:
         unused = [node]
         while unused:
             node = unused.pop()
-            if node is self.root or node.children or is_referred_to(node):
+            if node is self.root or node.children or _must_stay(node):
                 continue
             for parent, name in node.edges:
                 assert parent.children is not None
@@ -370,6 +370,11 @@ def _cut(name: bytes, bytes_max: int) -> bytes:
 def is_referred_to(node: Node) -> bool:
     """Whether the kernel, an open handle, or a removal that waits for the master has the node."""
     return bool(node.lookup_count or node.open_count) or node.removal is not None
+
+
+def _must_stay(node: Node) -> bool:
+    """Of a tree that is let go of: what is referred to, and what has another number than a listing would give it."""
+    return is_referred_to(node) or (node.is_attached and node.ino != node.node_id)
 
 
 def is_inside(node: Node, directory: Node) -> bool:

@@ -121,13 +121,19 @@ class RunTree(RunNodes):
 
     @property
     def may_be_let_go(self) -> bool:
-        """Whether its nodes can be brought back by a listing as they are, and nobody needs them meanwhile.
+        """Whether its nodes can be brought back by a listing as they are now, and nobody needs them meanwhile.
 
-        That is so of sealed runs alone. Of one that a watch still follows the caller knows.
+        Of one that a watch still follows the caller knows.
+        """
+        return self.is_kept and self.is_same_when_listed
+
+    @property
+    def is_same_when_listed(self) -> bool:
+        """Whether a listing shows all that there is to it: of a sealed run without changes of its own, in which nobody
+        is at work.
         """
         return (
             self.is_sealed
-            and self.is_kept
             and not (self.is_removed or self.is_in_doubt or self.is_disputed)
             and not (self.holder_count or self.loading_lock.locked())
             and not (self.pending or self.stray_ids)

@@ -7,7 +7,7 @@ scope of its own.
 
 A failure of the disk is logged and costs a call to the master later, never the caller's operation. Kept
 until the run is removed, within a size limit: about 150 bytes for a tree's entry and 40 for a manifest's chunk.
-What is over it goes by whole runs, those first that were used longest ago; a tree that is shown is in memory.
+What is over it goes by whole runs, those first that were used longest ago; a tree that is looked into is in memory.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ class SealedCache:
         return await self._load(self._tree_path(task_id), _parse_pages)
 
     async def has_tree(self, task_id: str) -> bool:
-        """Whether a sealed run's tree is cached, unread."""
-        return bool(await self._in_thread(is_regular, self._tree_path(task_id)))
+        """Whether a sealed run's tree is cached, unread. It counts as used: somebody relies on it."""
+        return bool(await self._in_thread(_has, self._tree_path(task_id)))
 
     async def store_tree(self, task_id: str, pages: Sequence[names_pb2.ListTreeResponse]) -> None:
         """Keeps all pages of a tree. Raises ValueError unless each says that the run was sealed by then.
@@ -191,3 +191,10 @@ def _serialize_manifest(manifest: Manifest) -> bytes:
 
 def _parse_manifest(content: bytes) -> Manifest:
     return manifest_from_wire(types_pb2.Manifest.FromString(content).chunks)
+
+
+def _has(path: Path) -> bool:
+    is_there = is_regular(path)
+    if is_there:
+        note_used(path.parent)
+    return is_there

@@ -82,7 +82,7 @@ class SmallFileReadAhead:
 
         Empty when it is better read alone. Each file is named once in a sequence.
         """
-        if not node.edges or not is_small_file(node):
+        if not node.edges or not is_small_file(node) or node.tree.is_let_go:
             return []
         directory = node.edges[0][0]
         reading = self._reading_of(directory)

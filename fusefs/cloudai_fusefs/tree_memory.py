@@ -10,7 +10,9 @@ into last, however large, as who walks through it would list it again and again.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from typing import Final
 
 import trio
@@ -30,8 +32,20 @@ REST_SECONDS: Final = 2.0
 ASK_AGAIN_SECONDS: Final = 60.0
 """What was in use may not be any more, and the kernel keeps it."""
 
+COMES_BACK_SECONDS: Final = 60.0
+"""One that is looked into again as soon as this after it was let go of rests for twice as long next time."""
+
 AskBack = Callable[[Iterable[Node]], None]
 """Of KernelReferences: those to nodes that nobody uses."""
+
+
+@dataclass
+class _Rest:
+    """Of one run."""
+
+    seconds: float = field(default_factory=lambda: REST_SECONDS)
+    let_go_at_seconds: float = -math.inf
+    not_before_seconds: float = -math.inf
 
 
 class TreeMemory:
@@ -53,6 +67,7 @@ class TreeMemory:
         self._note_let_go = note_let_go
         self.names_max = names_max
         self.let_go_count = 0
+        self._rests: dict[RunTree, _Rest] = {}
         self._asked_at_seconds: dict[RunTree, float] = {}  # of those that were let go of and are not gone
 
     async def run(self) -> None:
@@ -64,44 +79,68 @@ class TreeMemory:
     async def shrink(self) -> None:
         """Lets go of as many runs as the limit wants. What the kernel has of them goes soon afterwards.
 
-        A run whose tree is not on disk is listed for that; it stays while the master is away.
+        A run whose tree is not on disk is listed for that; it stays while the master is away, or the disk takes none.
         """
+        self._ask_again()
         if len(self._managed.inodes) <= self.names_max:
             return
-        self._ask_again()
-        excess_count = self._count_names() - self.names_max
-        for tree in self._rested() if excess_count > 0 else ():
+        candidates = self._candidates()
+        excess_count = sum(map(_count_below_root, candidates)) - self.names_max
+        for tree in candidates[:-1]:
             if excess_count <= 0:
                 return
-            try:
-                await self._sync.keep_sealed(tree)
-            except CloudAIError:
+            if not _count_below_root(tree) or not self._has_rested(tree):
+                continue
+            if not await self._can_come_back(tree):
+                self._put_off(tree, ASK_AGAIN_SECONDS)
                 continue
             going_count = _count_below_root(tree)
             if self._sync.let_go(tree):
                 self.let_go_count += 1
                 self._note_let_go(tree)
+                self._lengthen_rest(tree)
                 self._ask(tree)
                 excess_count -= going_count
             await trio.lowlevel.checkpoint()
 
-    def _rested(self) -> list[RunTree]:
-        """The runs that may be let go of, those first that were looked into longest ago."""
-        loaded = [tree for tree in self._managed.runs.values() if tree.is_loaded]
-        loaded.sort(key=lambda tree: tree.looked_at_seconds)
-        latest_seconds = trio.current_time() - REST_SECONDS
-        return [
-            tree
-            for tree in loaded[:-1]
-            if _count_below_root(tree) and tree.looked_at_seconds <= latest_seconds and tree.may_be_let_go
-        ]
-
-    def _count_names(self) -> int:
+    def _candidates(self) -> list[RunTree]:
+        """The runs of which nothing speaks against it but time, those first that were looked into longest ago: what
+        has to stay is not counted, or a mount with much of that would let go of every other run for nothing.
+        """
         trees = self._managed.runs.values()
-        return sum(_count_below_root(tree) for tree in trees if tree.is_sealed and tree.is_loaded)
+        found = [tree for tree in trees if tree.is_loaded and tree.is_same_when_listed]
+        return sorted(found, key=lambda tree: tree.looked_at_seconds)
+
+    def _has_rested(self, tree: RunTree) -> bool:
+        rest = self._rests.get(tree, _Rest())
+        now_seconds = trio.current_time()
+        return now_seconds >= max(tree.looked_at_seconds + rest.seconds, rest.not_before_seconds)
+
+    def _put_off(self, tree: RunTree, seconds: float) -> None:
+        rest = self._rests.setdefault(tree, _Rest())
+        rest.not_before_seconds = trio.current_time() + seconds
+
+    def _lengthen_rest(self, tree: RunTree) -> None:
+        """A job that opens a file every few seconds would have its run listed for each."""
+        now_seconds = trio.current_time()
+        rest = self._rests.setdefault(tree, _Rest())
+        if now_seconds < rest.let_go_at_seconds + COMES_BACK_SECONDS:
+            rest.seconds = min(2 * rest.seconds, COMES_BACK_SECONDS)
+        else:
+            rest.seconds = REST_SECONDS
+        rest.let_go_at_seconds = now_seconds
+
+    async def _can_come_back(self, tree: RunTree) -> bool:
+        """Whether the tree is exact, and on disk: it is listed for that if need be."""
+        try:
+            await self._sync.load_run(tree)  # one that was sealed while nobody followed it may be of before
+            return await self._sync.keep_sealed(tree)
+        except CloudAIError:
+            return False
 
     def _ask_again(self) -> None:
-        """For what is left of runs that were let go of."""
+        """For what is left of runs that were let go of. What is known of runs that are gone goes."""
+        self._rests = {tree: rest for tree, rest in self._rests.items() if not tree.is_removed}
         self._asked_at_seconds = {
             tree: seconds
             for tree, seconds in self._asked_at_seconds.items()

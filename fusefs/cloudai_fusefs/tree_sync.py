@@ -79,13 +79,16 @@ class TreeSync:
         """How many users and open runs are followed."""
         return len(self._run_watches) + sum(user.is_loaded for user in self._managed.root.users.values())
 
-    async def keep_sealed(self, tree: RunTree) -> None:
+    async def keep_sealed(self, tree: RunTree) -> bool:
         """The tree of a sealed run is on disk afterwards, for a mount without a master; an open one is left.
 
-        A run that was looked into while it was open has its tree in memory alone. Raises as the client.
+        A run that was looked into while it was open has its tree in memory alone. False: it is not, as it is open or
+        the disk has not taken it. Raises as the client.
         """
         if tree.is_sealed and not await self._sealed_cache.has_tree(tree.task_id):
             await self._list_run(tree)
+            return await self._sealed_cache.has_tree(tree.task_id)
+        return tree.is_sealed
 
     def let_go(self, tree: RunTree) -> bool:
         """Lets go of what is in a sealed run until somebody looks into it again. False: it is in use, or followed."""

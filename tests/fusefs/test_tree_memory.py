@@ -11,9 +11,10 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from cloudai_fusefs import tree_memory
+from cloudai_fusefs import tree_memory, tree_sync
 from cloudai_fusefs.node import Node
 from cloudai_fusefs.run_tree import RunTree
+from cloudai_fusefs.sealed_cache import SealedCache
 from cloudai_fusefs.tree_memory import ASK_AGAIN_SECONDS, REST_SECONDS
 from cloudai_model.errors import MasterUnavailable, NotFound
 from cloudai_proto.storage.v1 import names_pb2 as names
@@ -30,6 +31,7 @@ from support.storage_requests import (
     seal,
     symlink_commit,
 )
+from support.two_mounts import open_both
 
 # Of the run itself: its root, d, d/e, d/e/deep, d/file, link, and the same file by two names in d and f.
 NODE_COUNT = 8
@@ -265,6 +267,7 @@ async def test_run_that_is_not_on_disk_is_listed_for_that_first(
     await file_system.make_all_durable()
     await seal(client, run)
     other = await make_run(client, USER)
+    await seal(client, other)
     await trio.sleep(1)
     await file_system.namespace.load(file_system.managed.runs[other.task_id].root)
     await trio.sleep(2 * REST_SECONDS)
@@ -279,7 +282,7 @@ async def test_run_that_is_not_on_disk_is_listed_for_that_first(
 async def test_run_that_is_not_on_disk_stays_while_the_master_is_away(
     clock: MockClock, mount: FileSystemHarness, master: FakeMaster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def fail(tree: RunTree) -> None:
+    async def fail(tree: RunTree) -> bool:
         raise MasterUnavailable
 
     monkeypatch.setattr(mount.sync, "keep_sealed", fail)
@@ -287,6 +290,123 @@ async def test_run_that_is_not_on_disk_stays_while_the_master_is_away(
     await mount.tree_memory.shrink()
 
     assert len(mount.tree.nodes) == NODE_COUNT
+
+
+async def test_run_that_the_disk_does_not_take_stays(
+    clock: MockClock, mount: FileSystemHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def has_not(task_id: str) -> bool:
+        return False
+
+    monkeypatch.setattr(SealedCache, "has_tree", lambda cache, task_id: has_not(task_id))
+
+    await mount.tree_memory.shrink()
+
+    assert len(mount.tree.nodes) == NODE_COUNT
+
+
+async def test_run_that_was_sealed_while_nobody_followed_it_leaves_the_memory(
+    clock: MockClock,
+    file_system: FileSystemHarness,
+    client: FakeMasterClient,
+    run: types.Run,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(tree_sync, "RUN_WATCHES_MAX", 1)
+    await fill(client, run)
+    other = await make_run(client, USER)
+    await file_system.sync.load_run(file_system.tree)
+    await trio.sleep(1)
+    await file_system.sync.load_run(file_system.managed.runs[other.task_id])
+    for one in (run, other):
+        await seal(client, one)
+    await trio.sleep(10 * REST_SECONDS)
+    assert not file_system.tree.is_kept
+    file_system.managed.runs[other.task_id].looked_at_seconds = trio.current_time()
+    file_system.tree_memory.names_max = 0
+
+    await file_system.tree_memory.shrink()
+
+    assert file_system.tree.is_let_go
+
+
+async def test_run_in_use_beside_an_open_one_stays(
+    clock: MockClock, mount: FileSystemHarness, client: FakeMasterClient
+) -> None:
+    """The open one was looked into last, as a job does with its output."""
+    output = await make_run(client, USER)
+    await trio.sleep(1)
+    await mount.namespace.load(mount.tree.root)
+    await trio.sleep(1)
+    await mount.namespace.load(mount.managed.runs[output.task_id].root)
+    await trio.sleep(10 * REST_SECONDS)
+
+    await mount.tree_memory.shrink()
+
+    assert len(mount.tree.nodes) == NODE_COUNT
+
+
+async def test_small_run_stays_beside_what_is_in_use(
+    clock: MockClock, mount: FileSystemHarness, client: FakeMasterClient
+) -> None:
+    """However much that is: nothing is won by the small one."""
+    small = await make_run(client, USER)
+    await commit(client, small, file_commit(b"f", b"x"))
+    await seal(client, small)
+    await trio.sleep(1)
+    await mount.namespace.load(mount.managed.runs[small.task_id].root)
+    await trio.sleep(1)
+    await mount.namespace.load(mount.tree.root)
+    mount.tree_memory.names_max = NODE_COUNT - 2
+    with mount.tree.held():
+        await trio.sleep(10 * REST_SECONDS)
+
+        await mount.tree_memory.shrink()
+
+    assert mount.tree_memory.let_go_count == 0
+
+
+async def test_run_that_is_looked_into_every_few_seconds_is_soon_left_in_peace(
+    clock: MockClock, mount: FileSystemHarness, nursery: trio.Nursery
+) -> None:
+    nursery.start_soon(mount.tree_memory.run)
+    other = next(tree for tree in mount.managed.runs.values() if tree is not mount.tree)
+    for _ in range(100):
+        await mount.namespace.load(mount.tree.root)
+        await mount.namespace.load(other.root)
+        await trio.sleep(2 * REST_SECONDS)
+
+    assert 0 < mount.tree_memory.let_go_count < 5
+
+
+async def test_directory_that_has_another_number_than_its_id_keeps_it(
+    clock: MockClock, master: FakeMaster, run: types.Run, tmp_path: Path
+) -> None:
+    """Both mounts have made it: one has taken the id of the other's."""
+    client = master.client(USER)
+    last = await make_run(client, USER)
+    await seal(client, last)
+    async with open_both(client, run, tmp_path) as mounts:
+        async with trio.open_nursery() as nursery:
+            for mount in mounts:
+                nursery.start_soon(mount.mkdir, b"d")
+        for mount in mounts:
+            await mount.make_all_durable()
+        await seal(client, run)
+        await trio.sleep(1)
+        nodes = [await mount.find(b"d") for mount in mounts]
+        (mount,) = (
+            node_mount for node, node_mount in zip(nodes, mounts, strict=True) if node.ino != node.node_id
+        )
+        ino = (await mount.find(b"d")).ino
+        await mount.namespace.load(mount.managed.runs[last.task_id].root)
+        await trio.sleep(2 * REST_SECONDS)
+        mount.tree_memory.names_max = 0
+
+        await mount.tree_memory.shrink()
+
+        assert mount.tree.is_let_go
+        assert (await mount.find(b"d")).ino == ino
 
 
 # --- what is in use --------------------------------------------------------------------------------------
@@ -423,5 +543,6 @@ async def test_limit_is_looked_at_again_and_again(
         await mount.namespace.load(next(t.root for t in mount.managed.runs.values() if t is not mount.tree))
         await trio.sleep(REST_SECONDS + tree_memory.ROUND_SECONDS + 0.1)
         assert len(mount.tree.nodes) == 1
+        await trio.sleep(tree_memory.COMES_BACK_SECONDS)
 
     assert mount.tree_memory.let_go_count == 3

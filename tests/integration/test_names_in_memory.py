@@ -146,7 +146,7 @@ def test_what_is_in_use_of_a_run_that_was_let_go_of_stays_as_it_is(
     mount_forgetful: Callable[[str], MountProcess], words: str
 ) -> None:
     """R11. A mount that walks through any number of sealed runs keeps no more than `names=` of their names in memory,
-    beside those of the last seconds and of the run looked into last; an open file or directory and a working directory
+    beside those of the last minute and of the run looked into last; an open file or directory and a working directory
     in the others stay what they are.
     """
     mount = mount_forgetful(words)
