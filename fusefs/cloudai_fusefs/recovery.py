@@ -156,9 +156,8 @@ class Recovery:
 
     def _recover_node(self, tree: RunTree, record: JournalRecord) -> None:
         node = tree.nodes.get(record.node_id)
-        is_nameless = (
-            not record.path and record.node_id != tree.root.node_id
-        )  # of a version that wrote such rows
+        # Of a version that wrote such rows.
+        is_nameless = not record.path and record.node_id != tree.root.node_id
         is_lost = is_nameless and (node is None or not node.is_attached)
         if is_lost or (node is None and (_was_replaced(tree, record) or _has_only_attributes(record))):
             self._staging.remove_row(record.node_id)

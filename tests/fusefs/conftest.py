@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from trio.testing import MockClock
 
+from cloudai_model.errors import NoSpace
 from cloudai_proto.storage.v1 import types_pb2 as types
 from fakes.fake_master import FakeMaster, FakeMasterClient
 from support.file_system_harness import FileSystemHarness, open_file_system
@@ -35,6 +36,13 @@ def client(master: FakeMaster) -> FakeMasterClient:
 
 
 @pytest.fixture
+def full_client(client: FakeMasterClient, monkeypatch: pytest.MonkeyPatch) -> FakeMasterClient:
+    """Of a master that makes directories and takes no chunks."""
+    monkeypatch.setattr(client, "put_chunk", _refuse_chunk)
+    return client
+
+
+@pytest.fixture
 async def run(client: FakeMasterClient) -> types.Run:
     return await make_run(client, USER)
 
@@ -45,3 +53,7 @@ async def file_system(
 ) -> AsyncIterator[FileSystemHarness]:
     async with open_file_system(client, run, tmp_path / "mount", timeo_seconds=10) as opened:
         yield opened
+
+
+async def _refuse_chunk(task_id: str, digest: bytes, data: bytes | memoryview) -> None:
+    raise NoSpace

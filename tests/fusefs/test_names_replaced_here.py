@@ -12,7 +12,6 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from cloudai_model.errors import NoSpace
 from cloudai_model.limits import CHUNK_BYTES_MAX
 from cloudai_proto.storage.v1 import types_pb2 as types
 from fakes.fake_master import FakeMaster, FakeMasterClient
@@ -156,24 +155,14 @@ async def test_directory_is_removed_though_it_held_what_was_replaced_here(
         assert mount.shown().keys() == expected.keys() | {b"replaced"}
 
 
-async def refuse_chunk(task_id: str, digest: bytes, data: bytes | memoryview) -> None:
-    raise NoSpace
-
-
 async def test_row_of_what_is_being_replaced_does_not_take_the_name_back_after_a_death(
-    clock: MockClock,
-    master: FakeMaster,
-    client: FakeMasterClient,
-    run: types.Run,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    clock: MockClock, master: FakeMaster, full_client: FakeMasterClient, run: types.Run, tmp_path: Path
 ) -> None:
     """Its mode is changed between the master's doing and its answer."""
-    async with open_file_system(client, run, tmp_path / "mount", timeo_seconds=10) as mount:
+    async with open_file_system(full_client, run, tmp_path / "mount", timeo_seconds=10) as mount:
         await publish(mount)
         await mount.write_file(b"aside", b"new")
         await mount.make_all_durable()
-        monkeypatch.setattr(client, "put_chunk", refuse_chunk)
         handle = await mount.open(b"name")
         await mount.write(handle, 0, bytes(CHUNK_BYTES_MAX) + b"OLD")
         master.news_latency_seconds = 1.0

@@ -12,12 +12,12 @@ import trio
 from trio.testing import MockClock
 
 from cloudai_fusefs.node import Node
-from cloudai_model.errors import NoSpace
 from cloudai_model.limits import CHUNK_BYTES_MAX
 from cloudai_proto.storage.v1 import types_pb2 as types
 from fakes.fake_master import FakeMaster, FakeMasterClient
 from support.file_system_harness import FileSystemHarness, open_file_system
 from support.storage_requests import USER, published
+from support.two_mounts import open_both
 
 FIRST = bytes(CHUNK_BYTES_MAX) + b"first"
 SECOND = bytes(CHUNK_BYTES_MAX) + b"second"
@@ -27,21 +27,8 @@ LONG_NAME = "ä".encode() * 127 + b"."
 LONG_NAME_BESIDE = "ä".encode() * 122 + b".conflict-1"
 
 
-async def refuse_chunk(task_id: str, digest: bytes, data: bytes | memoryview) -> None:
-    raise NoSpace
-
-
-@pytest.fixture
-def full_client(client: FakeMasterClient, monkeypatch: pytest.MonkeyPatch) -> FakeMasterClient:
-    """Of a master that makes directories and takes no chunks."""
-    monkeypatch.setattr(client, "put_chunk", refuse_chunk)
-    return client
-
-
 async def make_results_together(one: FileSystemHarness, other: FileSystemHarness) -> None:
     """The directory of both is the other's at the master."""
-    for mount in (one, other):
-        await mount.sync.load_run(mount.tree)
     await one.mkdir(b"results")
     await one.write_file(b"results/f", FIRST)
     await other.mkdir(b"results")
@@ -71,10 +58,7 @@ async def test_file_in_a_directory_that_was_moved_elsewhere_is_there_after_a_dea
 ) -> None:
     client = master.client(USER)
     master.news_latency_seconds = news_latency_seconds
-    async with (
-        open_file_system(client, run, tmp_path / "other") as other,
-        open_file_system(full_client, run, tmp_path / "one") as one,
-    ):
+    async with open_both(full_client, run, tmp_path, other_client=client) as (one, other):
         await make_results_together(one, other)
         await move_and_make_anew(one, other)
         one.copy_state(tmp_path / "next")
@@ -115,12 +99,7 @@ async def test_file_in_a_directory_that_was_moved_and_removed_elsewhere_is_there
     clock: MockClock, master: FakeMaster, full_client: FakeMasterClient, run: types.Run, tmp_path: Path
 ) -> None:
     client = master.client(USER)
-    async with (
-        open_file_system(client, run, tmp_path / "other") as other,
-        open_file_system(full_client, run, tmp_path / "one") as one,
-    ):
-        for mount in (one, other):
-            await mount.sync.load_run(mount.tree)
+    async with open_both(full_client, run, tmp_path, other_client=client) as (one, other):
         await other.mkdir(b"results")
         await other.make_all_durable()
         await trio.sleep(SETTLED_SECONDS)
@@ -151,10 +130,7 @@ async def test_file_whose_name_another_has_that_is_staged_too_gets_one_beside(
         raise OSError(errno.ENOSPC, "the test's disk is full")
 
     client = master.client(USER)
-    async with (
-        open_file_system(client, run, tmp_path / "other") as other,
-        open_file_system(full_client, run, tmp_path / "one") as one,
-    ):
+    async with open_both(full_client, run, tmp_path, other_client=client) as (one, other):
         monkeypatch.setattr(one.staging, "rewrite_row", refuse_row)
         await make_results_together(one, other)
         await move_and_make_anew(one, other)
@@ -207,12 +183,7 @@ async def test_files_in_directories_that_become_one_are_all_committed(
     file that came there, or that has the name of a directory, becomes `NAME.conflict-1`.
     """
     client = master.client(USER)
-    async with (
-        open_file_system(client, run, tmp_path / "other") as other,
-        open_file_system(full_client, run, tmp_path / "one") as one,
-    ):
-        for mount in (one, other):
-            await mount.sync.load_run(mount.tree)
+    async with open_both(full_client, run, tmp_path, other_client=client) as (one, other):
         await other.mkdir(b"theirs")
         await other.mkdir(b"theirs/sub")
         await other.mkdir(b"theirs/kind")

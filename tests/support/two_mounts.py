@@ -37,13 +37,19 @@ Program = Callable[[str, FileSystemHarness], Awaitable[None]]
 
 @asynccontextmanager
 async def open_both(
-    client: FakeMasterClient, run: types.Run, directory: Path
+    client: FakeMasterClient,
+    run: types.Run,
+    directory: Path,
+    *,
+    other_client: FakeMasterClient | None = None,
 ) -> AsyncIterator[tuple[FileSystemHarness, FileSystemHarness]]:
-    """Two mounts that know the run, with their directories below this one by their NAMES."""
+    """Two mounts that know the run, with their directories below this one by their NAMES, and perhaps clients of their
+    own.
+    """
     async with AsyncExitStack() as opened:
         one, other = [
-            await opened.enter_async_context(open_file_system(client, run, directory / name))
-            for name in NAMES
+            await opened.enter_async_context(open_file_system(its_client, run, directory / name))
+            for name, its_client in zip(NAMES, (client, other_client or client), strict=True)
         ]
         for mount in (one, other):
             await mount.sync.load_run(mount.tree)
