@@ -19,6 +19,7 @@ from cloudai_fusefs.file_content import FileContent
 from cloudai_fusefs.flights import Flight
 from cloudai_fusefs.patient_disk import HUNG_SECONDS
 from cloudai_fusefs.read_counters import ReadCounters
+from cloudai_fusefs.slots import Slots
 from cloudai_fusefs.verifying_fetcher import VerifyingFetcher, WantedFile
 from cloudai_fusefs.wire_chunks import ChunkAnswer
 from cloudai_fusefs.write_behind import ROOM_SECONDS_MAX, WriteBehind
@@ -64,7 +65,7 @@ class ChunkFlights:
         self._nursery = nursery
         # By run as well: what one run's reader is refused must not be the answer to another's.
         self._flights: dict[tuple[str, bytes], Flight] = {}
-        self._fetch_slots = trio.Semaphore(fetches_max)
+        self._fetch_slots = Slots(fetches_max)
         self._disk_slots = trio.Semaphore(fetches_max // 2)
         self._hung_until_seconds = -math.inf
         self._unwritten_count = 0

@@ -8,9 +8,8 @@ while. As long as it answers, all wait for their turn.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from types import TracebackType
 from typing import Final
 
 import trio
@@ -34,38 +33,67 @@ _LOOK_SECONDS: Final = HASTE_SECONDS / 4
 assert PATIENT_HANDLERS_MAX < HANDLERS_MAX
 
 
+class _Limit:
+    """What `limited` is: no generator, whose turns are a tenth of what a short request costs."""
+
+    __slots__ = ("_patience", "_scope", "_seconds_max")
+
+    def __init__(self, patience: HandlerPatience, seconds_max: float | None) -> None:
+        self._patience = patience
+        self._seconds_max = seconds_max
+        self._scope: trio.CancelScope | None = None
+
+    def __enter__(self) -> None:
+        patience, seconds_max = self._patience, self._seconds_max
+        patience.handler_count += 1
+        is_hasty = patience.handler_count > PATIENT_HANDLERS_MAX
+        if seconds_max is None and not is_hasty:
+            return
+        scope = trio.CancelScope() if seconds_max is None else trio.move_on_after(seconds_max)
+        scope.__enter__()
+        self._scope = scope
+        if is_hasty:
+            patience.note_hasty(scope)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> bool:
+        self._patience.handler_count -= 1
+        scope = self._scope
+        if scope is None:
+            return False
+        self._patience.forget_hasty(scope)
+        is_over = scope.__exit__(kind, error, where)
+        if scope.cancelled_caught:
+            raise trio.TooSlowError
+        return bool(is_over)
+
+
 class HandlerPatience:
     """The handlers of one mount. Used from its loop only."""
 
     def __init__(self, answered_at_seconds: Callable[[], float]) -> None:
         """`answered_at_seconds`: when the master last said something, by trio's clock."""
         self._answered_at_seconds = answered_at_seconds
-        self._handler_count = 0
+        self.handler_count = 0
         self._hasty: dict[trio.CancelScope, float] = {}  # when each began, the first of them first
         self._has_hasty = trio.Event()
 
-    @contextmanager
-    def limited(self, seconds_max: float | None) -> Iterator[None]:
+    def limited(self, seconds_max: float | None) -> _Limit:
         """Around a handler. Raises TooSlowError after `seconds_max`, or sooner for one of too many.
 
         None: it bounds its own waits, and as one of few is spared the cost of a bound.
         """
-        self._handler_count += 1
-        try:
-            is_hasty = self._handler_count > PATIENT_HANDLERS_MAX
-            if seconds_max is None and not is_hasty:
-                yield
-                return
-            with trio.fail_after(math.inf if seconds_max is None else seconds_max) as scope:
-                if is_hasty:
-                    self._hasty[scope] = trio.current_time()
-                    self._has_hasty.set()
-                try:
-                    yield
-                finally:
-                    self._hasty.pop(scope, None)
-        finally:
-            self._handler_count -= 1
+        return _Limit(self, seconds_max)
+
+    def note_hasty(self, scope: trio.CancelScope) -> None:
+        """One of too many begins now."""
+        self._hasty[scope] = trio.current_time()
+        self._has_hasty.set()
+
+    def forget_hasty(self, scope: trio.CancelScope) -> None:
+        """It has ended, if it was one."""
+        self._hasty.pop(scope, None)
 
     async def hurry(self) -> None:
         """Ends the waits of those that are too many, while the master is silent. Runs for as long as the mount."""

@@ -40,6 +40,7 @@ from cloudai_fusefs.operations import Operations
 from cloudai_fusefs.part_control import PartControl
 from cloudai_fusefs.range_reader import RangeReader
 from cloudai_fusefs.rearrangements import Rearrangements
+from cloudai_fusefs.request_intake import trio_for_pyfuse3
 from cloudai_fusefs.retrying_master_client import RetryingMasterClient
 from cloudai_fusefs.running_mount import RunningMount
 from cloudai_fusefs.sealed_cache import CACHE_SHARE, SealedCache
@@ -243,6 +244,7 @@ async def _serve(
         nursery.start_soon(keep_running, "late answers", late_answers.run)
         nursery.start_soon(keep_running, "letting go of trees", tree_memory.run)
         nursery.start_soon(_announce, config.mount_point, control, on_ready)
+        pyfuse3.trio = trio_for_pyfuse3()  # type: ignore[attr-defined]
         await pyfuse3.main(max_tasks=HANDLERS_MAX)
         notifier.stop()  # nobody is there to be told
         references.stop()

@@ -221,8 +221,7 @@ class OpenFiles:
         # Without a staged file it was made here, and is still empty.
         staged = node.staged or staging.stage(node, Manifest())
         offset_bytes = _place_of_write(file, offset_bytes)
-        with staging.pace.measured():
-            staged.write_at_once(offset_bytes, data)
+        staging.pace.write(staged.write_at_once, offset_bytes, data)
         self._note_written(file, staged, offset_bytes, len(data))
         return True
 

@@ -21,6 +21,7 @@ from cloudai_fusefs.disk_cache import DiskChunkCache
 from cloudai_fusefs.file_content import FileContent
 from cloudai_fusefs.flights import Flight, wait_for_bytes_of
 from cloudai_fusefs.master_client import MasterClient
+from cloudai_fusefs.slots import Slots
 from cloudai_fusefs.wire_chunks import ChunkData
 from cloudai_fusefs.write_behind import WriteBehind
 from cloudai_model.chunks import ChunkRange, blocks_match
@@ -64,7 +65,7 @@ class RangeReader:
         self._disk_cache = disk_cache
         self._write_behind = write_behind
         self._nursery = nursery
-        self._slots = trio.Semaphore(RANGES_IN_FLIGHT_MAX)
+        self._slots = Slots(RANGES_IN_FLIGHT_MAX)
         self._flights: dict[tuple[str, bytes, int, int], Flight] = {}
         self._block_digests: LRUCache[bytes, bytes] = LRUCache(CHUNKS_KNOWN_MAX)
         # By chunk, how many ranges of it the master has sent since it was last fetched whole.
@@ -151,7 +152,8 @@ class RangeReader:
                 data = await self._fetch(content, index, first_block, after_block)
                 self._keep(digest, first_block, after_block, data)
                 flight.land(data)
-                await self._write_behind.wait_for_room()
+                if not self._write_behind.has_room:
+                    await self._write_behind.wait_for_room()
         except Exception as error:  # not swallowed: each waiter raises it
             if flight.has_landed.is_set():
                 raise

@@ -23,6 +23,7 @@ from cloudai_fusefs.namespace import Inode, Namespace
 from cloudai_fusefs.node import Node
 from cloudai_fusefs.open_files import OpenFiles
 from cloudai_fusefs.run_tree import RunTree
+from cloudai_fusefs.slots import Slots
 from cloudai_fusefs.small_files import is_small_file
 from cloudai_fusefs.tree_sync import TreeSync
 from cloudai_fusefs.verifying_fetcher import VerifyingFetcher, WantedFile
@@ -86,7 +87,7 @@ class Warmup:
         self.fetcher = fetcher
         self.disk_cache = disk_cache
         self.files = files
-        self.fetch_slots = trio.Semaphore(FETCHES_IN_FLIGHT_MAX)
+        self.fetch_slots = Slots(FETCHES_IN_FLIGHT_MAX)
         self._managed = managed
         self._namespace = namespace
         self._sync = sync

@@ -45,7 +45,8 @@ class WriteBehind:
         self._chunks: dict[bytes, Data] = {}
         self._spans: list[BlockSpan] = []
         self._waiting_bytes = 0
-        self._came = trio.Event()
+        self._came_at_seconds = -math.inf
+        self._need_not_rest = trio.Event()
         self._has_room_again = trio.Event()
         self._is_writing = False
         self._is_flushing = False
@@ -86,13 +87,16 @@ class WriteBehind:
         Cancelled: what waits is still written for as long as the nursery lives.
         """
         self._is_flushing = True
-        self._came.set()
+        self._need_not_rest.set()
         while self._waiting_bytes:
             await self._has_room_again.wait()
 
     def _note(self, added_bytes: int) -> None:
         self._waiting_bytes += added_bytes
-        self._came.set()
+        # Looked at when the rest may be over: waking the task with each piece cost a random read a twentieth.
+        self._came_at_seconds = trio.current_time()
+        if not self.has_room:
+            self._need_not_rest.set()
         if not self._is_writing:
             self._is_writing = True
             self._nursery.start_soon(keep_running, "writing to the disk cache", self._write_all)
@@ -120,8 +124,9 @@ class WriteBehind:
     async def _wait_for_rest(self) -> None:
         with trio.move_on_after(GATHER_SECONDS_MAX):
             while self.has_room and not self._is_flushing:
-                self._came = trio.Event()
-                with trio.move_on_after(REST_SECONDS) as pause:
-                    await self._came.wait()
-                if pause.cancelled_caught:
+                rested_at_seconds = self._came_at_seconds + REST_SECONDS
+                if trio.current_time() >= rested_at_seconds:
                     return
+                self._need_not_rest = trio.Event()
+                with trio.move_on_at(rested_at_seconds):
+                    await self._need_not_rest.wait()

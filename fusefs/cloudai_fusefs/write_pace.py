@@ -8,11 +8,12 @@ that must not be the loop.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Final
+from collections.abc import Callable
+from typing import Final, ParamSpec
 
 from cloudai_model.limits import MIB
+
+P = ParamSpec("P")
 
 AT_ONCE_BYTES_MAX: Final = MIB
 """Of one write: 0.7 ms where every page is a new one. Also the most that the kernel sends at once."""
@@ -35,12 +36,11 @@ class WritePace:
         """Whether so much may be written on the loop."""
         return length_bytes <= AT_ONCE_BYTES_MAX and self._clock() >= self._at_once_from_seconds
 
-    @contextmanager
-    def measured(self) -> Iterator[None]:
-        """Around a write on the loop."""
+    def write(self, write_at_once: Callable[P, None], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Calls it, on the loop, and notes how long it took, also of one that raises."""
         begun_seconds = self._clock()
         try:
-            yield
+            write_at_once(*args, **kwargs)
         finally:
             ended_seconds = self._clock()
             if ended_seconds - begun_seconds > HELD_UP_SECONDS:

@@ -1,0 +1,72 @@
+"""How the kernel's requests are taken from its device: by one task for as long as they are answered at once.
+
+pyfuse3 hands a lock to another of its tasks before each request, and waits for the device by way of trio's loop: half
+of what a request costs that is answered from memory. It takes its lock and its wait from whatever stands in the place
+of trio in its module, which is how it runs on asyncio; `trio_for_pyfuse3` is trio with two others (decision 0017).
+"""
+
+from __future__ import annotations
+
+import select
+from typing import Any, Final
+
+import trio
+
+IN_A_ROW_MAX: Final = 8
+"""Requests taken before everybody else on the loop has a turn."""
+
+
+class RequestLock:
+    """Who may take the next request: whoever comes first once it is free, as a rule the task that has just answered."""
+
+    def __init__(self) -> None:
+        self._is_held = False
+        self._waiting = trio.lowlevel.ParkingLot()
+
+    async def __aenter__(self) -> None:
+        """Waits only while it is held. Cancelled then: nothing was taken."""
+        while self._is_held:
+            await self._waiting.park()
+        self._is_held = True
+
+    async def __aexit__(self, *_: object) -> None:
+        self._is_held = False
+        # It comes to run when the holder waits for something or has ended; if that holds the lock again, it waits on.
+        self._waiting.unpark()
+
+
+class RequestWait:
+    """The waits for one device."""
+
+    def __init__(self) -> None:
+        self._poll = select.poll()
+        self._fd = -1
+        self._in_a_row = 0
+
+    async def wait_readable(self, fd: int) -> None:
+        """As trio.lowlevel.wait_readable, of which it makes use where no request is there or others have to run."""
+        if fd != self._fd:
+            self._poll, self._fd = select.poll(), fd
+            self._poll.register(fd, select.POLLIN)
+        if self._in_a_row < IN_A_ROW_MAX and self._poll.poll(0):
+            self._in_a_row += 1
+            return
+        self._in_a_row = 1
+        await trio.lowlevel.wait_readable(fd)
+
+
+class _Instead:
+    """A module with something else in places."""
+
+    def __init__(self, module: Any, **others: object) -> None:
+        self._module = module
+        self.__dict__.update(others)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
+
+
+def trio_for_pyfuse3() -> Any:
+    """What to put in the place of `pyfuse3.trio` before its main loop begins, in a process with one mount."""
+    lowlevel = _Instead(trio.lowlevel, wait_readable=RequestWait().wait_readable)
+    return _Instead(trio, Lock=RequestLock, lowlevel=lowlevel)
