@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Final
 
 import trio
 
@@ -20,6 +21,9 @@ from cloudai_fusefs.waiting_removals import Removal, WaitingRemovals
 from cloudai_model.errors import NotFound, RunSealed
 from cloudai_proto.storage.v1 import names_pb2 as names
 from cloudai_proto.storage.v1 import types_pb2 as types
+
+NAMES_IN_A_STEP: Final = 256
+"""Of a listing: a few milliseconds of the loop."""
 
 
 class RunTree(RunNodes):
@@ -179,10 +183,31 @@ class RunTree(RunNodes):
 
     def apply_tree(self, pages: Iterable[names.ListTreeResponse]) -> list[Invalidation]:
         """The whole tree as listed. What is pending here stays; what the listing lacks otherwise goes."""
-        is_new = not self.is_loaded and (len(self.nodes) == 1 or self.is_let_go)
+        steps = self.apply_tree_in_steps(pages)
+        while True:
+            try:
+                next(steps)
+            except StopIteration as end:
+                told: list[Invalidation] = end.value
+                return told
+
+    def apply_tree_in_steps(
+        self, pages: Iterable[names.ListTreeResponse]
+    ) -> Generator[None, None, list[Invalidation]]:
+        """As apply_tree. Under the loading lock others may have a turn after each step, the last of which loads it.
+
+        Only what nobody knows of takes more than one: of a tree that was let go of, the kernel would be shown
+        directories with some of their subdirectories.
+        """
+        is_unknown = not self.is_loaded and len(self.nodes) == 1
+        is_new = is_unknown or (not self.is_loaded and self.is_let_go)
+        may_rest = is_unknown and not self.is_let_go
         self.begin_return()
         if is_new and not self.pending and not self.answered and not self.removals:
-            return self._take_first_tree(pages)
+            return (yield from self._take_first_tree(pages, may_rest=may_rest))
+        return self._compare_tree(pages)
+
+    def _compare_tree(self, pages: Iterable[names.ListTreeResponse]) -> list[Invalidation]:
         self.is_in_doubt = self.is_disputed = False
         told: list[Invalidation] = []
         seen: set[Place] = set()
@@ -220,18 +245,26 @@ class RunTree(RunNodes):
         self.is_loaded = True
         return told
 
-    def _take_first_tree(self, pages: Iterable[names.ListTreeResponse]) -> list[Invalidation]:
+    def _take_first_tree(
+        self, pages: Iterable[names.ListTreeResponse], *, may_rest: bool
+    ) -> Generator[None, None, list[Invalidation]]:
         """As apply_tree, where nothing is known yet: the kernel cannot have cached what it was never told.
 
         Of a sealed run that was let go of, it may have: that is as it was, and what it refers to is still here.
         """
         nodes = self.nodes
+        taken_count = 0
         for number, page in enumerate(pages):
             if number == 0:
                 self.revision = max(self.revision, page.revision)
                 self.is_sealed = self.is_sealed or page.sealed
                 self.root.take_server_state(page.root)
             for edge in page.edges:
+                taken_count += 1
+                if may_rest and taken_count % NAMES_IN_A_STEP == 0:
+                    yield
+                    if self.is_removed:
+                        return []
                 parent = nodes.get(edge.parent_node_id)
                 if parent is None or parent.children is None:
                     continue  # not a tree: what hangs in the air is not shown

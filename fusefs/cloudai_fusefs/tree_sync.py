@@ -201,8 +201,7 @@ class TreeSync:
         pages = await self._sealed_cache.load_tree(tree.task_id)
         if pages is None:
             return False
-        self._tell_kernel(tree.apply_tree(pages))
-        self._staging.note_listing(tree)
+        await self._take_listing(tree, pages)
         await self._recover(tree)
         return True
 
@@ -214,12 +213,24 @@ class TreeSync:
     async def _list_run(self, tree: RunTree) -> bool:
         """True: the run was sealed before it was listed, so that nothing can follow."""
         pages = await self._list_pages(tree.task_id)
-        self._tell_kernel(tree.apply_tree(pages))
-        self._staging.note_listing(tree)
+        await self._take_listing(tree, pages)
         is_final = all(page.sealed for page in pages)
         if is_final:
             await self._sealed_cache.store_tree(tree.task_id, pages)
         return is_final
+
+    async def _take_listing(self, tree: RunTree, pages: Iterable[names.ListTreeResponse]) -> None:
+        """Cancelled: it is taken all the same. A tree half of which is there would be compared name by name."""
+        steps = tree.apply_tree_in_steps(pages)
+        with trio.CancelScope(shield=True):
+            while True:
+                try:
+                    next(steps)
+                except StopIteration as end:
+                    self._tell_kernel(end.value)
+                    break
+                await trio.lowlevel.checkpoint()
+        self._staging.note_listing(tree)
 
     async def _list_pages(self, task_id: str) -> list[names.ListTreeResponse]:
         for _ in range(LISTING_ATTEMPTS_MAX):

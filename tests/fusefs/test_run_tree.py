@@ -12,7 +12,7 @@ from cloudai_fusefs.kernel_notifier import KernelNotifier
 from cloudai_fusefs.managed_tree import ManagedTree
 from cloudai_fusefs.node import DIRECTORY, FILE, SYMLINK, Node
 from cloudai_fusefs.run_nodes import Invalidation
-from cloudai_fusefs.run_tree import RunTree
+from cloudai_fusefs.run_tree import NAMES_IN_A_STEP, RunTree
 from cloudai_fusefs.waiting_removals import Removal
 from cloudai_model.errors import AlreadyExists, NameTooLong
 from cloudai_model.limits import NODE_ID_MIN
@@ -1025,3 +1025,47 @@ def test_news_that_one_node_left_the_name_of_a_pending_file_uncover_no_other() -
     tree.apply_changes(remove_edge(b"f", FILE_ID, 2))
 
     assert list(pending.covered_ids) == [OTHER_ID]
+
+
+def test_unknown_run_is_taken_in_steps() -> None:
+    edges = [edge(b"%d" % number, OTHER_ID + 1 + number) for number in range(3 * NAMES_IN_A_STEP)]
+    at_once, tree = make_tree(), make_tree()
+    told = at_once.apply_tree([page(*edges)])
+
+    steps = tree.apply_tree_in_steps([page(*edges[:100]), page(*edges[100:])])
+    for _ in range(3):
+        next(steps)
+        assert not tree.is_loaded
+    with pytest.raises(StopIteration) as end:
+        next(steps)
+
+    assert tree.is_loaded
+    assert names_in(tree.root) == names_in(at_once.root)
+    assert end.value.value == told
+
+
+def test_run_that_is_removed_while_it_is_taken_stays_removed() -> None:
+    edges = [edge(b"%d" % number, OTHER_ID + 1 + number) for number in range(2 * NAMES_IN_A_STEP)]
+    tree = make_tree()
+    steps = tree.apply_tree_in_steps([page(*edges)])
+    next(steps)
+    tree.forget()
+
+    assert list(steps) == []
+    assert not tree.is_loaded
+    assert names_in(tree.root) == []
+    assert not tree.nodes
+
+
+def test_run_that_was_let_go_of_is_taken_in_one_step() -> None:
+    """What the kernel still has of it must not be shown with some of its subdirectories."""
+    edges = [
+        edge(b"%d" % number, OTHER_ID + 1 + number, kind=DIRECTORY) for number in range(2 * NAMES_IN_A_STEP)
+    ]
+    tree = make_tree()
+    tree.apply_tree([page(*edges)])
+    tree.is_sealed = tree.is_kept = True
+    tree.let_go()
+
+    assert list(tree.apply_tree_in_steps([page(*edges)])) == []
+    assert tree.root.subdirectory_count == len(edges)

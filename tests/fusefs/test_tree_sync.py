@@ -10,7 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from cloudai_fusefs import tree_sync
+from cloudai_fusefs import run_tree, tree_sync
 from cloudai_fusefs.relisting import UNFOLLOWED_SECONDS_MAX
 from cloudai_fusefs.tree_sync import WATCH_PATIENCE_SECONDS
 from cloudai_model.errors import MasterUnavailable
@@ -62,6 +62,52 @@ async def test_run_is_followed_from_the_first_look_on(
     await load(file_system)
     assert file_system.tree.watch_is_healthy
     assert master.call_count == {"list_tree": 1, "watch": 1}
+
+
+async def fill(client: FakeMasterClient, run: types.Run, count: int) -> None:
+    for number in range(count):
+        await commit_one(client, run, file_commit(b"%d" % number, b"content"))
+
+
+async def test_others_have_a_turn_while_a_large_run_is_taken(
+    file_system: FileSystemHarness, client: FakeMasterClient, run: types.Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither is anybody held up by the listing of a large run, nor is a part of it shown."""
+    monkeypatch.setattr(run_tree, "NAMES_IN_A_STEP", 10)
+    await fill(client, run, 200)
+    seen: set[int] = set()
+
+    async def look() -> None:
+        while not file_system.tree.is_loaded:
+            seen.add(len(file_system.tree.nodes))
+            await trio.lowlevel.checkpoint()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(look)
+        await load(file_system)
+    assert len(seen) > 15
+    assert len(file_system.tree.root.children or {}) == 200
+
+
+async def test_run_is_whole_when_whoever_looked_first_was_cancelled(
+    file_system: FileSystemHarness, client: FakeMasterClient, run: types.Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_tree, "NAMES_IN_A_STEP", 10)
+    await fill(client, run, 200)
+
+    async def cancel_in_the_middle(scope: trio.CancelScope) -> None:
+        while len(file_system.tree.nodes) < 50:
+            await trio.lowlevel.checkpoint()
+        scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        with trio.CancelScope() as scope:
+            nursery.start_soon(cancel_in_the_middle, scope)
+            await file_system.sync.load_run(file_system.tree)
+    assert scope.cancelled_caught
+    assert file_system.tree.is_loaded
+    await load(file_system)
+    assert len(file_system.tree.root.children or {}) == 200
 
 
 async def test_watch_that_answers_soon_is_waited_for(
