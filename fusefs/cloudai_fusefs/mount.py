@@ -29,6 +29,7 @@ from cloudai_fusefs.kernel_attributes import KernelAttributes
 from cloudai_fusefs.kernel_knobs import shows_direct_writes, turn_up_knobs
 from cloudai_fusefs.kernel_notifier import KernelNotifier
 from cloudai_fusefs.kernel_references import KernelReferences
+from cloudai_fusefs.kernel_requests import trio_for_pyfuse3
 from cloudai_fusefs.late_answers import LateAnswers
 from cloudai_fusefs.managed_tree import ManagedTree
 from cloudai_fusefs.memory_shares import divide_memory
@@ -40,7 +41,6 @@ from cloudai_fusefs.operations import Operations
 from cloudai_fusefs.part_control import PartControl
 from cloudai_fusefs.range_reader import RangeReader
 from cloudai_fusefs.rearrangements import Rearrangements
-from cloudai_fusefs.request_intake import trio_for_pyfuse3
 from cloudai_fusefs.retrying_master_client import RetryingMasterClient
 from cloudai_fusefs.running_mount import RunningMount
 from cloudai_fusefs.sealed_cache import CACHE_SHARE, SealedCache

@@ -258,15 +258,18 @@ class Operations(pyfuse3.Operations):
 
     # --- contents ----------------------------------------------------------------------------------------
 
-    @handler
+    @prompt_handler
     async def open(self, inode: int, flags: int, ctx: pyfuse3.RequestContext) -> pyfuse3.FileInfo:
         node = self._namespace.inode(inode)
         if not isinstance(node, Node):
             raise IsADirectory
-        if flags & os.O_TRUNC and ctx.uid != 0:
-            # Before writes and truncations the kernel does so itself, and leaves this one to its filesystem.
-            await self._namespace.clear_privileges(node)
-        return self._file_info(await self._files.open(node, flags), ctx)
+        if flags & (os.O_ACCMODE | os.O_TRUNC) == os.O_RDONLY:  # waits for nobody
+            return self._file_info(await self._files.open(node, flags), ctx)
+        with trio.fail_after(self.wait_seconds_max):
+            if flags & os.O_TRUNC and ctx.uid != 0:
+                # Before writes and truncations the kernel does so itself, and leaves this one to its filesystem.
+                await self._namespace.clear_privileges(node)
+            return self._file_info(await self._files.open(node, flags), ctx)
 
     @prompt_handler
     async def create(

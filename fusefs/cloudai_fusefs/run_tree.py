@@ -23,7 +23,7 @@ from cloudai_proto.storage.v1 import names_pb2 as names
 from cloudai_proto.storage.v1 import types_pb2 as types
 
 NAMES_IN_A_STEP: Final = 256
-"""Of a listing: a few milliseconds of the loop."""
+"""Of a listing: a millisecond or two of the loop, but for what the collector of garbage takes."""
 
 
 class RunTree(RunNodes):
@@ -199,12 +199,11 @@ class RunTree(RunNodes):
         Only what nobody knows of takes more than one: of a tree that was let go of, the kernel would be shown
         directories with some of their subdirectories.
         """
-        is_unknown = not self.is_loaded and len(self.nodes) == 1
-        is_new = is_unknown or (not self.is_loaded and self.is_let_go)
-        may_rest = is_unknown and not self.is_let_go
+        was_let_go = self.is_let_go
+        is_first = not self.is_loaded and (len(self.nodes) == 1 or was_let_go)
         self.begin_return()
-        if is_new and not self.pending and not self.answered and not self.removals:
-            return (yield from self._take_first_tree(pages, may_rest=may_rest))
+        if is_first and not self.pending and not self.answered and not self.removals:
+            return (yield from self._take_first_tree(pages, in_steps=not was_let_go))
         return self._compare_tree(pages)
 
     def _compare_tree(self, pages: Iterable[names.ListTreeResponse]) -> list[Invalidation]:
@@ -246,7 +245,7 @@ class RunTree(RunNodes):
         return told
 
     def _take_first_tree(
-        self, pages: Iterable[names.ListTreeResponse], *, may_rest: bool
+        self, pages: Iterable[names.ListTreeResponse], *, in_steps: bool
     ) -> Generator[None, None, list[Invalidation]]:
         """As apply_tree, where nothing is known yet: the kernel cannot have cached what it was never told.
 
@@ -261,10 +260,13 @@ class RunTree(RunNodes):
                 self.root.take_server_state(page.root)
             for edge in page.edges:
                 taken_count += 1
-                if may_rest and taken_count % NAMES_IN_A_STEP == 0:
+                if in_steps and taken_count % NAMES_IN_A_STEP == 0:
+                    # Of all this, the root alone can be asked for.
+                    link_count, self.root.subdirectory_count = self.root.subdirectory_count, 0
                     yield
                     if self.is_removed:
                         return []
+                    self.root.subdirectory_count = link_count
                 parent = nodes.get(edge.parent_node_id)
                 if parent is None or parent.children is None:
                     continue  # not a tree: what hangs in the air is not shown
@@ -278,6 +280,7 @@ class RunTree(RunNodes):
                     node.take_server_state(message)  # its other name may be listed as it was later
                 if parent.children.get(edge.name) is not node:
                     self._attach(parent, edge.name, node)
+        self.root.kernel_attributes = None  # asked for meanwhile, with no subdirectories
         self.is_loaded = True
         return [Invalidation(self.root.ino)]
 

@@ -107,7 +107,7 @@ class TreeSync:
                 self._nursery.start_soon(keep_running, f"the watch of {user.name}", self._watch_user, user)
 
     async def load_run(self, tree: RunTree) -> None:
-        """The run's tree is complete afterwards. Raises as the client; cancelled: not loaded."""
+        """The run's tree is complete afterwards. Raises as the client; cancelled: it may be, or is not loaded."""
         if self._is_exact(tree):
             return
         async with tree.loading_lock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
 
@@ -115,3 +116,19 @@ async def test_when_there_are_few_again_all_are_patient(
     await handlers.wait()
 
     assert handlers.gave_up_after_seconds == [TIMEO_SECONDS]
+
+
+async def test_nothing_is_kept_of_those_that_have_ended(handlers: Handlers) -> None:
+    with ExitStack() as others:
+        for _ in range(PATIENT_HANDLERS_MAX):
+            others.enter_context(handlers.patience.limited(None))
+        before_count = count_scopes()
+        for _ in range(100):
+            with handlers.patience.limited(None):
+                pass
+        assert count_scopes() < before_count + 50
+
+
+def count_scopes() -> int:
+    gc.collect()
+    return sum(isinstance(found, trio.CancelScope) for found in gc.get_objects())

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cloudai_fusefs.kernel_attributes import KernelAttributes
 from cloudai_fusefs.kernel_notifier import KernelNotifier
 from cloudai_fusefs.managed_tree import ManagedTree
 from cloudai_fusefs.node import DIRECTORY, FILE, SYMLINK, Node
@@ -1069,3 +1070,15 @@ def test_run_that_was_let_go_of_is_taken_in_one_step() -> None:
 
     assert list(tree.apply_tree_in_steps([page(*edges)])) == []
     assert tree.root.subdirectory_count == len(edges)
+
+
+def test_link_count_of_a_run_that_is_being_taken_is_shown_as_it_was_and_then_as_it_is() -> None:
+    edges = [
+        edge(b"%d" % number, OTHER_ID + 1 + number, kind=DIRECTORY)
+        for number in range(2 * NAMES_IN_A_STEP + 1)
+    ]
+    tree = make_tree()
+    attributes = KernelAttributes(uid=None, gid=None, umask=None)
+    for _ in tree.apply_tree_in_steps([page(*edges)]):
+        assert attributes.of(tree.root).st_nlink == 2
+    assert attributes.of(tree.root).st_nlink == 2 + len(edges)

@@ -108,6 +108,42 @@ async def test_readers_that_never_rest_keep_the_disk_waiting_for_seconds_only(cl
     assert sum(len(digests) for _, _, digests in disk.turns) == number
 
 
+async def test_one_more_than_may_wait_ends_the_rest(clock: MockClock) -> None:
+    disk = DiskOnPaper()
+    async with writing(disk) as behind:
+        for number in range(COUNT_OVER - 1):
+            behind.add_chunk(b"%d" % number, FULL)
+        await trio.sleep(REST_SECONDS / 2)
+        assert disk.turns == []
+        behind.add_chunk(b"one more", FULL)
+        at_seconds = trio.current_time()
+    assert [at for at, _, _ in disk.turns] == [at_seconds]
+
+
+async def test_pieces_that_come_do_not_wake_who_waits_for_a_rest(clock: MockClock) -> None:
+    disk = DiskOnPaper()
+    steps = StepCounter()
+    async with writing(disk) as behind:
+        behind.add_chunk(b"first", b"data")
+        await trio.sleep(REST_SECONDS / 10)
+        trio.lowlevel.add_instrument(steps)
+        for number in range(50):
+            behind.add_chunk(b"%d" % number, b"data")
+            await trio.sleep(REST_SECONDS / 100)
+        trio.lowlevel.remove_instrument(steps)
+    assert steps.count < 10
+
+
+class StepCounter(trio.abc.Instrument):
+    """Of the tasks that keep running in the background."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        self.count += "keep_running" in task.name
+
+
 async def test_more_than_may_wait_is_written_at_once(clock: MockClock) -> None:
     disk = DiskOnPaper()
     began = trio.current_time()

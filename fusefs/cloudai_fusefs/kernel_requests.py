@@ -8,12 +8,17 @@ of trio in its module, which is how it runs on asyncio; `trio_for_pyfuse3` is tr
 from __future__ import annotations
 
 import select
+import signal
+from types import FrameType
 from typing import Any, Final
 
 import trio
 
-IN_A_ROW_MAX: Final = 8
+IN_A_ROW_MAX: Final = 4
 """Requests taken before everybody else on the loop has a turn."""
+
+READ_SECONDS_MAX: Final = 0.02
+"""How long the process may stand still for a request that is not there any more."""
 
 
 class RequestLock:
@@ -36,12 +41,19 @@ class RequestLock:
 
 
 class RequestWait:
-    """The waits for one device."""
+    """The waits for one device, whose owner then reads from it, in the main thread and holding Python's lock.
+
+    A program that is killed takes back what it has asked. Where that was the only request, the read waits for the next
+    one, and with it all that the process has to do. So the device is looked at last of all before the read, and a
+    signal is on its way that ends a read which has begun too late: libfuse and pyfuse3 then go on with the next wait.
+    """
 
     def __init__(self) -> None:
+        """Takes SIGALRM and the timer of this process. Raises ValueError in another than the main thread."""
         self._poll = select.poll()
         self._fd = -1
         self._in_a_row = 0
+        signal.signal(signal.SIGALRM, _do_nothing)
 
     async def wait_readable(self, fd: int) -> None:
         """As trio.lowlevel.wait_readable, of which it makes use where no request is there or others have to run."""
@@ -50,9 +62,17 @@ class RequestWait:
             self._poll.register(fd, select.POLLIN)
         if self._in_a_row < IN_A_ROW_MAX and self._poll.poll(0):
             self._in_a_row += 1
-            return
-        self._in_a_row = 1
-        await trio.lowlevel.wait_readable(fd)
+        else:
+            self._in_a_row = 1
+            signal.setitimer(signal.ITIMER_REAL, 0)  # nobody is woken for nothing
+            await trio.lowlevel.wait_readable(fd)
+            while not self._poll.poll(0):
+                await trio.lowlevel.wait_readable(fd)
+        signal.setitimer(signal.ITIMER_REAL, READ_SECONDS_MAX)
+
+
+def _do_nothing(number: int, frame: FrameType | None) -> None:
+    """What the signal is for has happened: the call that it came into has ended."""
 
 
 class _Instead:

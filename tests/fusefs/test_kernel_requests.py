@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
+import signal
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
-import pyfuse3
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from cloudai_fusefs.request_intake import IN_A_ROW_MAX, RequestLock, trio_for_pyfuse3
+from cloudai_fusefs.kernel_requests import IN_A_ROW_MAX, RequestLock, trio_for_pyfuse3
 
 Handler = Callable[[bytes], Awaitable[None]]
+
+# What is tested takes SIGALRM, by which other tests are ended.
+pytestmark = pytest.mark.timeout(60, method="thread")
+
+
+@pytest.fixture(autouse=True)
+def alarm() -> Iterator[None]:
+    handler = signal.getsignal(signal.SIGALRM)
+    yield
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, handler)
 
 
 class Device:
@@ -107,6 +121,28 @@ async def test_who_has_answered_takes_the_next_request(device: Device) -> None:
     assert loop.task_count == 2
 
 
+async def test_what_is_there_already_is_taken_without_a_turn_of_the_loop(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wait_readable = trio.lowlevel.wait_readable
+    wait_count = 0
+
+    async def counted(fd: int) -> None:
+        nonlocal wait_count
+        wait_count += 1
+        await wait_readable(fd)
+
+    monkeypatch.setattr(trio.lowlevel, "wait_readable", counted)
+    async with trio.open_nursery() as nursery:
+        loop = Loop(device, answer_at_once, trio_for_pyfuse3())
+        device.send(b"a" * 10 * IN_A_ROW_MAX)
+        nursery.start_soon(loop.run)
+        await wait_all_tasks_blocked()
+        loop.end()
+    assert len(loop.taken_by) == 10 * IN_A_ROW_MAX
+    assert wait_count <= 12
+
+
 async def test_while_one_waits_another_takes_the_next_request(device: Device) -> None:
     gate = trio.Event()
 
@@ -129,7 +165,7 @@ async def test_while_one_waits_another_takes_the_next_request(device: Device) ->
     assert [request for request, _ in loop.taken_by[-2:]] == [b"a", b"b"]
 
 
-async def test_no_request_waits_while_those_who_could_take_it_are_cancelled(device: Device) -> None:
+async def test_no_request_waits_while_those_who_could_take_it_are_cancelled() -> None:
     """A task that waits for its turn ends, as at an unmount; the others go on."""
     lock = RequestLock()
     entered: list[str] = []
@@ -151,7 +187,7 @@ async def test_no_request_waits_while_those_who_could_take_it_are_cancelled(devi
     assert entered == ["other"]
 
 
-async def test_one_that_is_cancelled_when_its_turn_has_come_hands_it_on(device: Device) -> None:
+async def test_one_that_is_cancelled_when_its_turn_has_come_hands_it_on() -> None:
     lock = RequestLock()
     entered: list[str] = []
 
@@ -218,9 +254,56 @@ async def test_all_tasks_end_when_the_loop_does(device: Device) -> None:
     assert loop.waiting_count == 0
 
 
-def test_pyfuse3_has_trio_where_another_is_put() -> None:
-    """A release that takes its lock from elsewhere would work as before, and be as slow."""
-    assert pyfuse3.trio is trio  # type: ignore[attr-defined]
+async def test_request_that_is_gone_by_then_is_waited_for_again(
+    device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R12. Between what trio was told of the device and the turn of who waits, its program may have been killed."""
+    real_wait = trio.lowlevel.wait_readable
+    wait_count = 0
+
+    async def believe_too_much(fd: int) -> None:
+        nonlocal wait_count
+        wait_count += 1
+        if wait_count > 1:
+            await real_wait(fd)
+
+    monkeypatch.setattr(trio.lowlevel, "wait_readable", believe_too_much)
+    async with trio.open_nursery() as nursery:
+        loop = Loop(device, answer_at_once, trio_for_pyfuse3())
+        nursery.start_soon(loop.run)
+        await wait_all_tasks_blocked()
+        assert loop.taken_by == []
+        device.send(b"a")
+        await wait_all_tasks_blocked()
+        loop.end()
+    assert loop.taken_by == [(b"a", 1)]
+
+
+async def test_read_that_finds_no_request_any_more_ends_soon() -> None:
+    """R12. Taken back at the last moment, it leaves the process in a read that nothing else would end."""
+    device = Device()
+    os.set_blocking(device.fd, True)
+    wait_readable = trio_for_pyfuse3().lowlevel.wait_readable
+    library = ctypes.CDLL(None, use_errno=True)  # Python's own read would go on after the signal
+    for _ in range(3):
+        device.send(b"a")
+        await wait_readable(device.fd)
+        os.read(device.fd, 1)
+        began_at_seconds = time.monotonic()
+        assert library.read(device.fd, ctypes.create_string_buffer(1), 1) == -1
+        assert ctypes.get_errno() == errno.EINTR
+        assert time.monotonic() - began_at_seconds < 30
+    device.close()
+
+
+async def test_nobody_is_woken_while_no_request_comes(device: Device) -> None:
+    async with trio.open_nursery() as nursery:
+        loop = Loop(device, answer_at_once, trio_for_pyfuse3())
+        nursery.start_soon(loop.run)
+        device.send(b"a")
+        await wait_all_tasks_blocked()
+        assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+        loop.end()
 
 
 def test_what_has_no_other_is_trios_own() -> None:
