@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import select
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Final
 
@@ -87,6 +89,18 @@ class _Instead:
 
 
 def trio_for_pyfuse3() -> Any:
-    """What to put in the place of `pyfuse3.trio` before its main loop begins, in a process with one mount."""
+    """What to put in the place of `pyfuse3.trio`."""
     lowlevel = _Instead(trio.lowlevel, wait_readable=RequestWait().wait_readable)
     return _Instead(trio, Lock=RequestLock, lowlevel=lowlevel)
+
+
+@contextmanager
+def taking_requests(pyfuse3: Any) -> Iterator[None]:
+    """Around the main loop of that module, of which a process has one, in its main thread. What unmounts afterwards,
+    in C and with programs of its own, is not to be interrupted.
+    """
+    pyfuse3.trio = trio_for_pyfuse3()
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)

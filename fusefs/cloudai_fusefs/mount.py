@@ -29,7 +29,7 @@ from cloudai_fusefs.kernel_attributes import KernelAttributes
 from cloudai_fusefs.kernel_knobs import shows_direct_writes, turn_up_knobs
 from cloudai_fusefs.kernel_notifier import KernelNotifier
 from cloudai_fusefs.kernel_references import KernelReferences
-from cloudai_fusefs.kernel_requests import trio_for_pyfuse3
+from cloudai_fusefs.kernel_requests import taking_requests
 from cloudai_fusefs.late_answers import LateAnswers
 from cloudai_fusefs.managed_tree import ManagedTree
 from cloudai_fusefs.memory_shares import divide_memory
@@ -244,8 +244,8 @@ async def _serve(
         nursery.start_soon(keep_running, "late answers", late_answers.run)
         nursery.start_soon(keep_running, "letting go of trees", tree_memory.run)
         nursery.start_soon(_announce, config.mount_point, control, on_ready)
-        pyfuse3.trio = trio_for_pyfuse3()  # type: ignore[attr-defined]
-        await pyfuse3.main(max_tasks=HANDLERS_MAX)
+        with taking_requests(pyfuse3):
+            await pyfuse3.main(max_tasks=HANDLERS_MAX)
         notifier.stop()  # nobody is there to be told
         references.stop()
         await on_unmounted()

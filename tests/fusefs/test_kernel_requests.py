@@ -8,13 +8,14 @@ import os
 import signal
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from cloudai_fusefs.kernel_requests import IN_A_ROW_MAX, RequestLock, trio_for_pyfuse3
+from cloudai_fusefs.kernel_requests import IN_A_ROW_MAX, RequestLock, taking_requests, trio_for_pyfuse3
 
 Handler = Callable[[bytes], Awaitable[None]]
 
@@ -304,6 +305,15 @@ async def test_nobody_is_woken_while_no_request_comes(device: Device) -> None:
         await wait_all_tasks_blocked()
         assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
         loop.end()
+
+
+async def test_nothing_is_interrupted_after_the_loop(device: Device) -> None:
+    module = SimpleNamespace(trio=trio)
+    with taking_requests(module):
+        device.send(b"a")
+        await module.trio.lowlevel.wait_readable(device.fd)
+        assert signal.getitimer(signal.ITIMER_REAL) != (0.0, 0.0)
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
 def test_what_has_no_other_is_trios_own() -> None:
