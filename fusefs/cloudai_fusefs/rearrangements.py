@@ -199,13 +199,14 @@ class Rearrangements:
                 node = find(directory, name)
                 moment_ns = time.time_ns()
                 revision = 0
-                for node_id in node.ids_at_master:
-                    revision = await self._remove_at_master(directory, name, node_id, moment_ns)
-                    if node.pending is not None:
-                        node.pending.uncover(node_id)  # whatever becomes of the next one
-                for node_id in node.stray_ids:
-                    await self._remove_everywhere(tree, node_id, moment_ns)
-                    self._staging.forget_stray(node_id)
+                with self._staging.removing(node):
+                    for node_id in node.ids_at_master:
+                        revision = await self._remove_at_master(directory, name, node_id, moment_ns)
+                        if node.pending is not None:
+                            node.pending.uncover(node_id)  # whatever becomes of the next one
+                    for node_id in node.stray_ids:
+                        await self._remove_everywhere(tree, node_id, moment_ns)
+                        self._staging.forget_stray(node_id)
                 # (What has the name by now of a directory that is not there was hidden by what was staged in it.)
                 tree.is_in_doubt |= node.is_directory and not revision
                 is_told = 0 < revision <= tree.revision and not stays(node)

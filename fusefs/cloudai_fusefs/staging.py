@@ -71,6 +71,7 @@ class Staging:
         self.pace = WritePace()
         self._stale_rows: set[int] = set()
         self._replacing: dict[Node, Node] = {}  # files that the master is asked to replace, and by what
+        self._removing: set[Node] = set()
         marks = self._files_directory.glob(f"*/{mark_of(Path('*'))}")
         acknowledged = {int(path.name.partition(".")[0]) for path in marks}
         self.settling = Settling(self._journal, self._files_directory, self._put_row)
@@ -209,6 +210,29 @@ class Staging:
             yield
         finally:
             del self._replacing[replaced]
+
+    @contextmanager
+    def removing(self, node: Node) -> Iterator[None]:
+        """Around asking the master to remove the file's last name.
+
+        Should nobody be here to see its answer, what is staged brings the file back: the row then has all that there is
+        to it, also what only the master had.
+        """
+        if node.pending is None or not node.pending.content or not node.xattrs or len(node.edges) != 1:
+            yield
+            return
+        self._removing.add(node)
+        try:
+            with suppress(OSError):  # a full disk, on which `rm` may be there to make room
+                self.rewrite_row(node)
+            yield
+        except BaseException:
+            self._removing.discard(node)
+            with suppress(OSError):
+                self.rewrite_row(node)
+            raise
+        finally:
+            self._removing.discard(node)
 
     def note_content_leaves(self, node: Node, manifest: Manifest) -> None:
         """A commit with this content is about to be sent.
@@ -438,7 +462,7 @@ class Staging:
 
     def _put_row(self, node: Node, pending: Pending, disk_state: DiskState) -> None:
         if node.is_attached:
-            row = _row_of(node, pending, disk_state)
+            row = _row_of(node, pending, disk_state, with_xattrs=pending.xattrs or node in self._removing)
             by = self._replacing.get(node)
             self._journal.put(row if by is None else replace(row, parent_node_id=by.node_id))
             if node.node_id in self._stale_rows:
@@ -456,7 +480,7 @@ def _is_below_any(node: Node, directories: set[Node]) -> bool:
     return False
 
 
-def _row_of(node: Node, pending: Pending, disk_state: DiskState) -> JournalRecord:
+def _row_of(node: Node, pending: Pending, disk_state: DiskState, *, with_xattrs: bool) -> JournalRecord:
     staged = node.staged if pending.content else None
     return JournalRecord(
         node_id=node.node_id,
@@ -479,7 +503,7 @@ def _row_of(node: Node, pending: Pending, disk_state: DiskState) -> JournalRecor
         base_generation=0 if staged is None else staged.base_generation,
         committed=node.committed,
         disk_state=disk_state,
-        xattrs=xattrs_to_wire(node.xattrs).SerializeToString() if pending.xattrs else None,
+        xattrs=xattrs_to_wire(node.xattrs).SerializeToString() if with_xattrs else None,
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,11 @@ async def _see(file_system: FileSystemHarness) -> Seen:
     }
 
 
+def _xattrs(file_system: FileSystemHarness) -> dict[bytes, Mapping[bytes, bytes]]:
+    """Of what has some."""
+    return {path: shown.xattrs for path, shown in file_system.shown().items() if shown.xattrs}
+
+
 # --- what is done ----------------------------------------------------------------------------------------
 
 
@@ -120,6 +125,19 @@ async def _durable_and_overwritten(file_system: FileSystemHarness) -> None:
     handle = await file_system.open(b"old")
     await file_system.write(handle, 4, b"CONTENT AND MORE")
     file_system.close_handle(handle)
+
+
+async def _overwritten_with_xattrs(file_system: FileSystemHarness) -> None:
+    await _save(file_system, b"old", b"old content")
+    await file_system.set_xattr(b"old", b"user.first", b"1")
+    await file_system.make_all_durable()
+    await _write(file_system)
+
+
+async def _durable_with_new_xattrs(file_system: FileSystemHarness) -> None:
+    await _save(file_system, b"old", b"old content")
+    await file_system.make_all_durable()
+    await file_system.set_xattr(b"old", b"user.first", b"1")
 
 
 async def _durable_with_another_mode(file_system: FileSystemHarness) -> None:
@@ -264,6 +282,8 @@ SCENES: list[tuple[Scene, Scene]] = [
     (_unlinked_and_made_anew, _move_on),
     (_durable_directory_of_unlinked, _remove_directory),
     (_durable_and_overwritten, _unlink),
+    (_overwritten_with_xattrs, _unlink),
+    (_durable_with_new_xattrs, _unlink),
     (_durable_and_overwritten, _cut),
     (_durable_and_overwritten, _empty),
     (_durable_and_overwritten, _open_truncated),
@@ -303,7 +323,14 @@ async def test_death_between_two_steps_leaves_what_was_before_or_after(
         async with open_file_system(
             master.client(USER), run, place / "next", timeo_seconds=10
         ) as file_system:
-            await file_system.make_all_durable()
+            await file_system.namespace.load(file_system.tree.root)
+            for _ in range(2):  # as soon as it is shown, and in the end
+                has_xattrs = prepare in (_overwritten_with_xattrs, _durable_with_new_xattrs)
+                is_there = b"old" in file_system.shown()
+                assert _xattrs(file_system) == (
+                    {b"old": {b"user.first": b"1"}} if has_xattrs and is_there else {}
+                )
+                await file_system.make_all_durable()
             after = await _see(file_system)
             assert await published(observer, run) == {
                 path: content for path, content in after.items() if content is not None
