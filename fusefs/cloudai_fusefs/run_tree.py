@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -181,20 +181,10 @@ class RunTree(RunNodes):
         self.answered.clear()
         self.removals.forget_news()
 
-    def apply_tree(self, pages: Iterable[names.ListTreeResponse]) -> list[Invalidation]:
-        """The whole tree as listed. What is pending here stays; what the listing lacks otherwise goes."""
-        steps = self.apply_tree_in_steps(pages)
-        while True:
-            try:
-                next(steps)
-            except StopIteration as end:
-                told: list[Invalidation] = end.value
-                return told
-
-    def apply_tree_in_steps(
-        self, pages: Iterable[names.ListTreeResponse]
-    ) -> Generator[None, None, list[Invalidation]]:
-        """As apply_tree. Under the loading lock others may have a turn after each step, the last of which loads it.
+    def apply_tree(self, pages: Iterable[names.ListTreeResponse], told: list[Invalidation]) -> Iterator[None]:
+        """The whole tree as listed. What is pending here stays; what the listing lacks otherwise goes. In steps: under
+        the loading lock others may have a turn after each, and the tree is loaded after the last. `told` takes what the
+        kernel is to be told then.
 
         Only what nobody knows of takes more than one: of a tree that was let go of, the kernel would be shown
         directories with some of their subdirectories.
@@ -203,12 +193,12 @@ class RunTree(RunNodes):
         is_first = not self.is_loaded and (len(self.nodes) == 1 or was_let_go)
         self.begin_return()
         if is_first and not self.pending and not self.answered and not self.removals:
-            return (yield from self._take_first_tree(pages, in_steps=not was_let_go))
-        return self._compare_tree(pages)
+            yield from self._take_first_tree(pages, told, in_steps=not was_let_go)
+        else:
+            self._compare_tree(pages, told)
 
-    def _compare_tree(self, pages: Iterable[names.ListTreeResponse]) -> list[Invalidation]:
+    def _compare_tree(self, pages: Iterable[names.ListTreeResponse], told: list[Invalidation]) -> None:
         self.is_in_doubt = self.is_disputed = False
-        told: list[Invalidation] = []
         seen: set[Place] = set()
         first = True
         revision = 0
@@ -242,11 +232,10 @@ class RunTree(RunNodes):
         self.revision = max(self.revision, revision)
         self.answered.forget_until(self.revision)  # the news go on behind it
         self.is_loaded = True
-        return told
 
     def _take_first_tree(
-        self, pages: Iterable[names.ListTreeResponse], *, in_steps: bool
-    ) -> Generator[None, None, list[Invalidation]]:
+        self, pages: Iterable[names.ListTreeResponse], told: list[Invalidation], *, in_steps: bool
+    ) -> Iterator[None]:
         """As apply_tree, where nothing is known yet: the kernel cannot have cached what it was never told.
 
         Of a sealed run that was let go of, it may have: that is as it was, and what it refers to is still here.
@@ -265,7 +254,7 @@ class RunTree(RunNodes):
                     link_count, self.root.subdirectory_count = self.root.subdirectory_count, 0
                     yield
                     if self.is_removed:
-                        return []
+                        return
                     self.root.subdirectory_count = link_count
                 parent = nodes.get(edge.parent_node_id)
                 if parent is None or parent.children is None:
@@ -282,7 +271,7 @@ class RunTree(RunNodes):
                     self._attach(parent, edge.name, node)
         self.root.kernel_attributes = None  # asked for meanwhile, with no subdirectories
         self.is_loaded = True
-        return [Invalidation(self.root.ino)]
+        told.append(Invalidation(self.root.ino))
 
     def apply_changes(self, response: names.WatchResponse) -> list[Invalidation]:
         """What a watch brought. Applying it twice, or late, does no harm."""

@@ -71,7 +71,7 @@ class Staging:
         self.pace = WritePace()
         self._stale_rows: set[int] = set()
         self._replacing: dict[Node, Node] = {}  # files that the master is asked to replace, and by what
-        self._removing: set[Node] = set()
+        self._removing: set[Node] = set()  # files that the master is asked to remove
         marks = self._files_directory.glob(f"*/{mark_of(Path('*'))}")
         acknowledged = {int(path.name.partition(".")[0]) for path in marks}
         self.settling = Settling(self._journal, self._files_directory, self._put_row)
@@ -231,8 +231,7 @@ class Staging:
             with suppress(OSError):
                 self.rewrite_row(node)
             raise
-        finally:
-            self._removing.discard(node)
+        self._removing.discard(node)
 
     def note_content_leaves(self, node: Node, manifest: Manifest) -> None:
         """A commit with this content is about to be sent.

@@ -221,15 +221,11 @@ class TreeSync:
 
     async def _take_listing(self, tree: RunTree, pages: Iterable[names.ListTreeResponse]) -> None:
         """Cancelled: it is taken all the same. A tree half of which is there would be compared name by name."""
-        steps = tree.apply_tree_in_steps(pages)
+        told: list[Invalidation] = []
         with trio.CancelScope(shield=True):
-            while True:
-                try:
-                    next(steps)
-                except StopIteration as end:
-                    self._tell_kernel(end.value)
-                    break
+            for _ in tree.apply_tree(pages, told):
                 await trio.lowlevel.checkpoint()
+        self._tell_kernel(told)
         self._staging.note_listing(tree)
 
     async def _list_pages(self, task_id: str) -> list[names.ListTreeResponse]:

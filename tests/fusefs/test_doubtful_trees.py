@@ -11,6 +11,7 @@ from cloudai_fusefs.run_tree import RunTree
 from cloudai_model.limits import NODE_ID_MIN
 from cloudai_proto.storage.v1 import names_pb2 as names
 from cloudai_proto.storage.v1 import types_pb2 as types
+from support.listings import apply_tree
 
 ROOT_ID = NODE_ID_MIN
 OWN_ID = NODE_ID_MIN + 1
@@ -24,7 +25,7 @@ def make_tree(*edges: types.Edge) -> RunTree:
     run.root_node_id = ROOT_ID
     managed = ManagedTree()
     tree = RunTree(run, managed.register, managed.forget_inode)
-    tree.apply_tree([listing(1, *edges)])
+    apply_tree(tree, [listing(1, *edges)])
     return tree
 
 
@@ -91,7 +92,7 @@ def test_directory_that_stayed_for_what_was_below_it_goes_with_a_listing() -> No
     tree.detach(directory, b"file")  # removed here before it was committed
     tree.forget_pending(file)
 
-    tree.apply_tree([listing(2)])
+    apply_tree(tree, [listing(2)])
 
     assert (tree.root.children, tree.is_in_doubt) == ({}, False)
 
@@ -167,14 +168,15 @@ def test_directory_that_took_the_id_of_another_shares_its_number_with_none() -> 
     tell_set(tree, edge(ROOT_ID, b"new", OTHER_ID, DIRECTORY, revision=3))
     assert tree.is_in_doubt
 
-    tree.apply_tree(
+    apply_tree(
+        tree,
         [
             listing(
                 3,
                 edge(ROOT_ID, b"old", OWN_ID, DIRECTORY, revision=2),
                 edge(ROOT_ID, b"new", OTHER_ID, DIRECTORY, revision=3),
             )
-        ]
+        ],
     )
 
     old = (tree.root.children or {})[b"old"]

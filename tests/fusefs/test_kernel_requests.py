@@ -7,7 +7,8 @@ import errno
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -107,16 +108,23 @@ async def answer_at_once(_: bytes) -> None:
     pass
 
 
-async def test_who_has_answered_takes_the_next_request(device: Device) -> None:
+@asynccontextmanager
+async def running(device: Device, handler: Handler = answer_at_once) -> AsyncIterator[Loop]:
+    """Ended when all that was sent has been taken."""
     async with trio.open_nursery() as nursery:
-        loop = Loop(device, answer_at_once, trio_for_pyfuse3())
+        loop = Loop(device, handler, trio_for_pyfuse3())
         nursery.start_soon(loop.run)
+        yield loop
+        await wait_all_tasks_blocked()
+        loop.end()
+
+
+async def test_who_has_answered_takes_the_next_request(device: Device) -> None:
+    async with running(device) as loop:
         for _ in range(5):
             device.send(b"a")
             await wait_all_tasks_blocked()
         device.send(b"a" * IN_A_ROW_MAX)
-        await wait_all_tasks_blocked()
-        loop.end()
 
     assert loop.taken_by == [(b"a", 1)] * (5 + IN_A_ROW_MAX)
     assert loop.task_count == 2
@@ -134,12 +142,9 @@ async def test_what_is_there_already_is_taken_without_a_turn_of_the_loop(
         await wait_readable(fd)
 
     monkeypatch.setattr(trio.lowlevel, "wait_readable", counted)
-    async with trio.open_nursery() as nursery:
-        loop = Loop(device, answer_at_once, trio_for_pyfuse3())
-        device.send(b"a" * 10 * IN_A_ROW_MAX)
-        nursery.start_soon(loop.run)
-        await wait_all_tasks_blocked()
-        loop.end()
+    device.send(b"a" * 10 * IN_A_ROW_MAX)
+    async with running(device) as loop:
+        pass
     assert len(loop.taken_by) == 10 * IN_A_ROW_MAX
     assert wait_count <= 12
 
@@ -151,17 +156,13 @@ async def test_while_one_waits_another_takes_the_next_request(device: Device) ->
         if request == b"w":
             await gate.wait()
 
-    async with trio.open_nursery() as nursery:
-        loop = Loop(device, wait_for_gate, trio_for_pyfuse3())
-        nursery.start_soon(loop.run)
+    async with running(device, wait_for_gate) as loop:
         device.send(b"w" * 20 + b"a")
         await wait_all_tasks_blocked()
         assert len({number for _, number in loop.taken_by}) == 21
         gate.set()
         await wait_all_tasks_blocked()
         device.send(b"b")
-        await wait_all_tasks_blocked()
-        loop.end()
 
     assert [request for request, _ in loop.taken_by[-2:]] == [b"a", b"b"]
 
@@ -228,13 +229,9 @@ async def test_others_have_a_turn_however_many_requests_come(device: Device) -> 
 
 
 async def test_an_idle_loop_waits_for_the_device_and_does_not_look_again_and_again(device: Device) -> None:
-    async with trio.open_nursery() as nursery:
-        loop = Loop(device, answer_at_once, trio_for_pyfuse3())
-        nursery.start_soon(loop.run)
+    async with running(device) as loop:
         await wait_all_tasks_blocked()  # of a loop that looked on, this would not return
         device.send(b"a")
-        await wait_all_tasks_blocked()
-        loop.end()
     assert loop.taken_by == [(b"a", 1)]
 
 
@@ -269,14 +266,10 @@ async def test_request_that_is_gone_by_then_is_waited_for_again(
             await real_wait(fd)
 
     monkeypatch.setattr(trio.lowlevel, "wait_readable", believe_too_much)
-    async with trio.open_nursery() as nursery:
-        loop = Loop(device, answer_at_once, trio_for_pyfuse3())
-        nursery.start_soon(loop.run)
+    async with running(device) as loop:
         await wait_all_tasks_blocked()
         assert loop.taken_by == []
         device.send(b"a")
-        await wait_all_tasks_blocked()
-        loop.end()
     assert loop.taken_by == [(b"a", 1)]
 
 
@@ -298,13 +291,10 @@ async def test_read_that_finds_no_request_any_more_ends_soon() -> None:
 
 
 async def test_nobody_is_woken_while_no_request_comes(device: Device) -> None:
-    async with trio.open_nursery() as nursery:
-        loop = Loop(device, answer_at_once, trio_for_pyfuse3())
-        nursery.start_soon(loop.run)
+    async with running(device):
         device.send(b"a")
         await wait_all_tasks_blocked()
         assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
-        loop.end()
 
 
 async def test_nothing_is_interrupted_after_the_loop(device: Device) -> None:

@@ -33,6 +33,7 @@ from cloudai_proto.storage.v1 import names_pb2 as names
 from cloudai_proto.storage.v1 import types_pb2 as types
 from fakes.fake_master import FakeMaster, FakeMasterClient
 from support.file_system_harness import FileSystemHarness, open_file_system
+from support.listings import apply_tree
 from support.storage_requests import (
     commit_one,
     file_commit,
@@ -784,7 +785,7 @@ async def test_listing_that_is_older_than_a_removal_does_not_bring_the_file_back
     pages = [await client.list_tree(run.task_id)]
     await durable.unlink(b"f")
 
-    durable.tree.apply_tree(pages)
+    apply_tree(durable.tree, pages)
 
     assert b"f" not in durable.shown()
 

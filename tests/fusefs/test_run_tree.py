@@ -19,6 +19,7 @@ from cloudai_model.errors import AlreadyExists, NameTooLong
 from cloudai_model.limits import NODE_ID_MIN
 from cloudai_proto.storage.v1 import names_pb2 as names
 from cloudai_proto.storage.v1 import types_pb2 as types
+from support.listings import apply_tree
 
 ROOT_ID = NODE_ID_MIN
 FILE_ID = NODE_ID_MIN + 1
@@ -92,8 +93,9 @@ def make_here(tree: RunTree, name: bytes, node_id: int) -> Node:
 def test_listed_tree_is_shown() -> None:
     tree = make_tree()
 
-    tree.apply_tree(
-        [page(edge(b"d", DIRECTORY_ID, kind=DIRECTORY), edge(b"f", FILE_ID, parent=DIRECTORY_ID, size=7))]
+    apply_tree(
+        tree,
+        [page(edge(b"d", DIRECTORY_ID, kind=DIRECTORY), edge(b"f", FILE_ID, parent=DIRECTORY_ID, size=7))],
     )
 
     assert names_in(tree.root) == [b"d"]
@@ -103,7 +105,7 @@ def test_listed_tree_is_shown() -> None:
 
 def test_name_that_appears_elsewhere_appears_here_and_the_kernel_is_told() -> None:
     tree = make_tree()
-    tree.apply_tree([page()])
+    apply_tree(tree, [page()])
 
     told = tree.apply_changes(set_edge(edge(b"new", FILE_ID), 2))
 
@@ -114,7 +116,7 @@ def test_name_that_appears_elsewhere_appears_here_and_the_kernel_is_told() -> No
 
 def test_change_applied_twice_changes_nothing_more() -> None:
     tree = make_tree()
-    tree.apply_tree([page()])
+    apply_tree(tree, [page()])
     tree.apply_changes(set_edge(edge(b"new", FILE_ID), 2))
 
     assert tree.apply_changes(set_edge(edge(b"new", FILE_ID), 2)) == []
@@ -123,7 +125,7 @@ def test_change_applied_twice_changes_nothing_more() -> None:
 
 def test_removal_elsewhere_removes_here() -> None:
     tree = make_tree()
-    tree.apply_tree([page(edge(b"f", FILE_ID))])
+    apply_tree(tree, [page(edge(b"f", FILE_ID))])
 
     told = tree.apply_changes(remove_edge(b"f", FILE_ID, 2))
 
@@ -134,7 +136,7 @@ def test_removal_elsewhere_removes_here() -> None:
 
 def test_removal_of_another_node_of_that_name_is_ignored() -> None:
     tree = make_tree()
-    tree.apply_tree([page(edge(b"f", FILE_ID))])
+    apply_tree(tree, [page(edge(b"f", FILE_ID))])
 
     tree.apply_changes(remove_edge(b"f", OTHER_ID, 2))
 
@@ -143,7 +145,7 @@ def test_removal_of_another_node_of_that_name_is_ignored() -> None:
 
 def test_removal_elsewhere_does_not_take_a_file_with_uncommitted_content() -> None:
     tree = make_tree()
-    tree.apply_tree([page(edge(b"f", FILE_ID))])
+    apply_tree(tree, [page(edge(b"f", FILE_ID))])
     tree.note_pending(tree.nodes[FILE_ID]).content = True
 
     tree.apply_changes(remove_edge(b"f", FILE_ID, 2))
@@ -153,7 +155,7 @@ def test_removal_elsewhere_does_not_take_a_file_with_uncommitted_content() -> No
 
 def test_removal_elsewhere_does_not_take_a_directory_with_something_uncommitted_below() -> None:
     tree = make_tree()
-    tree.apply_tree([page(edge(b"d", DIRECTORY_ID, kind=DIRECTORY))])
+    apply_tree(tree, [page(edge(b"d", DIRECTORY_ID, kind=DIRECTORY))])
     node = Node(tree, FILE_ID, FILE)
     tree.add(tree.nodes[DIRECTORY_ID], b"f", node)
     tree.note_pending(node).place = True
@@ -165,7 +167,7 @@ def test_removal_elsewhere_does_not_take_a_directory_with_something_uncommitted_
 
 def test_file_made_here_keeps_its_name_against_one_made_elsewhere() -> None:
     tree = make_tree()
-    tree.apply_tree([page()])
+    apply_tree(tree, [page()])
     here = make_here(tree, b"f", FILE_ID)
 
     tree.apply_changes(set_edge(edge(b"f", OTHER_ID), 2))
@@ -175,7 +177,7 @@ def test_file_made_here_keeps_its_name_against_one_made_elsewhere() -> None:
 
 def test_directory_made_on_both_sides_takes_the_masters_id_and_keeps_its_inode() -> None:
     tree = make_tree()
-    tree.apply_tree([page()])
+    apply_tree(tree, [page()])
     here = Node(tree, DIRECTORY_ID, DIRECTORY)
     tree.add(tree.root, b"d", here)
     tree.note_pending(here).place = True
@@ -189,7 +191,7 @@ def test_directory_made_on_both_sides_takes_the_masters_id_and_keeps_its_inode()
 def test_directory_that_gave_its_id_to_another_keeps_its_number_from_who_has_the_id_later() -> None:
     managed = ManagedTree()
     tree = make_tree(managed)
-    tree.apply_tree([page(edge(b"given", DIRECTORY_ID, kind=DIRECTORY))])
+    apply_tree(tree, [page(edge(b"given", DIRECTORY_ID, kind=DIRECTORY))])
     given = tree.nodes[DIRECTORY_ID]
     given.lookup_count = 1  # open until the end
     taker = Node(tree, OTHER_ID, DIRECTORY)
@@ -210,7 +212,7 @@ def test_directory_that_gave_its_id_to_another_keeps_its_number_from_who_has_the
 
 def test_directory_whose_own_time_is_to_be_committed_stays_for_what_is_made_in_it() -> None:
     tree = make_tree()
-    tree.apply_tree([page(edge(b"d", DIRECTORY_ID, kind=DIRECTORY))])
+    apply_tree(tree, [page(edge(b"d", DIRECTORY_ID, kind=DIRECTORY))])
     directory = tree.nodes[DIRECTORY_ID]
     mine = Node(tree, FILE_ID, FILE)
     tree.add(directory, b"mine", mine)
@@ -224,7 +226,7 @@ def test_directory_whose_own_time_is_to_be_committed_stays_for_what_is_made_in_i
 
 def test_file_put_elsewhere_in_the_place_of_a_directory_takes_no_path_from_what_is_staged_in_it() -> None:
     tree = make_tree()
-    tree.apply_tree([page(edge(b"d", DIRECTORY_ID, kind=DIRECTORY))])
+    apply_tree(tree, [page(edge(b"d", DIRECTORY_ID, kind=DIRECTORY))])
     mine = Node(tree, FILE_ID, FILE)
     tree.add(tree.nodes[DIRECTORY_ID], b"mine", mine)
     pending = tree.note_pending(mine)
@@ -239,7 +241,7 @@ def test_file_put_elsewhere_in_the_place_of_a_directory_takes_no_path_from_what_
 def test_directory_that_comes_back_is_another_inode_than_the_one_the_kernel_takes_for_removed() -> None:
     managed = ManagedTree()
     tree = make_tree(managed)
-    tree.apply_tree([page(edge(b"d", DIRECTORY_ID, kind=DIRECTORY))])
+    apply_tree(tree, [page(edge(b"d", DIRECTORY_ID, kind=DIRECTORY))])
     directory = tree.nodes[DIRECTORY_ID]
     number = directory.ino
     directory.lookup_count = 3
@@ -264,7 +266,7 @@ def test_directory_that_comes_back_is_another_inode_than_the_one_the_kernel_take
 
 def test_directory_that_is_made_anew_keeps_what_is_to_be_committed_below_it() -> None:
     tree = make_tree()
-    tree.apply_tree([page(edge(b"d", DIRECTORY_ID, kind=DIRECTORY))])
+    apply_tree(tree, [page(edge(b"d", DIRECTORY_ID, kind=DIRECTORY))])
     directory = tree.nodes[DIRECTORY_ID]
     mine = Node(tree, FILE_ID, FILE)
     tree.add(directory, b"mine", mine)
@@ -280,13 +282,13 @@ def test_directory_that_is_made_anew_keeps_what_is_to_be_committed_below_it() ->
 
 def test_directory_that_is_replaced_takes_what_was_below_it_along() -> None:
     tree = make_tree()
-    tree.apply_tree(
-        [page(edge(b"d", DIRECTORY_ID, kind=DIRECTORY), edge(b"f", FILE_ID, parent=DIRECTORY_ID))]
+    apply_tree(
+        tree, [page(edge(b"d", DIRECTORY_ID, kind=DIRECTORY), edge(b"f", FILE_ID, parent=DIRECTORY_ID))]
     )
     opened = tree.nodes[FILE_ID]
     opened.open_count = 1
 
-    tree.apply_tree([page(edge(b"d", OTHER_ID, kind=DIRECTORY, revision=2), revision=2)])
+    apply_tree(tree, [page(edge(b"d", OTHER_ID, kind=DIRECTORY, revision=2), revision=2)])
 
     assert not opened.is_attached
     assert names_in(tree.nodes[OTHER_ID]) == []
@@ -294,7 +296,8 @@ def test_directory_that_is_replaced_takes_what_was_below_it_along() -> None:
 
 def test_directory_moved_over_another_elsewhere_takes_in_what_is_to_be_committed_there() -> None:
     tree = make_tree()
-    tree.apply_tree(
+    apply_tree(
+        tree,
         [
             page(
                 edge(b"d", DIRECTORY_ID, kind=DIRECTORY),
@@ -302,7 +305,7 @@ def test_directory_moved_over_another_elsewhere_takes_in_what_is_to_be_committed
                 edge(b"theirs", FILE_ID, parent=OTHER_ID),
                 edge(b"both", FILE_ID + 10, parent=OTHER_ID),
             )
-        ]
+        ],
     )
     directory = tree.nodes[DIRECTORY_ID]
     mine, both = Node(tree, FILE_ID + 20, FILE), Node(tree, FILE_ID + 21, FILE)
@@ -321,7 +324,7 @@ def test_directory_moved_over_another_elsewhere_takes_in_what_is_to_be_committed
 
 def test_answer_for_a_directory_that_is_gone_by_now_changes_nothing() -> None:
     tree = make_tree()
-    tree.apply_tree([page(edge(b"d", DIRECTORY_ID, kind=DIRECTORY))])
+    apply_tree(tree, [page(edge(b"d", DIRECTORY_ID, kind=DIRECTORY))])
     directory = tree.nodes[DIRECTORY_ID]
     tree.apply_changes(remove_edge(b"d", DIRECTORY_ID, 2))
 
@@ -332,7 +335,7 @@ def test_answer_for_a_directory_that_is_gone_by_now_changes_nothing() -> None:
 
 def test_late_news_of_a_node_removed_here_does_not_bring_it_back() -> None:
     tree = make_tree()
-    tree.apply_tree([page(edge(b"f", FILE_ID))])
+    apply_tree(tree, [page(edge(b"f", FILE_ID))])
     node = tree.detach(tree.root, b"f")
     tree.answered.note_place((ROOT_ID, b"f"), 5)
     tree.forget_if_unused(node)
@@ -344,7 +347,7 @@ def test_late_news_of_a_node_removed_here_does_not_bring_it_back() -> None:
 
 def test_late_news_of_another_file_of_that_name_does_not_outdo_an_answer() -> None:
     tree = make_tree()
-    tree.apply_tree([page(edge(b"f", FILE_ID))])
+    apply_tree(tree, [page(edge(b"f", FILE_ID))])
     tree.answered.note_place((ROOT_ID, b"f"), 5)
 
     tree.apply_changes(set_edge(edge(b"f", OTHER_ID, revision=4), 4))
@@ -357,7 +360,7 @@ def test_late_news_of_another_file_of_that_name_does_not_outdo_an_answer() -> No
 
 def test_late_news_of_a_further_name_is_shown_although_an_answer_has_told_of_the_first() -> None:
     tree = make_tree()
-    tree.apply_tree([page(edge(b"f", FILE_ID))])
+    apply_tree(tree, [page(edge(b"f", FILE_ID))])
     tree.answered.note_place((ROOT_ID, b"f"), 5)
     tree.answered.note_touched(FILE_ID, 5)
 
@@ -368,7 +371,7 @@ def test_late_news_of_a_further_name_is_shown_although_an_answer_has_told_of_the
 
 def test_late_news_of_a_node_removed_everywhere_is_history_under_any_name() -> None:
     tree = make_tree()
-    tree.apply_tree([page()])
+    apply_tree(tree, [page()])
     tree.answered.note_removed(FILE_ID, 5)
 
     tree.apply_changes(set_edge(edge(b"f", FILE_ID, revision=4), 4))
@@ -400,7 +403,7 @@ def test_news_that_come_before_the_answer_to_a_commit_count_if_they_are_newer(
     news: list[names.WatchResponse], shown: dict[bytes, int]
 ) -> None:
     tree = make_tree()
-    tree.apply_tree([page()])
+    apply_tree(tree, [page()])
     node = make_here(tree, b"f", FILE_ID)
     pending = node.pending
     assert pending is not None
@@ -417,7 +420,7 @@ def test_news_that_come_before_the_answer_to_a_commit_count_if_they_are_newer(
 
 def test_attributes_given_elsewhere_after_a_commit_are_shown_once_it_is_answered() -> None:
     tree = make_tree()
-    tree.apply_tree([page(edge(b"f", FILE_ID))])
+    apply_tree(tree, [page(edge(b"f", FILE_ID))])
     node = tree.nodes[FILE_ID]
     node.mode = 0o600
     pending = tree.note_pending(node)
@@ -434,7 +437,7 @@ def test_attributes_given_elsewhere_after_a_commit_are_shown_once_it_is_answered
 
 def test_news_older_than_what_is_known_does_not_turn_a_file_back() -> None:
     tree = make_tree()
-    tree.apply_tree([page(edge(b"f", FILE_ID, revision=9, generation=3, size=30))])
+    apply_tree(tree, [page(edge(b"f", FILE_ID, revision=9, generation=3, size=30))])
 
     tree.apply_changes(set_edge(edge(b"f", FILE_ID, revision=4, generation=2, size=20), 10))
 
@@ -443,7 +446,7 @@ def test_news_older_than_what_is_known_does_not_turn_a_file_back() -> None:
 
 def test_late_news_of_a_node_renamed_here_does_not_turn_its_change_time_back() -> None:
     tree = make_tree()
-    tree.apply_tree([page(edge(b"file", FILE_ID))])
+    apply_tree(tree, [page(edge(b"file", FILE_ID))])
     node = tree.nodes[FILE_ID]
     tree.answered.note_touched(FILE_ID, 7)
     node.note_change(2000)
@@ -459,7 +462,7 @@ def test_late_news_of_a_node_renamed_here_does_not_turn_its_change_time_back() -
 
 def test_late_news_of_a_file_that_is_only_open_does_not_turn_its_times_back() -> None:
     tree = make_tree()
-    tree.apply_tree([page(edge(b"file", FILE_ID))])
+    apply_tree(tree, [page(edge(b"file", FILE_ID))])
     node = tree.nodes[FILE_ID]
     node.open_count = 1
     tree.detach(tree.root, b"file")
@@ -476,7 +479,7 @@ def test_late_news_of_a_file_that_is_only_open_does_not_turn_its_times_back() ->
 
 def test_file_that_was_only_open_and_gets_a_name_elsewhere_is_shown_as_it_is_there() -> None:
     tree = make_tree()
-    tree.apply_tree([page(edge(b"file", FILE_ID))])
+    apply_tree(tree, [page(edge(b"file", FILE_ID))])
     node = tree.nodes[FILE_ID]
     node.open_count = 1
     tree.detach(tree.root, b"file")
@@ -489,7 +492,7 @@ def test_file_that_was_only_open_and_gets_a_name_elsewhere_is_shown_as_it_is_the
 
 def test_size_of_a_file_being_written_here_stays_while_its_generation_follows() -> None:
     tree = make_tree()
-    tree.apply_tree([page(edge(b"f", FILE_ID))])
+    apply_tree(tree, [page(edge(b"f", FILE_ID))])
     node = tree.nodes[FILE_ID]
     tree.note_pending(node).content = True
     node.set_size(100)
@@ -501,10 +504,10 @@ def test_size_of_a_file_being_written_here_stays_while_its_generation_follows() 
 
 def test_listing_again_drops_what_is_gone_and_keeps_what_is_pending() -> None:
     tree = make_tree()
-    tree.apply_tree([page(edge(b"gone", FILE_ID), edge(b"stays", OTHER_ID))])
+    apply_tree(tree, [page(edge(b"gone", FILE_ID), edge(b"stays", OTHER_ID))])
     make_here(tree, b"mine", DIRECTORY_ID)
 
-    tree.apply_tree([page(edge(b"stays", OTHER_ID), revision=7)])
+    apply_tree(tree, [page(edge(b"stays", OTHER_ID), revision=7)])
 
     assert names_in(tree.root) == [b"mine", b"stays"]
     assert tree.revision == 7
@@ -512,32 +515,32 @@ def test_listing_again_drops_what_is_gone_and_keeps_what_is_pending() -> None:
 
 def test_listing_that_began_before_an_acknowledgement_does_not_take_the_file_away() -> None:
     tree = make_tree()
-    tree.apply_tree([page()])
+    apply_tree(tree, [page()])
     node = make_here(tree, b"mine", FILE_ID)
     tree.forget_pending(node)
     node.take_server_state(edge(b"mine", FILE_ID, revision=9).node)
 
-    tree.apply_tree([page(revision=8)])
+    apply_tree(tree, [page(revision=8)])
 
     assert (tree.root.children or {})[b"mine"] is node
 
 
 def test_listing_that_began_before_a_removal_does_not_bring_the_file_back() -> None:
     tree = make_tree()
-    tree.apply_tree([page(edge(b"f", FILE_ID))])
+    apply_tree(tree, [page(edge(b"f", FILE_ID))])
     node = tree.detach(tree.root, b"f")
     tree.answered.note_place((ROOT_ID, b"f"), 9)
     tree.forget_if_unused(node)
 
-    tree.apply_tree([page(edge(b"f", FILE_ID), revision=8)])
+    apply_tree(tree, [page(edge(b"f", FILE_ID), revision=8)])
 
     assert names_in(tree.root) == []
 
 
 def test_moved_directory_takes_what_is_below_with_it() -> None:
     tree = make_tree()
-    tree.apply_tree(
-        [page(edge(b"a", DIRECTORY_ID, kind=DIRECTORY), edge(b"f", FILE_ID, parent=DIRECTORY_ID))]
+    apply_tree(
+        tree, [page(edge(b"a", DIRECTORY_ID, kind=DIRECTORY), edge(b"f", FILE_ID, parent=DIRECTORY_ID))]
     )
 
     # The new name comes first, so that the directory is never without one.
@@ -550,14 +553,15 @@ def test_moved_directory_takes_what_is_below_with_it() -> None:
 
 def test_link_counts_follow_names_and_subdirectories() -> None:
     tree = make_tree()
-    tree.apply_tree(
+    apply_tree(
+        tree,
         [
             page(
                 edge(b"d", DIRECTORY_ID, kind=DIRECTORY),
                 edge(b"f", FILE_ID),
                 edge(b"again", FILE_ID),
             )
-        ]
+        ],
     )
 
     assert tree.root.link_count == 3
@@ -568,7 +572,7 @@ def test_link_counts_follow_names_and_subdirectories() -> None:
 
 def test_sealing_is_final_and_told() -> None:
     tree = make_tree()
-    tree.apply_tree([page(edge(b"f", FILE_ID))])
+    apply_tree(tree, [page(edge(b"f", FILE_ID))])
     tree.nodes[FILE_ID].lookup_count = 1
     sealed = names.Change(revision=2, run_changed=types.Run(sealed=True, exit_status=3))
 
@@ -580,7 +584,7 @@ def test_sealing_is_final_and_told() -> None:
 
 def test_growth_is_shown_when_the_pages_of_each_are_dropped() -> None:
     tree = make_tree()
-    tree.apply_tree([page(edge(b"f", FILE_ID, size=10))])
+    apply_tree(tree, [page(edge(b"f", FILE_ID, size=10))])
     node = tree.nodes[FILE_ID]
     node.lookup_count = 1
     for revision in (2, 3):
@@ -595,7 +599,7 @@ def test_growth_is_shown_when_the_pages_of_each_are_dropped() -> None:
 
 def test_what_the_kernel_does_not_know_or_what_shrank_is_shown_at_once() -> None:
     tree = make_tree()
-    tree.apply_tree([page(edge(b"f", FILE_ID, size=10))])
+    apply_tree(tree, [page(edge(b"f", FILE_ID, size=10))])
     node = tree.nodes[FILE_ID]
     tree.apply_changes(set_edge(edge(b"f", FILE_ID, size=20, revision=2, generation=2), 2))
     assert node.kernel_size_bytes == 20
@@ -606,7 +610,7 @@ def test_what_the_kernel_does_not_know_or_what_shrank_is_shown_at_once() -> None
 
 def test_size_that_is_set_here_is_shown_at_once() -> None:
     tree = make_tree()
-    tree.apply_tree([page(edge(b"f", FILE_ID, size=10))])
+    apply_tree(tree, [page(edge(b"f", FILE_ID, size=10))])
     node = tree.nodes[FILE_ID]
     node.hide_growth(5)
     node.set_size(40)
@@ -653,7 +657,7 @@ def test_path_past_the_limit_is_refused_before_it_is_made() -> None:
 
 def test_node_in_use_by_the_kernel_is_kept_until_it_is_forgotten() -> None:
     tree = make_tree()
-    tree.apply_tree([page(edge(b"f", FILE_ID))])
+    apply_tree(tree, [page(edge(b"f", FILE_ID))])
     node = tree.nodes[FILE_ID]
     node.lookup_count = 1
 
@@ -666,9 +670,9 @@ def test_node_in_use_by_the_kernel_is_kept_until_it_is_forgotten() -> None:
 
 def test_names_that_appear_in_a_run_that_was_listed_empty_are_told() -> None:
     tree = make_tree()
-    tree.apply_tree([page()])
+    apply_tree(tree, [page()])
 
-    told = tree.apply_tree([page(edge(b"f", FILE_ID), revision=2)])
+    told = apply_tree(tree, [page(edge(b"f", FILE_ID), revision=2)])
 
     assert Invalidation(ROOT_ID, b"f") in told
     assert names_in(tree.root) == [b"f"]
@@ -678,7 +682,7 @@ def test_first_listing_keeps_what_was_removed_here_meanwhile_removed() -> None:
     tree = make_tree()
     tree.answered.note_place((ROOT_ID, b"f"), 9)
 
-    tree.apply_tree([page(edge(b"f", FILE_ID), revision=8)])
+    apply_tree(tree, [page(edge(b"f", FILE_ID), revision=8)])
 
     assert names_in(tree.root) == []
 
@@ -687,7 +691,7 @@ def test_first_listing_keeps_what_was_made_here_before_it() -> None:
     tree = make_tree()
     here = make_here(tree, b"f", FILE_ID)
 
-    tree.apply_tree([page(edge(b"f", OTHER_ID), edge(b"g", DIRECTORY_ID))])
+    apply_tree(tree, [page(edge(b"f", OTHER_ID), edge(b"g", DIRECTORY_ID))])
 
     assert (tree.root.children or {})[b"f"] is here
     assert names_in(tree.root) == [b"f", b"g"]
@@ -696,11 +700,12 @@ def test_first_listing_keeps_what_was_made_here_before_it() -> None:
 def test_file_of_two_names_is_listed_as_its_newest() -> None:
     # The pages of a listing are not of one moment.
     tree = make_tree()
-    tree.apply_tree(
+    apply_tree(
+        tree,
         [
             page(edge(b"a", FILE_ID, revision=3, size=10), revision=4),
             page(edge(b"b", FILE_ID, revision=9, size=20, generation=2), revision=4),
-        ]
+        ],
     )
     node = tree.nodes[FILE_ID]
     assert (node.size_bytes, node.generation, node.revision, node.link_count) == (20, 2, 9, 2)
@@ -789,8 +794,8 @@ def test_first_listing_gives_what_any_other_gives(pages: list[names.ListTreeResp
     )
     other.answered.note_removed(NODE_ID_MIN + 1000, 0)  # something is known of it: no first listing
 
-    first.apply_tree(pages)
-    other.apply_tree(pages)
+    apply_tree(first, pages)
+    apply_tree(other, pages)
 
     assert state_of(first) == state_of(other)
     assert registered[0] == registered[1]
@@ -867,7 +872,7 @@ HISTORIES = {
 def test_answer_and_news_of_a_removed_name_come_to_the_same_in_any_order(history: History) -> None:
     for position in range(len(history.news) + 1):
         tree = make_tree()
-        tree.apply_tree([page(edge(b"f", FILE_ID))])
+        apply_tree(tree, [page(edge(b"f", FILE_ID))])
         removal = Removal(tree.root, b"f", tree.nodes[FILE_ID], removed_at_ns=77)
         tree.begin_removal(removal)
 
@@ -890,7 +895,7 @@ def test_answer_and_news_of_a_removed_name_come_to_the_same_in_any_order(history
 @pytest.mark.parametrize("history", HISTORIES.values(), ids=HISTORIES.keys())
 def test_refused_removal_shows_what_the_news_have_told(history: History) -> None:
     tree = make_tree()
-    tree.apply_tree([page(edge(b"f", FILE_ID))])
+    apply_tree(tree, [page(edge(b"f", FILE_ID))])
     removal = Removal(tree.root, b"f", tree.nodes[FILE_ID], removed_at_ns=77)
     tree.begin_removal(removal)
     for news in history.news:
@@ -904,22 +909,22 @@ def test_refused_removal_shows_what_the_news_have_told(history: History) -> None
 def test_listing_outdoes_an_older_answer_and_no_newer_one() -> None:
     for listed_at, shown in ((4, []), (6, [b"f"])):
         tree = make_tree()
-        tree.apply_tree([page(edge(b"f", FILE_ID))])
+        apply_tree(tree, [page(edge(b"f", FILE_ID))])
         removal = Removal(tree.root, b"f", tree.nodes[FILE_ID], removed_at_ns=77)
         tree.begin_removal(removal)
         tree.answer_removal(removal, 5, None)
 
-        tree.apply_tree([page(edge(b"f", FILE_ID, revision=listed_at), revision=listed_at)])
+        apply_tree(tree, [page(edge(b"f", FILE_ID, revision=listed_at), revision=listed_at)])
 
         assert names_in(tree.root) == shown
 
 
 def test_name_that_a_listing_lacks_is_not_shown_by_an_older_answer() -> None:
     tree = make_tree()
-    tree.apply_tree([page(edge(b"f", FILE_ID))])
+    apply_tree(tree, [page(edge(b"f", FILE_ID))])
     removal = Removal(tree.root, b"f", tree.nodes[FILE_ID], removed_at_ns=77)
     tree.begin_removal(removal)
-    tree.apply_tree([page(revision=6)])
+    apply_tree(tree, [page(revision=6)])
 
     tree.answer_removal(removal, 5, KEPT)
 
@@ -928,7 +933,7 @@ def test_name_that_a_listing_lacks_is_not_shown_by_an_older_answer() -> None:
 
 def test_file_that_comes_back_to_a_name_made_here_is_nothing_that_was_replaced_here() -> None:
     tree = make_tree()
-    tree.apply_tree([page(edge(b"f", FILE_ID))])
+    apply_tree(tree, [page(edge(b"f", FILE_ID))])
     removal = Removal(tree.root, b"f", tree.nodes[FILE_ID], removed_at_ns=77)
     tree.begin_removal(removal)
     node = make_here(tree, b"f", OTHER_ID)
@@ -941,7 +946,7 @@ def test_file_that_comes_back_to_a_name_made_here_is_nothing_that_was_replaced_h
 
 def test_file_that_comes_back_is_as_it_was() -> None:
     tree = make_tree()
-    tree.apply_tree([page(edge(b"f", FILE_ID, size=7))])
+    apply_tree(tree, [page(edge(b"f", FILE_ID, size=7))])
     node = tree.nodes[FILE_ID]
     before = node.attributes
     removal = Removal(tree.root, b"f", node, removed_at_ns=77)
@@ -957,7 +962,7 @@ def test_file_that_comes_back_is_as_it_was() -> None:
 
 def test_file_that_comes_back_is_as_somebody_has_changed_it_meanwhile() -> None:
     tree = make_tree()
-    tree.apply_tree([page(edge(b"f", FILE_ID))])
+    apply_tree(tree, [page(edge(b"f", FILE_ID))])
     node = tree.nodes[FILE_ID]
     removal = Removal(tree.root, b"f", node, removed_at_ns=77)
     tree.begin_removal(removal)
@@ -975,27 +980,27 @@ def test_file_that_comes_back_is_as_somebody_has_changed_it_meanwhile() -> None:
 
 def test_answers_of_another_history_hide_nothing() -> None:
     tree = make_tree()
-    tree.apply_tree([page(edge(b"f", FILE_ID))])
+    apply_tree(tree, [page(edge(b"f", FILE_ID))])
     removal = Removal(tree.root, b"f", tree.nodes[FILE_ID], removed_at_ns=77)
     tree.begin_removal(removal)
     tree.answer_removal(removal, 5, None)
 
     tree.forget_revisions()  # the master was restored from a backup
-    tree.apply_tree([page(edge(b"f", FILE_ID, revision=2), revision=2)])
+    apply_tree(tree, [page(edge(b"f", FILE_ID, revision=2), revision=2)])
 
     assert names_in(tree.root) == [b"f"]
 
 
 def test_news_of_another_history_that_were_held_back_are_forgotten() -> None:
     tree = make_tree()
-    tree.apply_tree([page()])
+    apply_tree(tree, [page()])
     node = make_here(tree, b"f", FILE_ID)
     pending = node.pending
     assert pending is not None
     tree.apply_changes(set_edge(edge(b"f", OTHER_ID, revision=90), 90))
 
     tree.forget_revisions()
-    tree.apply_tree([page(revision=2)])
+    apply_tree(tree, [page(revision=2)])
     pending.place = False
     tree.forget_pending(node)
     tree.take_held_news(node, pending, 3)
@@ -1005,19 +1010,19 @@ def test_news_of_another_history_that_were_held_back_are_forgotten() -> None:
 
 def test_answers_are_remembered_until_a_listing_that_holds_them() -> None:
     tree = make_tree()
-    tree.apply_tree([page(edge(b"f", FILE_ID))])
+    apply_tree(tree, [page(edge(b"f", FILE_ID))])
     tree.answered.note_place((ROOT_ID, b"f"), 5)
 
-    tree.apply_tree([page(edge(b"f", FILE_ID), revision=4)])
+    apply_tree(tree, [page(edge(b"f", FILE_ID), revision=4)])
     assert tree.answered
 
-    tree.apply_tree([page(edge(b"f", FILE_ID), revision=5)])
+    apply_tree(tree, [page(edge(b"f", FILE_ID), revision=5)])
     assert not tree.answered
 
 
 def test_news_that_one_node_left_the_name_of_a_pending_file_uncover_no_other() -> None:
     tree = make_tree()
-    tree.apply_tree([page(edge(b"f", FILE_ID))])
+    apply_tree(tree, [page(edge(b"f", FILE_ID))])
     tree.forget_if_unused(tree.detach(tree.root, b"f"))
     pending = make_here(tree, b"f", OTHER_ID + 1).pending
     assert pending is not None
@@ -1031,24 +1036,24 @@ def test_news_that_one_node_left_the_name_of_a_pending_file_uncover_no_other() -
 def test_unknown_run_is_taken_in_steps() -> None:
     edges = [edge(b"%d" % number, OTHER_ID + 1 + number) for number in range(3 * NAMES_IN_A_STEP)]
     at_once, tree = make_tree(), make_tree()
-    told = at_once.apply_tree([page(*edges)])
+    told = apply_tree(at_once, [page(*edges)])
 
-    steps = tree.apply_tree_in_steps([page(*edges[:100]), page(*edges[100:])])
+    stepped: list[Invalidation] = []
+    steps = tree.apply_tree([page(*edges[:100]), page(*edges[100:])], stepped)
     for _ in range(3):
         next(steps)
         assert not tree.is_loaded
-    with pytest.raises(StopIteration) as end:
-        next(steps)
+    assert list(steps) == []
 
     assert tree.is_loaded
     assert names_in(tree.root) == names_in(at_once.root)
-    assert end.value.value == told
+    assert stepped == told
 
 
 def test_run_that_is_removed_while_it_is_taken_stays_removed() -> None:
     edges = [edge(b"%d" % number, OTHER_ID + 1 + number) for number in range(2 * NAMES_IN_A_STEP)]
     tree = make_tree()
-    steps = tree.apply_tree_in_steps([page(*edges)])
+    steps = tree.apply_tree([page(*edges)], [])
     next(steps)
     tree.forget()
 
@@ -1064,11 +1069,11 @@ def test_run_that_was_let_go_of_is_taken_in_one_step() -> None:
         edge(b"%d" % number, OTHER_ID + 1 + number, kind=DIRECTORY) for number in range(2 * NAMES_IN_A_STEP)
     ]
     tree = make_tree()
-    tree.apply_tree([page(*edges)])
+    apply_tree(tree, [page(*edges)])
     tree.is_sealed = tree.is_kept = True
     tree.let_go()
 
-    assert list(tree.apply_tree_in_steps([page(*edges)])) == []
+    assert list(tree.apply_tree([page(*edges)], [])) == []
     assert tree.root.subdirectory_count == len(edges)
 
 
@@ -1079,6 +1084,6 @@ def test_link_count_of_a_run_that_is_being_taken_is_shown_as_it_was_and_then_as_
     ]
     tree = make_tree()
     attributes = KernelAttributes(uid=None, gid=None, umask=None)
-    for _ in tree.apply_tree_in_steps([page(*edges)]):
+    for _ in tree.apply_tree([page(*edges)], []):
         assert attributes.of(tree.root).st_nlink == 2
     assert attributes.of(tree.root).st_nlink == 2 + len(edges)
