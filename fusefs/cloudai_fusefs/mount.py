@@ -52,7 +52,7 @@ from cloudai_fusefs.uploader import Uploader
 from cloudai_fusefs.warmup import Warmup
 from cloudai_fusefs.write_behind import WriteBehind
 from cloudai_model.errors import CloudAIError, MasterUnavailable, NotFound, NotSupported, Unauthenticated
-from cloudai_model.memory import keep_freed_memory
+from cloudai_model.memory import collect_cycles_seldom, freeze_loaded_objects, keep_freed_memory
 from cloudai_proto.storage.v1 import names_pb2 as names
 
 log = logging.getLogger(__name__)
@@ -89,6 +89,8 @@ async def serve_mount(
     state directory is another mount's.
     """
     keep_freed_memory()
+    freeze_loaded_objects()
+    collect_cycles_seldom()
     require_private(config.cache_dir)
     with own_state_directory(config.state_dir):
         async with GrpcMasterClient(

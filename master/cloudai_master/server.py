@@ -22,7 +22,7 @@ from cloudai_master.service import StorageService
 from cloudai_master.service_notifier import ServiceNotifier
 from cloudai_master.tokens import Tokens, load_key
 from cloudai_master.wakeups import Wakeups
-from cloudai_model.memory import keep_freed_memory
+from cloudai_model.memory import freeze_loaded_objects, keep_freed_memory
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +49,8 @@ async def serve(config: ServeConfig, on_ready: Callable[[int], None]) -> None:
     `on_ready` is called once with the port. Raises DataDirTaken, OSError, or a CloudAIError of the database.
     """
     keep_freed_memory()
+    # The thresholds stay: each call of gRPC leaves a cycle behind, which may hold its answer.
+    freeze_loaded_objects()
     data_dir = DataDir(config.data_dir)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
