@@ -1,10 +1,14 @@
-"""Which chunks a user has stored: rows of chunks, each written once its bytes are on disk, and of their blocks."""
+"""Which chunks a user has stored: rows of chunks, each written once its bytes are on disk, and of their blocks.
+
+The statements are made once, as those of `run_tree_statements`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from typing import Final
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
 from cloudai_master.database import Transaction
 from cloudai_master.run_tree import in_slabs
@@ -13,7 +17,28 @@ from cloudai_model.chunks import Chunk
 from cloudai_model.errors import InvalidRequest, MissingChunks, SizeMismatch
 from cloudai_model.limits import DIGEST_BYTES
 
-MISSING_DIGESTS_NAMED_MAX = 100
+MISSING_DIGESTS_NAMED_MAX: Final = 100
+
+_OF_USER: Final = chunks.c.user_key == bindparam("of_user")
+_FIND_LENGTHS: Final = select(chunks.c.digest, chunks.c.length_bytes).where(
+    _OF_USER, chunks.c.digest.in_(bindparam("digests", expanding=True))
+)
+_STORE_AGAIN: Final = (
+    update(chunks)
+    .where(_OF_USER, chunks.c.digest.in_(bindparam("digests", expanding=True)))
+    .values(stored_at_ns=bindparam("now_ns"))
+)
+_ADD_CHUNKS: Final = insert(chunks)
+_ADD_USED_BYTES: Final = (
+    update(users)
+    .where(users.c.user_key == bindparam("of_user"))
+    .values(used_bytes=users.c.used_bytes + bindparam("added_bytes"))
+)
+_FIND_BLOCK_DIGESTS: Final = select(chunk_blocks.c.digest, chunk_blocks.c.block_digests).where(
+    chunk_blocks.c.user_key == bindparam("of_user"),
+    chunk_blocks.c.digest.in_(bindparam("digests", expanding=True)),
+)
+_ADD_BLOCK_DIGESTS: Final = insert(chunk_blocks)
 
 
 def check_digest(digest: bytes) -> None:
@@ -26,11 +51,7 @@ def stored_lengths(connection: Connection, user_key: int, digests: Iterable[byte
     """The length in bytes of each of these chunks that the user has stored."""
     lengths: dict[bytes, int] = {}
     for slab in in_slabs(set(digests)):
-        rows = connection.execute(
-            select(chunks.c.digest, chunks.c.length_bytes).where(
-                chunks.c.user_key == user_key, chunks.c.digest.in_(slab)
-            )
-        )
+        rows = connection.execute(_FIND_LENGTHS, {"of_user": user_key, "digests": slab})
         lengths.update((digest, length_bytes) for digest, length_bytes in rows)
     return lengths
 
@@ -42,35 +63,23 @@ def record_chunks(transaction: Transaction, user_key: int, lengths: Mapping[byte
     now_ns = transaction.now_ns
     if known:
         for slab in in_slabs(known):
-            connection.execute(
-                update(chunks)
-                .where(chunks.c.user_key == user_key, chunks.c.digest.in_(slab))
-                .values(stored_at_ns=now_ns)
-            )
+            connection.execute(_STORE_AGAIN, {"of_user": user_key, "digests": slab, "now_ns": now_ns})
     new = [
         {"user_key": user_key, "digest": digest, "length_bytes": length_bytes, "stored_at_ns": now_ns}
         for digest, length_bytes in lengths.items()
         if digest not in known
     ]
     if new:
-        connection.execute(insert(chunks), new)
+        connection.execute(_ADD_CHUNKS, new)
         added_bytes = sum(lengths[digest] for digest in lengths.keys() - known.keys())
-        connection.execute(
-            update(users)
-            .where(users.c.user_key == user_key)
-            .values(used_bytes=users.c.used_bytes + added_bytes)
-        )
+        connection.execute(_ADD_USED_BYTES, {"of_user": user_key, "added_bytes": added_bytes})
 
 
 def find_block_digests(connection: Connection, user_key: int, digests: Iterable[bytes]) -> dict[bytes, bytes]:
     """The digests of the blocks of each of these chunks that has them recorded."""
     found: dict[bytes, bytes] = {}
     for slab in in_slabs(set(digests)):
-        rows = connection.execute(
-            select(chunk_blocks.c.digest, chunk_blocks.c.block_digests).where(
-                chunk_blocks.c.user_key == user_key, chunk_blocks.c.digest.in_(slab)
-            )
-        )
+        rows = connection.execute(_FIND_BLOCK_DIGESTS, {"of_user": user_key, "digests": slab})
         found.update((digest, block_digests) for digest, block_digests in rows)
     return found
 
@@ -84,7 +93,7 @@ def record_block_digests(
         connection, user_key, [digest]
     ):
         connection.execute(
-            insert(chunk_blocks).values(user_key=user_key, digest=digest, block_digests=block_digests)
+            _ADD_BLOCK_DIGESTS, {"user_key": user_key, "digest": digest, "block_digests": block_digests}
         )
 
 
@@ -96,11 +105,7 @@ def forget_chunk(transaction: Transaction, user_key: int, digest: bytes) -> None
         return
     for table in (chunk_blocks, chunks):
         connection.execute(delete(table).where(table.c.user_key == user_key, table.c.digest == digest))
-    connection.execute(
-        update(users)
-        .where(users.c.user_key == user_key)
-        .values(used_bytes=users.c.used_bytes - known[digest])
-    )
+    connection.execute(_ADD_USED_BYTES, {"of_user": user_key, "added_bytes": -known[digest]})
 
 
 def require_stored(stored: Mapping[bytes, int], wanted: Collection[Chunk]) -> None:

@@ -80,7 +80,7 @@ def commit_nodes(
     # An id out of range is refused with its commit.
     tree.load_nodes(commit.node_id for commit in request.commits if commit.node_id <= NODE_ID_MAX)
     stored = stored_lengths(transaction.connection, run.user_key, _digests(request))
-    batch = _Batch(transaction, run, tree, stored)
+    batch = _Batch(transaction, run, tree, stored, _names_by_directory(request))
     response = names.CommitNodesResponse()
     for commit in request.commits:
         try:
@@ -129,6 +129,15 @@ def append_file(
     return names.AppendFileResponse(node=node.to_wire(), revision=tree.revision)
 
 
+def _names_by_directory(request: names.CommitNodesRequest) -> dict[bytes, list[bytes]]:
+    """The names that the batch speaks of, by the path of their directory."""
+    found: dict[bytes, list[bytes]] = {}
+    for commit in request.commits:
+        directory, _, name = commit.path.rpartition(b"/")
+        found.setdefault(directory, []).append(name)
+    return found
+
+
 def _digests(request: names.CommitNodesRequest) -> Iterator[bytes]:
     for commit in request.commits:
         if commit.WhichOneof("content") == "data":
@@ -141,12 +150,18 @@ class _Batch:
     """The commits of one call, against the tree as the earlier ones left it."""
 
     def __init__(
-        self, transaction: Transaction, run: Run, tree: RunTree, stored: Mapping[bytes, int]
+        self,
+        transaction: Transaction,
+        run: Run,
+        tree: RunTree,
+        stored: Mapping[bytes, int],
+        names_by_directory: dict[bytes, list[bytes]],
     ) -> None:
         self._connection = transaction.connection
         self._run = run
         self._tree = tree
         self._stored = stored
+        self._unloaded_names = names_by_directory
         self._contents: dict[int, tuple[Chunk, ...]] = {}
         """Contents given by this batch, by node id: not in the database yet."""
 
@@ -182,6 +197,8 @@ class _Batch:
         tree = self._tree
         parent_id, missing = self._walk(components[:-1])
         name = components[-1]
+        if not missing:
+            tree.load_children(parent_id, self._unloaded_names.pop(commit.path[: -len(name) - 1], ()))
         target = None if missing else tree.child(parent_id, name)
         if target is not None and target.node_id != commit.node_id and target.is_directory:
             if commit.kind != types.NODE_KIND_DIRECTORY:

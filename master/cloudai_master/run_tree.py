@@ -90,6 +90,23 @@ class RunTree:
                 if self._edges[place] == node_id:
                     self._names[node_id].add(place)
 
+    def load_children(self, parent_id: int, children: Iterable[bytes]) -> None:
+        """Reads what these names stand for in a directory at once, so that later look-ups cost no query."""
+        unknown = {name for name in children if (parent_id, name) not in self._edges}
+        for slab in in_slabs(unknown):
+            found: dict[bytes, int] = {}
+            # A directory made in this transaction has no stored edges.
+            if parent_id not in self._new_nodes:
+                rows = self._transaction.connection.execute(
+                    statements.FIND_CHILDREN,
+                    {"run_key": self.run.run_key, "parent_node_id": parent_id, "names": slab},
+                )
+                found = {row.name: row.node_id for row in rows}
+            for name in slab:
+                place = (parent_id, name)
+                self._edges[place] = self._stored_edges[place] = found.get(name)
+            self.load_nodes(found.values())
+
     def node(self, node_id: int) -> Node | None:
         """The node, also one that has lost its last name."""
         if node_id not in self._nodes:
@@ -100,14 +117,7 @@ class RunTree:
         """What the name stands for in this directory."""
         place = (parent_id, name)
         if place not in self._edges:
-            found = None
-            # A directory made in this transaction has no stored edges.
-            if parent_id not in self._new_nodes:
-                found = self._transaction.connection.execute(
-                    statements.FIND_CHILD,
-                    {"run_key": self.run.run_key, "parent_node_id": parent_id, "name": name},
-                ).scalar()
-            self._edges[place] = self._stored_edges[place] = found
+            self.load_children(parent_id, [name])
         child_id = self._edges[place]
         return None if child_id is None else self.node(child_id)
 

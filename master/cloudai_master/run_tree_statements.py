@@ -1,6 +1,7 @@
 """The statements of RunTree, each made once: to make one anew cost as much as to carry it out.
 
-What they take are the columns' names, `node_ids` for a slab of ids, and `at_...` where the column is set too.
+What they take are the columns' names, `node_ids` and `names` for a slab of those, and `at_...` where the column is set
+too.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ FIND_NODES: Final = select(*NODE_COLUMNS).where(
 FIND_NAMES: Final = select(edges.c.parent_node_id, edges.c.name, edges.c.node_id).where(
     edges.c.run_key == bindparam("run_key"), edges.c.node_id.in_(bindparam("node_ids", expanding=True))
 )
-FIND_CHILD: Final = select(edges.c.node_id).where(
+FIND_CHILDREN: Final = select(edges.c.name, edges.c.node_id).where(
     edges.c.run_key == bindparam("run_key"),
     edges.c.parent_node_id == bindparam("parent_node_id"),
-    edges.c.name == bindparam("name"),
+    edges.c.name.in_(bindparam("names", expanding=True)),
 )
 LIST_DIRECTORY: Final = select(edges.c.name).where(
     edges.c.run_key == bindparam("run_key"), edges.c.parent_node_id == bindparam("parent_node_id")
