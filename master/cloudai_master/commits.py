@@ -72,14 +72,18 @@ def inline_chunks(request: names.CommitNodesRequest) -> dict[bytes, bytes]:
 
 
 def commit_nodes(
-    transaction: Transaction, caller: Caller, request: names.CommitNodesRequest
+    transaction: Transaction,
+    caller: Caller,
+    request: names.CommitNodesRequest,
+    inline_lengths: Mapping[bytes, int],
 ) -> names.CommitNodesResponse:
-    """A result for each commit, in order. The chunks of inline data are stored by now."""
+    """A result for each commit, in order. `inline_lengths`: of the chunks of inline data, which are stored by now."""
     run = find_open_run(transaction.connection, caller, request.task_id)
     tree = RunTree(transaction, run)
     # An id out of range is refused with its commit.
     tree.load_nodes(commit.node_id for commit in request.commits if commit.node_id <= NODE_ID_MAX)
-    stored = stored_lengths(transaction.connection, run.user_key, _digests(request))
+    others = (digest for digest in _digests(request) if digest not in inline_lengths)
+    stored = {**inline_lengths, **stored_lengths(transaction.connection, run.user_key, others)}
     batch = _Batch(transaction, run, tree, stored, _names_by_directory(request))
     response = names.CommitNodesResponse()
     for commit in request.commits:

@@ -181,7 +181,7 @@ class StorageService:
                 caller,
                 request,
                 names.CommitNodesResponse,
-                lambda: commit_nodes(transaction, caller, request),
+                lambda: commit_nodes(transaction, caller, request, lengths),
                 is_final=has_effect,
             )
 
