@@ -20,7 +20,7 @@ IN_A_ROW_MAX: Final = 4
 """Requests taken before everybody else on the loop has a turn."""
 
 READ_SECONDS_MAX: Final = 0.02
-"""How long the process may stand still for a request that is not there any more."""
+"""How long the process may stand still for a request that is not there any more, whatever kept it from the read."""
 
 
 class RequestLock:
@@ -46,21 +46,21 @@ class RequestWait:
     """The waits for one device, whose owner then reads from it, in the main thread and holding Python's lock.
 
     A program that is killed takes back what it has asked. Where that was the only request, the read waits for the next
-    one, and with it all that the process has to do. So the device is looked at last of all before the read, and a
-    signal is on its way that ends a read which has begun too late: libfuse and pyfuse3 then go on with the next wait.
+    one, and with it all that the process has to do. So the device is looked at last of all before the read, and
+    signals are on their way that end a read which has begun too late: libfuse and pyfuse3 then go on with the next
+    wait. One signal is not enough: a process that was stopped, or throttled, has had it before it reads.
     """
 
     def __init__(self) -> None:
         """Takes SIGALRM and the timer of this process. Raises ValueError in another than the main thread."""
-        self._poll = select.poll()
-        self._fd = -1
+        self._poll: select.poll | None = None
         self._in_a_row = 0
         signal.signal(signal.SIGALRM, _do_nothing)
 
     async def wait_readable(self, fd: int) -> None:
         """As trio.lowlevel.wait_readable, of which it makes use where no request is there or others have to run."""
-        if fd != self._fd:
-            self._poll, self._fd = select.poll(), fd
+        if self._poll is None:
+            self._poll = select.poll()
             self._poll.register(fd, select.POLLIN)
         if self._in_a_row < IN_A_ROW_MAX and self._poll.poll(0):
             self._in_a_row += 1
@@ -70,7 +70,7 @@ class RequestWait:
             await trio.lowlevel.wait_readable(fd)
             while not self._poll.poll(0):
                 await trio.lowlevel.wait_readable(fd)
-        signal.setitimer(signal.ITIMER_REAL, READ_SECONDS_MAX)
+        signal.setitimer(signal.ITIMER_REAL, READ_SECONDS_MAX, READ_SECONDS_MAX)
 
 
 def _do_nothing(number: int, frame: FrameType | None) -> None:

@@ -40,6 +40,7 @@ from cloudai_fusefs.wire_manifests import manifest_to_wire
 from cloudai_fusefs.wire_xattrs import xattrs_to_wire
 from cloudai_fusefs.write_pace import WritePace
 from cloudai_model.chunks import Manifest
+from cloudai_model.errors import CloudAIError, MasterUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -222,16 +223,21 @@ class Staging:
             yield
             return
         self._removing.add(node)
+        is_refused = False
         try:
             with suppress(OSError):  # a full disk, on which `rm` may be there to make room
                 self.rewrite_row(node)
             yield
-        except BaseException:
-            self._removing.discard(node)
-            with suppress(OSError):
-                self.rewrite_row(node)
+        except MasterUnavailable:
+            raise  # it may have been carried out all the same, as for one who was cancelled
+        except CloudAIError:
+            is_refused = True
             raise
-        self._removing.discard(node)
+        finally:
+            self._removing.discard(node)
+            if is_refused:
+                with suppress(OSError):
+                    self.rewrite_row(node)
 
     def note_content_leaves(self, node: Node, manifest: Manifest) -> None:
         """A commit with this content is about to be sent.

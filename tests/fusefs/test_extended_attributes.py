@@ -13,7 +13,7 @@ from trio.testing import MockClock
 from cloudai_fusefs.extended_attributes import NoXattr, XattrsTooLarge
 from cloudai_fusefs.journal import Journal
 from cloudai_fusefs.mount_control import FileState
-from cloudai_model.errors import NotSupported
+from cloudai_model.errors import MasterUnavailable, NotSupported
 from cloudai_proto.storage.v1 import names_pb2 as names
 from cloudai_proto.storage.v1 import types_pb2 as types
 from fakes.fake_master import FakeMaster, FakeMasterClient
@@ -226,3 +226,38 @@ async def test_master_that_lets_them_fall_is_found_out(
     async with open_file_system(master.client(USER), run, tmp_path / "last") as file_system:
         await file_system.make_all_durable()
     assert xattrs_of((await tree_of(master.client(USER), run))[b"f"]) == {b"user.key": b"value"}
+
+
+async def test_file_whose_removal_had_no_answer_comes_back_with_them(
+    clock: MockClock, master: FakeMaster, client: FakeMasterClient, run: types.Run, tmp_path: Path
+) -> None:
+    """It was carried out, the mount dies, and what is staged brings the file back: at once with all that it had."""
+    async with open_file_system(client, run, tmp_path / "mount", timeo_seconds=2) as before:
+        await before.write_file(b"f", b"content")
+        await before.set_xattr(b"f", b"user.first", b"1")
+        await before.make_all_durable()
+        handle = await before.open(b"f")
+        await before.append(handle, b", and more")
+        master.answer_latency_seconds = 1.0
+        asked_count = master.call_count["remove"]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fail_to_unlink, before, b"f")
+            while master.call_count["remove"] == asked_count:
+                await trio.sleep(0.01)
+            await trio.sleep(0.5)
+            master.go_away()
+        before.copy_state(tmp_path / "next")
+    master.answer_latency_seconds = 0.0
+    master.come_back()
+    assert b"f" not in await tree_of(master.client(USER), run)
+
+    async with open_file_system(master.client(USER), run, tmp_path / "next") as file_system:
+        await file_system.namespace.load(file_system.tree.root)
+        assert file_system.shown()[b"f"].xattrs == {b"user.first": b"1"}
+        await file_system.make_all_durable()
+        assert file_system.shown()[b"f"].xattrs == {b"user.first": b"1"}
+
+
+async def fail_to_unlink(file_system: FileSystemHarness, path: bytes) -> None:
+    with pytest.raises(MasterUnavailable):
+        await file_system.unlink(path)

@@ -16,7 +16,13 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from cloudai_fusefs.kernel_requests import IN_A_ROW_MAX, RequestLock, taking_requests, trio_for_pyfuse3
+from cloudai_fusefs.kernel_requests import (
+    IN_A_ROW_MAX,
+    READ_SECONDS_MAX,
+    RequestLock,
+    taking_requests,
+    trio_for_pyfuse3,
+)
 
 Handler = Callable[[bytes], Awaitable[None]]
 
@@ -287,6 +293,23 @@ async def test_read_that_finds_no_request_any_more_ends_soon() -> None:
         assert library.read(device.fd, ctypes.create_string_buffer(1), 1) == -1
         assert ctypes.get_errno() == errno.EINTR
         assert time.monotonic() - began_at_seconds < 30
+    device.close()
+
+
+async def test_read_that_begins_late_finds_no_request_and_ends_soon_too() -> None:
+    """R12. A process that was stopped or throttled before it read has had the first signal already."""
+    device = Device()
+    os.set_blocking(device.fd, True)
+    wait_readable = trio_for_pyfuse3().lowlevel.wait_readable
+    library = ctypes.CDLL(None, use_errno=True)
+    device.send(b"a")
+    await wait_readable(device.fd)
+    os.read(device.fd, 1)
+    ends_at_seconds = time.monotonic() + 3 * READ_SECONDS_MAX
+    while time.monotonic() < ends_at_seconds:
+        pass
+    assert library.read(device.fd, ctypes.create_string_buffer(1), 1) == -1
+    assert ctypes.get_errno() == errno.EINTR
     device.close()
 
 
