@@ -43,6 +43,9 @@ _STALE_GENERATION_ATTEMPTS: Final = 3
 """A generation can be superseded between its news and the question for its manifest."""
 
 
+_GRACE_SECONDS: Final = 0.5
+
+
 class LostName(CloudAIError):
     """Between the kernel's look at a file's last name and its opening, another file took the name, or nobody did."""
 
@@ -166,7 +169,9 @@ class OpenFiles:
             if data is not None:
                 self._read_ahead(file, content, offset_bytes, length_bytes)
                 return data
-        with trio.move_on_after(self._timeo_seconds):
+        # A moment more than the call to the master has: that notes the silence, and is not waited for by the next
+        # reader, nor once more by this one, for whom the kernel asks again.
+        with trio.move_on_after(self._timeo_seconds + _GRACE_SECONDS):
             return await self._read(file, offset_bytes, length_bytes)
         raise MasterUnavailable("read", timeo_seconds=self._timeo_seconds)
 

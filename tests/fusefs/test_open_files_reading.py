@@ -14,11 +14,12 @@ from trio.testing import MockClock
 from cloudai_fusefs.node import Node
 from cloudai_fusefs.open_files import LostName
 from cloudai_fusefs.read_counters import ReadCounters
+from cloudai_fusefs.retrying_master_client import LAST_CHANCE_SECONDS
 from cloudai_model.chunks import digest_of
 from cloudai_model.errors import ChunkDamaged, MasterUnavailable, NotFound
 from cloudai_model.limits import BLOCK_BYTES, CHUNK_BYTES_MAX, KIB, MIB
 from cloudai_proto.storage.v1 import types_pb2 as types
-from fakes.fake_master import FakeMaster, FakeMasterClient
+from fakes.fake_master import HEARTBEAT_SECONDS, FakeMaster, FakeMasterClient
 from support.file_system_harness import FileSystemHarness, open_file_system
 from support.storage_requests import (
     USER,
@@ -392,6 +393,21 @@ async def test_master_that_answers_late_costs_the_reader_timeo(
     # What was asked for then has come meanwhile.
     await trio.sleep(60)
     assert await reader.read_at(handle, 5 * MIB, 4 * KIB) == LARGE[5 * MIB :][: 4 * KIB]
+    reader.close_handle(handle)
+
+
+async def test_master_that_says_nothing_costs_its_readers_timeo_once(
+    clock: MockClock, reader: FileSystemHarness, master: FakeMaster
+) -> None:
+    """R6. A read waits at most `timeo`; the kernel asks again for a page that it did not get, and that is one read."""
+    handle = await reader.open(b"large", os.O_RDONLY)
+    master.latency_seconds = master.news_latency_seconds = 600
+    await trio.sleep(2 * HEARTBEAT_SECONDS)
+    began = trio.current_time()
+    for offset in (5 * MIB, 5 * MIB, 9 * MIB):
+        with pytest.raises(MasterUnavailable):
+            await reader.read_at(handle, offset, 4 * KIB)
+    assert trio.current_time() - began <= 10 + 2 * LAST_CHANCE_SECONDS
     reader.close_handle(handle)
 
 
