@@ -57,16 +57,15 @@ class _Limit:
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> bool:
+    ) -> None:
         self._patience.handler_count -= 1
         scope = self._scope
         if scope is None:
-            return False
+            return
         self._patience.forget_hasty(scope)
-        is_over = scope.__exit__(kind, error, where)
+        scope.__exit__(kind, error, where)
         if scope.cancelled_caught:
             raise trio.TooSlowError
-        return bool(is_over)
 
 
 class HandlerPatience:

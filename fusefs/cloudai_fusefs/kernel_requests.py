@@ -78,7 +78,7 @@ def _do_nothing(number: int, frame: FrameType | None) -> None:
 
 
 class _Instead:
-    """A module with something else in places."""
+    """What stands for a module: some names are what was given for them, all others are the module's."""
 
     def __init__(self, module: Any, **others: object) -> None:
         self._module = module

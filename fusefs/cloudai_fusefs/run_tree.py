@@ -182,9 +182,9 @@ class RunTree(RunNodes):
         self.removals.forget_news()
 
     def apply_tree(self, pages: Iterable[names.ListTreeResponse], told: list[Invalidation]) -> Iterator[None]:
-        """The whole tree as listed. What is pending here stays; what the listing lacks otherwise goes. In steps: under
-        the loading lock others may have a turn after each, and the tree is loaded after the last. `told` takes what the
-        kernel is to be told then.
+        """The whole tree as listed. What is pending here stays; what the listing lacks otherwise goes. In steps, after
+        each of which others may have a turn; the tree is loaded after the last. Who has more than one step holds the
+        loading lock. `told` takes what the kernel is to be told then.
 
         Only what nobody knows of takes more than one: of a tree that was let go of, the kernel would be shown
         directories with some of their subdirectories.
@@ -251,11 +251,11 @@ class RunTree(RunNodes):
                 taken_count += 1
                 if in_steps and taken_count % NAMES_IN_A_STEP == 0:
                     # Of all this, the root alone can be asked for.
-                    link_count, self.root.subdirectory_count = self.root.subdirectory_count, 0
+                    subdirectory_count, self.root.subdirectory_count = self.root.subdirectory_count, 0
                     yield
                     if self.is_removed:
                         return
-                    self.root.subdirectory_count = link_count
+                    self.root.subdirectory_count = subdirectory_count
                 parent = nodes.get(edge.parent_node_id)
                 if parent is None or parent.children is None:
                     continue  # not a tree: what hangs in the air is not shown
