@@ -121,6 +121,15 @@ class Layout:
         """The length of all segments that have yet to be made."""
         return sum(self._end_of(bisect_right(self._starts, start) - 1) - start for start in self._changed)
 
+    def has_changed_more_than(self, size_bytes: int) -> bool:
+        """Whether the segments that have yet to be made are longer together."""
+        remaining_bytes = size_bytes
+        for start_bytes in self._changed:
+            remaining_bytes -= self._end_of(bisect_right(self._starts, start_bytes) - 1) - start_bytes
+            if remaining_bytes < 0:
+                return True
+        return False
+
     @property
     def is_stored(self) -> bool:
         return not self._changed
@@ -205,12 +214,15 @@ class Layout:
             if self.size_bytes < cell_end_bytes:
                 self._forget(len(self._starts) - 1)
                 self.size_bytes = min(end_bytes, cell_end_bytes)
-        while self.size_bytes < end_bytes:
-            self._starts.append(self.size_bytes)
-            self._digests.append(None)
-            self._versions.append(self._version)
-            self._changed.add(self.size_bytes)
-            self.size_bytes = min(end_bytes, _cell_end(self.size_bytes))
+        if self.size_bytes == end_bytes:
+            return
+        # At once: one write far behind the end makes 262,144 of them.
+        starts = [self.size_bytes, *range(_cell_end(self.size_bytes), end_bytes, CHUNK_BYTES_MAX)]
+        self._starts += starts
+        self._digests += [None] * len(starts)
+        self._versions += [self._version] * len(starts)
+        self._changed.update(starts)
+        self.size_bytes = end_bytes
 
 
 def _cell_end(start_bytes: int) -> int:

@@ -10,9 +10,10 @@ from __future__ import annotations
 import logging
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import partial
+from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -55,6 +56,9 @@ PUBLISH_BYTES_MAX: Final = CHUNK_BYTES_MAX
 
 # Short chunks in one 4 MiB cell before they are merged while the file still grows.
 SHORT_CHUNKS_MAX: Final = 64
+
+SEGMENTS_AT_ONCE_MAX: Final = 1024
+"""Of one file, given to the sender together: 4 GiB. A sparse file has up to 262,144, which took seconds to list."""
 
 UNARMED_SECONDS: Final = math.inf
 """The due time of what has not been given one."""
@@ -236,7 +240,7 @@ class RunUploader:
             pending.publication = None
             if staged.layout.is_stored:
                 return True
-            self._start_chunks(node, pending, list(staged.layout.changed_segments()))
+            self._start_chunks(node, pending, staged.layout.changed_segments())
             return False
         if not pending.is_urgent and pending.publication is None and not _is_growing_slowly(node):
             pending.due_seconds = now_seconds + PUBLISH_INTERVAL_SECONDS
@@ -250,12 +254,10 @@ class RunUploader:
             staged.has_only_grown = True
             pending.publication = Publication(staged.size_bytes, pending.change_count)
         size_bytes = pending.publication.size_bytes
-        missing = [
-            segment for segment in staged.layout.changed_segments() if segment.start_bytes < size_bytes
-        ]
-        if missing:
-            self._start_chunks(node, pending, missing)
-        return not missing
+        missing = takewhile(
+            lambda segment: segment.start_bytes < size_bytes, staged.layout.changed_segments()
+        )
+        return not self._start_chunks(node, pending, missing)
 
     async def _wait_for_master(self, error: CloudAIError) -> None:
         """Waits until the master answers again. Nothing is lost meanwhile: all of it is in the journal."""
@@ -329,12 +331,14 @@ class RunUploader:
         # What is due is looked at as a whole. What has failed waits for its time.
         if pending.due_seconds <= trio.current_time() or pending.failure is not None:
             return
-        segments = list(node.staged.layout.full_changed_segments())
-        if segments:
-            self._start_chunks(node, pending, segments)
+        self._start_chunks(node, pending, node.staged.layout.full_changed_segments())
 
-    def _start_chunks(self, node: Node, pending: Pending, segments: list[Segment]) -> None:
+    def _start_chunks(self, node: Node, pending: Pending, wanted: Iterator[Segment]) -> bool:
+        """Sends the first of these segments, after which the file is looked at again; whether there were any."""
         assert node.staged is not None
+        segments = list(islice(wanted, SEGMENTS_AT_ONCE_MAX))
+        if not segments:
+            return False
         pending.uploading = True
         self._uploader.sender.start(
             Sending(
@@ -345,6 +349,7 @@ class RunUploader:
                 partial(self._note_chunks_ended, node, pending),
             )
         )
+        return True
 
     def _note_chunks_ended(self, node: Node, pending: Pending, failure: CloudAIError | None) -> None:
         pending.uploading = False
@@ -419,4 +424,8 @@ def _is_growing_slowly(node: Node) -> bool:
         return False
     grown_bytes = staged.size_bytes - staged.size_seen_bytes
     staged.size_seen_bytes = staged.size_bytes
-    return staged.has_only_grown and max(grown_bytes, staged.layout.changed_bytes) <= PUBLISH_BYTES_MAX
+    return (
+        staged.has_only_grown
+        and grown_bytes <= PUBLISH_BYTES_MAX
+        and not staged.layout.has_changed_more_than(PUBLISH_BYTES_MAX)
+    )

@@ -198,3 +198,11 @@ class LayoutAgainstBytes(RuleBasedStateMachine):
 
 LayoutAgainstBytes.TestCase.settings = settings(max_examples=25, stateful_step_count=20, deadline=None)
 TestLayoutAgainstBytes = LayoutAgainstBytes.TestCase
+
+
+def test_whether_more_has_changed_than_a_limit() -> None:
+    layout = Layout()
+    layout.note_write(10 * CHUNK_BYTES_MAX, 5)
+    assert layout.changed_bytes == 10 * CHUNK_BYTES_MAX + 5
+    assert layout.has_changed_more_than(layout.changed_bytes - 1)
+    assert not layout.has_changed_more_than(layout.changed_bytes)

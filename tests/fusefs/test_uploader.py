@@ -9,7 +9,8 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from cloudai_fusefs.chunk_sender import PUTS_MAX
+from cloudai_fusefs import run_uploader
+from cloudai_fusefs.chunk_sender import PUTS_MAX, Sending
 from cloudai_fusefs.commit_pace import QUIET_SECONDS
 from cloudai_fusefs.mount_control import FileState
 from cloudai_fusefs.run_uploader import PUBLISH_INTERVAL_SECONDS, REFUSED_RETRY_SECONDS
@@ -947,3 +948,38 @@ async def test_what_is_made_in_an_outage_is_renamed_and_removed_however_long_it_
     await file_system.make_all_durable()
 
     assert await published(client, run) == {b"kept": b"kept", b"here": b"moved"}
+
+
+@pytest.mark.parametrize("is_closed", [True, False])
+async def test_many_chunks_of_one_file_are_given_to_the_sender_in_parts(
+    clock: MockClock,
+    file_system: FileSystemHarness,
+    master: FakeMaster,
+    client: FakeMasterClient,
+    run: types.Run,
+    monkeypatch: pytest.MonkeyPatch,
+    is_closed: bool,
+) -> None:
+    """A sparse file of a TiB is one write, and a quarter of a million chunks that are not to be listed at once."""
+    monkeypatch.setattr(run_uploader, "SEGMENTS_AT_ONCE_MAX", 2)
+    start = file_system.uploader.sender.start
+    given: list[int] = []
+
+    def count(sending: Sending) -> None:
+        given.append(len(sending._waiting))
+        start(sending)
+
+    monkeypatch.setattr(file_system.uploader.sender, "start", count)
+    handle = await file_system.create(b"sparse")
+    await file_system.write(handle, 5 * CHUNK_BYTES_MAX, b"end")
+    if is_closed:
+        file_system.close_handle(handle)
+        await file_system.make_all_durable()
+    else:
+        await file_system.fsync(handle)
+
+    assert await chunk_lengths(client, run, b"sparse") == [CHUNK_BYTES_MAX] * 5 + [3]
+    assert sum(given) == 6
+    assert max(given) == 2
+    if not is_closed:
+        file_system.close_handle(handle)
