@@ -14,6 +14,7 @@ from rich.console import Console
 from cloudai_benchmarks.chart import draw_chart
 from cloudai_benchmarks.contenders.contender import Source
 from cloudai_benchmarks.contenders.selection import CONTENDER_NAMES, OURS, default_names, make_contenders
+from cloudai_benchmarks.figures import LATENCY_UPLOAD_GIB
 from cloudai_benchmarks.interrupts import Interrupts
 from cloudai_benchmarks.machine import describe_machine
 from cloudai_benchmarks.plan import Plan
@@ -62,7 +63,7 @@ _INTERRUPTED: Final = 130
     default=UPLOAD_BYTES_DEFAULT / 1024**3,
     show_default=True,
     type=click.FloatRange(0, 1024, min_open=True),
-    help="What is uploaded, at scale 1, beside the writer of write-latency; it takes four times that on disk.",
+    help="What is uploaded, at scale 1, beside the writer of write-latency (its goals: 10); four times that on disk.",
 )
 @click.option("--seed", default="1", show_default=True, help="Of data, places and order.")
 @click.option(
@@ -219,7 +220,15 @@ def _make_console() -> Console:
 
 
 def _print_report(file: ResultFile, console: Console) -> None:
-    report = Report(file.machine, file.results, file.daemon_costs, file.titles, scale=file.options["scale"])
+    report = Report(
+        file.machine,
+        file.results,
+        file.daemon_costs,
+        file.titles,
+        scale=file.options["scale"],
+        # Files of a time without write-latency do not say.
+        upload_gib=file.options.get("upload_gib", LATENCY_UPLOAD_GIB),
+    )
     report.print_to(console)
 
 

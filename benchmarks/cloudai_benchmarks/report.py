@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from cloudai_benchmarks.contenders.selection import CONTENDER_NAMES, LOCAL, OURS, RCLONE, SSHFS
-from cloudai_benchmarks.figures import FIGURE_TARGETS, FIGURE_TITLES
+from cloudai_benchmarks.figures import FIGURE_TARGETS, FIGURE_TITLES, LATENCY_P99_SECONDS, LATENCY_UPLOAD_GIB
 from cloudai_benchmarks.machine import Machine
 from cloudai_benchmarks.results import DaemonCosts, Results, Row, Summary
 from cloudai_benchmarks.targets import IDLE_CPU_SHARE_MAX, MEMORY_OVER_BUDGET_BYTES_MAX, TARGETS
@@ -31,13 +31,15 @@ class Report:
         titles: Mapping[str, str],
         *,
         scale: float,
+        upload_gib: float,
     ) -> None:
-        """`titles` are the workloads' by name."""
+        """`titles` are the workloads' by name; `upload_gib` is what was uploaded beside write-latency, at scale 1."""
         self._machine = machine
         self._results = results
         self._daemon_costs = daemon_costs
         self._titles = titles
         self._scale = scale
+        self._upload_gib = upload_gib
         measured = {each.contender for each in results.measurements}
         self._contenders = [name for name in CONTENDER_NAMES if name in measured]
 
@@ -53,6 +55,7 @@ class Report:
                 console.print(f"At scale {self._scale:g}; what is good enough is said of scale 1.")
         if any(each.figures for each in self._results.measurements):
             console.print(self._figure_table(console))
+            self._print_upload(console)
         console.print(self._cpu_table(console))
         self._print_daemon_costs(console)
         self._print_failures(console)
@@ -105,6 +108,14 @@ class Report:
                 cells = [self._figure(workload, contender, name) for contender in self._contenders]
                 table.add_row(self._titles.get(workload, workload), FIGURE_TITLES.get(name, name), *cells)
         return table
+
+    def _print_upload(self, console: Console) -> None:
+        is_measured = any(LATENCY_P99_SECONDS in each.figures for each in self._results.measurements)
+        if is_measured and self._upload_gib < LATENCY_UPLOAD_GIB:
+            console.print(
+                f"write-latency is beside {self._upload_gib:g} GiB; what is good enough is said of "
+                f"{LATENCY_UPLOAD_GIB:g}: --upload-gib {LATENCY_UPLOAD_GIB:g}."
+            )
 
     def _figure(self, workload: str, contender: str, name: str) -> str:
         values = self._results.figure_values(workload, contender, name)

@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from cloudai_benchmarks.figures import FIGURE_TARGETS, FIGURE_TITLES, SENT_SHARE
+from cloudai_benchmarks.figures import FIGURE_TARGETS, FIGURE_TITLES, LATENCY_P99_SECONDS, SENT_SHARE
 from cloudai_benchmarks.machine import Machine
 from cloudai_benchmarks.registry import make_workloads
 from cloudai_benchmarks.report import Report, describe_ratio, describe_summary, format_number
@@ -34,12 +34,16 @@ def sequential(contender: str, seconds: float | None, error: str | None = None) 
 
 
 def print_report(
-    *measurements: Measurement, daemon_costs: DaemonCosts | None = None, scale: float = 1.0
+    *measurements: Measurement,
+    daemon_costs: DaemonCosts | None = None,
+    scale: float = 1.0,
+    upload_gib: float = 2.0,
 ) -> str:
     output = io.StringIO()
     console = Console(width=200, file=output)
     titles = {"sequential": "sequential 1,024 MiB"}
-    Report(MACHINE, Results(measurements), daemon_costs, titles, scale=scale).print_to(console)
+    report = Report(MACHINE, Results(measurements), daemon_costs, titles, scale=scale, upload_gib=upload_gib)
+    report.print_to(console)
     return output.getvalue()
 
 
@@ -141,6 +145,22 @@ def test_memory_up_to_150_mib_over_the_budget_is_good_enough() -> None:
 def test_report_says_when_it_was_not_the_whole_size() -> None:
     assert "At scale 0.05" in print_report(sequential("cloudai", 1.0), scale=0.05)
     assert "At scale" not in print_report(sequential("cloudai", 1.0))
+
+
+def test_report_says_when_the_upload_beside_the_writer_was_not_what_the_goals_are_for() -> None:
+    latency = Measurement(
+        workload="write-latency",
+        phase="stored",
+        contender="cloudai",
+        round=0,
+        seconds=1.0,
+        figures={LATENCY_P99_SECONDS: 0.01},
+    )
+    line = "write-latency is beside 2 GiB; what is good enough is said of 10: --upload-gib 10."
+
+    assert line in print_report(latency, upload_gib=2.0).splitlines()
+    assert "write-latency is beside" not in print_report(latency, upload_gib=10.0)
+    assert "write-latency is beside" not in print_report(sequential("cloudai", 1.0), upload_gib=2.0)
 
 
 def test_every_row_with_something_to_reach_is_measured() -> None:
