@@ -97,8 +97,13 @@ test: setup ## every test, with real mounts
 	@scratch=$$(mktemp -d) && $(BIN)/pytest -n $(WORKERS) --dist worksteal --basetemp "$$scratch/tests"; status=$$?; \
 	rm -rf --one-file-system "$$scratch"; exit $$status
 
-test-crash: setup ## 200 rounds of kill -9: make test-crash ARGS="--rounds 20 --seed 7 --seconds 600"
+test-crash: setup ## 200 rounds of kill -9, a minute's outage; some rounds: make test-crash ARGS="--rounds 20 --seed 7 --seconds 600"
 	@PYTHONPATH=tests $(BIN)/python -m crash $(ARGS)
+	@# ARGS means rounds, such as one that has failed, and no outage after it.
+	@$(if $(ARGS),,scratch=$$(mktemp -d) && \
+	CLOUDAI_TEST_OUTAGE_SECONDS=60 $(BIN)/pytest --timeout 0 --basetemp "$$scratch/tests" \
+		tests/integration/test_network_faults.py::test_outage_during_a_training_run_costs_it_nothing; status=$$?; \
+	rm -rf --one-file-system "$$scratch"; exit $$status)
 
 test-conformance: setup ## any calls here and on tmpfs, for long: make test-conformance EXAMPLES=1000 CALLS=50000 SEED=7
 	@scratch=$$(mktemp -d) && \

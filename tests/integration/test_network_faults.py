@@ -489,12 +489,16 @@ class RandomWriter:
 OUTAGE_SECONDS = float(os.environ.get("CLOUDAI_TEST_OUTAGE_SECONDS", "5"))
 """60 is what is promised to a training run; `make test` has a shorter one."""
 
+STEP_SECONDS_MAX = 2.5
+"""However long the outage: half of the short one, so that a step that waits for its end is told from a busy machine."""
+
 CHECKPOINT_BYTES = 5 * MIB
 
 
 def test_outage_during_a_training_run_costs_it_nothing(
     run: Path, elsewhere: Path, mount: MountProcess, proxy: NetworkProxy, beside: ThreadPoolExecutor
 ) -> None:
+    """For the minute that is promised: `make test-crash`, or CLOUDAI_TEST_OUTAGE_SECONDS=60 in the environment."""
     training = Training(run)
     stop = threading.Event()
     running = beside.submit(training.train_until, stop)
@@ -511,7 +515,7 @@ def test_outage_during_a_training_run_costs_it_nothing(
         stop.set()
     running.result(60)
     assert last_step - first_step > 2 * Training.CHECKPOINT_STEPS, "the training stood still"
-    assert training.slowest_step_seconds < OUTAGE_SECONDS / 2
+    assert training.slowest_step_seconds < STEP_SECONDS_MAX
 
     mount.wait_durable()
 
