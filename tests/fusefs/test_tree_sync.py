@@ -18,7 +18,7 @@ from cloudai_proto.storage.v1 import names_pb2 as names
 from cloudai_proto.storage.v1 import types_pb2 as types
 from fakes.fake_master import FakeMaster, FakeMasterClient
 from support.file_system_harness import FileSystemHarness
-from support.storage_requests import USER, commit_one, file_commit, make_run, seal
+from support.storage_requests import USER, commit_one, file_commit, make_run, remove, seal
 
 SETTLED_SECONDS = 20
 
@@ -194,6 +194,62 @@ async def test_run_whose_watches_are_refused_is_listed_every_few_seconds(
     await trio.sleep(2 * UNFOLLOWED_SECONDS_MAX)
 
     assert b"elsewhere" in file_system.shown()
+
+
+async def test_kernel_is_told_what_a_relisting_has_changed(
+    clock: MockClock,
+    file_system: FileSystemHarness,
+    client: FakeMasterClient,
+    run: types.Run,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No news tell it: the kernel would show what it has cached for as long as it may."""
+    node = await commit_one(client, run, file_commit(b"old", b"content"))
+    await trio.sleep(1)
+    refuse_watches(client, monkeypatch)
+    await load(file_system)
+    root = file_system.tree.root
+    old = await file_system.find(b"old")
+    file_system.told.clear()
+
+    await remove(client, run, run.root_node_id, b"old", node.node_id)
+    await commit_one(client, run, file_commit(b"new", b"content"))
+    await trio.sleep(2 * UNFOLLOWED_SECONDS_MAX)
+
+    assert {(item.ino, item.name, item.removed_ino) for item in file_system.told} == {
+        (root.ino, b"old", old.ino),
+        (root.ino, b"new", 0),
+        (root.ino, None, 0),
+    }
+
+
+async def test_change_of_a_file_that_a_relisting_lacks_is_discarded_at_once(
+    clock: MockClock,
+    file_system: FileSystemHarness,
+    client: FakeMasterClient,
+    run: types.Run,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever waits for all of the run does not wait for a master that takes no commits meanwhile."""
+    node = await commit_one(client, run, file_commit(b"file", b"content"))
+    await trio.sleep(1)
+    refuse_watches(client, monkeypatch)
+    await load(file_system)
+    file = await file_system.find(b"file")
+
+    await remove(client, run, run.root_node_id, b"file", node.node_id)
+    monkeypatch.setattr(client, "commit_nodes", answer_never)
+    await file_system.set_attributes(b"file", mode=0o600)
+    assert file in file_system.tree.pending
+    with trio.fail_after(2 * UNFOLLOWED_SECONDS_MAX):
+        while file.is_attached:
+            await trio.sleep(0.01)
+
+    assert file not in file_system.tree.pending
+
+
+async def answer_never(request: names.CommitNodesRequest) -> names.CommitNodesResponse:
+    await trio.sleep_forever()
 
 
 async def test_sealed_run_has_no_watch_to_wait_for(
