@@ -7,6 +7,7 @@ import random
 import pytest
 
 from cloudai_master import listings
+from cloudai_model.limits import COMMIT_NODES_MAX
 from cloudai_proto.storage.v1 import names_pb2 as names
 from cloudai_proto.storage.v1 import types_pb2 as types
 from support.local_storage import CALLER, LocalStorage
@@ -56,6 +57,17 @@ def test_no_name_is_left_out_wherever_pages_end(
         assert edge.parent_node_id in known
         if edge.node.kind == types.NODE_KIND_DIRECTORY:
             known.add(edge.node.node_id)
+
+
+def test_run_of_ten_thousand_names_is_one_page(storage: LocalStorage) -> None:
+    """A mount that looks into it waits for one answer."""
+    name_count = 10_000
+    for first in range(0, name_count, COMMIT_NODES_MAX):
+        storage.commit_batch([(b"%d" % number, b"") for number in range(first, first + COMMIT_NODES_MAX)])
+
+    (page,) = list_pages(storage)
+
+    assert len(page.edges) == name_count
 
 
 def test_pages_cut_by_their_bytes_leave_no_name_out(
