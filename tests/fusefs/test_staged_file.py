@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -14,6 +15,7 @@ import trio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from cloudai_fusefs import staged_file
 from cloudai_fusefs.spare_files import SpareFiles
 from cloudai_fusefs.staged_descriptors import StagedDescriptors
 from cloudai_fusefs.staged_file import RECYCLED_BYTES_MAX, StagedFile, mark_of
@@ -88,6 +90,29 @@ async def test_bytes_cut_off_once_read_as_zeros_when_the_file_grows_again(path: 
 
     assert await staged.read(0, 100) == BASE[:10] + bytes(10)
     staged.drop()
+
+
+@pytest.mark.parametrize("written", [BASE[:100], b""], ids=["all-staged", "part-of-the-base"])
+async def test_digests_are_made_off_the_loop(
+    path: Path, monkeypatch: pytest.MonkeyPatch, written: bytes
+) -> None:
+    """Of 4 MiB it takes some milliseconds, in which the loop would answer nobody."""
+    threads: list[int] = []
+
+    def note_thread(data: bytes) -> bytes:
+        threads.append(threading.get_ident())
+        return digest_of(data)
+
+    staged = open_staged(path, BASE)
+    await staged.write(0, written)
+    monkeypatch.setattr(staged_file, "digest_of", note_thread)
+
+    data, digest = await staged.read_with_digest(0, 100, trio.CapacityLimiter(1))
+    staged.drop()
+
+    assert (data, digest) == (BASE[:100], digest_of(BASE[:100]))
+    assert len(threads) == 1
+    assert threads != [threading.get_ident()]
 
 
 async def test_hole_between_writes_reads_as_zeros(path: Path) -> None:
