@@ -84,6 +84,21 @@ async def test_pauses_are_at_most_two_seconds(autojump_clock: MockClock) -> None
     assert max(pauses) <= 2.0
 
 
+async def test_clients_of_a_master_that_comes_back_do_not_come_back_together(
+    autojump_clock: MockClock,
+) -> None:
+    masters = [ScriptedMaster(*away(8)) for _ in range(20)]
+    async with trio.open_nursery() as nursery:
+        for master in masters:
+            nursery.start_soon(make_client(master).list_users)
+
+    pauses = [[after - before for before, after in pairwise(master.call_times)] for master in masters]
+    bounds_seconds = [0.2, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0, 2.0]
+    for drawn, bound_seconds in zip(zip(*pauses, strict=True), bounds_seconds, strict=True):
+        assert len(set(drawn)) > 1
+        assert max(drawn) <= bound_seconds
+
+
 async def test_last_error_is_raised_once_timeo_is_over(autojump_clock: MockClock) -> None:
     master = ScriptedMaster(*away(1000))
     with pytest.raises(MasterUnavailable) as caught:
