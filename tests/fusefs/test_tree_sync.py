@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from itertools import pairwise
 
 import pytest
 import trio
@@ -12,7 +13,7 @@ from trio.testing import MockClock
 
 from cloudai_fusefs import run_tree, tree_sync
 from cloudai_fusefs.relisting import UNFOLLOWED_SECONDS_MAX
-from cloudai_fusefs.tree_sync import WATCH_PATIENCE_SECONDS
+from cloudai_fusefs.tree_sync import RECONNECT_SECONDS_MAX, WATCH_PATIENCE_SECONDS
 from cloudai_model.errors import MasterUnavailable
 from cloudai_proto.storage.v1 import names_pb2 as names
 from cloudai_proto.storage.v1 import types_pb2 as types
@@ -38,13 +39,18 @@ def delay_watches(client: FakeMasterClient, monkeypatch: pytest.MonkeyPatch, sec
     monkeypatch.setattr(client, "watch", late)
 
 
-def refuse_watches(client: FakeMasterClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def refuse_watches(client: FakeMasterClient, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """When each was asked for, by trio's clock."""
+    refused_at: list[float] = []
+
     def refused(
         request: names.WatchRequest,
     ) -> AbstractAsyncContextManager[AsyncIterator[names.WatchResponse]]:
+        refused_at.append(trio.current_time())
         raise MasterUnavailable("no stream today")
 
     monkeypatch.setattr(client, "watch", refused)
+    return refused_at
 
 
 async def load(file_system: FileSystemHarness) -> float:
@@ -194,6 +200,24 @@ async def test_run_whose_watches_are_refused_is_listed_every_few_seconds(
     await trio.sleep(2 * UNFOLLOWED_SECONDS_MAX)
 
     assert b"elsewhere" in file_system.shown()
+
+
+async def test_pauses_between_attempts_to_follow_a_run_differ(
+    clock: MockClock,
+    file_system: FileSystemHarness,
+    client: FakeMasterClient,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Many mounts whose streams broke together do not open them together."""
+    await trio.sleep(1)
+    refused_at = refuse_watches(client, monkeypatch)
+    await load(file_system)
+    await trio.sleep(20 * RECONNECT_SECONDS_MAX)
+
+    pauses = [after - before for before, after in pairwise(refused_at)]
+    assert len(pauses) >= 19
+    assert max(pauses) - min(pauses) > 0.1
+    assert max(pauses) <= RECONNECT_SECONDS_MAX
 
 
 async def test_kernel_is_told_what_a_relisting_has_changed(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,11 @@ from cloudai_fusefs import run_uploader
 from cloudai_fusefs.chunk_sender import PUTS_MAX, Sending
 from cloudai_fusefs.commit_pace import QUIET_SECONDS
 from cloudai_fusefs.mount_control import FileState
-from cloudai_fusefs.run_uploader import PUBLISH_INTERVAL_SECONDS, REFUSED_RETRY_SECONDS
+from cloudai_fusefs.run_uploader import PUBLISH_INTERVAL_SECONDS, REFUSED_RETRY_SECONDS, RETRY_SECONDS_MAX
 from cloudai_model.chunks import digest_of
 from cloudai_model.errors import MasterUnavailable, NoSpace, RunSealed
 from cloudai_model.limits import CHUNK_BYTES_MAX, KIB, MIB
+from cloudai_proto.storage.v1 import names_pb2 as names
 from cloudai_proto.storage.v1 import types_pb2 as types
 from fakes.fake_master import FakeMaster, FakeMasterClient
 from support.file_system_harness import FileSystemHarness, open_file_system
@@ -49,6 +51,31 @@ async def write_at_once(file_system: FileSystemHarness, handle: int) -> None:
 def answer_at_once(master: FakeMaster) -> None:
     master.answer_latency_seconds = 0
     master.come_back()
+
+
+async def test_pauses_between_questions_for_a_master_that_is_away_differ(
+    clock: MockClock, file_system: FileSystemHarness, master: FakeMaster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Many mounts that upload do not come back together."""
+    asked_at: list[float] = []
+
+    async def note_question() -> names.GetCapabilitiesResponse:
+        asked_at.append(trio.current_time())
+        raise MasterUnavailable
+
+    monkeypatch.setattr(file_system.client, "get_capabilities", note_question)
+    await file_system.sync.load_run(file_system.tree)
+    master.go_away()
+    await file_system.write_file(b"a", b"1")
+    await trio.sleep(30 * RETRY_SECONDS_MAX)
+
+    pauses = [after - before for before, after in pairwise(asked_at)]
+    for pause_seconds, bound_seconds in zip(pauses, (0.2, 0.4, 0.8, 1.6, 3.2), strict=False):
+        assert pause_seconds <= bound_seconds + 0.001  # of a difference of two moments
+    longest = pauses[5:]
+    assert len(longest) >= 20
+    assert max(longest) - min(longest) > 0.1
+    assert max(longest) <= RETRY_SECONDS_MAX
 
 
 async def test_small_file_is_one_commit_and_no_chunk_call(
