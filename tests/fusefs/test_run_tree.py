@@ -1047,7 +1047,8 @@ def test_unknown_run_is_taken_in_steps() -> None:
 
     assert tree.is_loaded
     assert names_in(tree.root) == names_in(at_once.root)
-    assert stepped == told == [Invalidation(tree.root.ino)]  # its attributes may have been asked for between two
+    # Its attributes may have been asked for between two steps.
+    assert stepped == told == [Invalidation(tree.root.ino)]
 
 
 def test_run_that_is_removed_while_it_is_taken_stays_removed() -> None:
@@ -1075,6 +1076,38 @@ def test_run_that_was_let_go_of_is_taken_in_one_step() -> None:
 
     assert list(tree.apply_tree([page(*edges)], [])) == []
     assert tree.root.subdirectory_count == len(edges)
+
+
+def test_kernels_attributes_are_built_once_for_each_change() -> None:
+    """A listing and a stat of each of its names ask for them again and again."""
+    tree = make_tree()
+    apply_tree(tree, [page(edge(b"f", FILE_ID, size=1))])
+    file = tree.nodes[FILE_ID]
+    attributes = KernelAttributes(uid=None, gid=None, umask=None)
+    first = attributes.of(file)
+    assert first.st_size == 1
+    assert attributes.of(file) is first
+
+    tree.apply_changes(change_node(edge(b"f", FILE_ID, size=2, generation=2, revision=2).node))
+
+    second = attributes.of(file)
+    assert second.st_size == 2
+    assert attributes.of(file) is second
+
+
+def test_kernel_may_remember_that_a_name_is_absent_where_news_of_it_are_told() -> None:
+    tree = make_tree()
+    assert KernelAttributes.absent(tree.root) is None
+
+    tree.watch_is_healthy = True
+    absence = KernelAttributes.absent(tree.root)
+    assert absence is not None
+    assert (absence.st_ino, absence.entry_timeout) == (0, 0.5)
+
+    tree.is_sealed = True
+    absence = KernelAttributes.absent(tree.root)
+    assert absence is not None
+    assert (absence.st_ino, absence.entry_timeout) == (0, 3600.0)
 
 
 def test_link_count_of_a_run_that_is_being_taken_is_shown_as_it_was_and_then_as_it_is() -> None:
