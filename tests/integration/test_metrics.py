@@ -167,3 +167,24 @@ def test_listing_with_attributes_asks_for_no_extended_ones_of_each_file(
     asked = "cloudai_mount_requests_total getxattr"
     wait_until(lambda: asked in scrape(UnixConnection(metrics_socket)), "the count")
     assert scrape(UnixConnection(metrics_socket))[asked] <= 3
+
+
+def test_name_that_a_sealed_run_lacks_is_not_looked_up_for_each_stat(mount: MountProcess) -> None:
+    """A search along a list of directories asks most of them in vain, again and again."""
+    run = mount.make_run(RUN)
+    mount.seal(run)
+    # By a descriptor: the names above the run, which the kernel looks up every second, are not in the count.
+    directory = os.open(run, os.O_RDONLY)
+    try:
+        before = lookup_count(mount)
+        for _ in range(50):
+            with pytest.raises(FileNotFoundError):
+                os.stat("absent", dir_fd=directory)
+        # One in the usual case; the kernel may let go of what it remembers.
+        assert 1 <= lookup_count(mount) - before < 50
+    finally:
+        os.close(directory)
+
+
+def lookup_count(mount: MountProcess) -> int:
+    return int(mount.status()["counters"]["request_counts"]["lookup"])
