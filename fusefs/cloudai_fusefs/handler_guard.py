@@ -16,6 +16,7 @@ import pyfuse3
 import trio
 
 from cloudai_fusefs.errnos import errno_of
+from cloudai_fusefs.kernel_requests import note_taken
 from cloudai_fusefs.request_counters import RequestCounters
 from cloudai_model.errors import CloudAIError
 
@@ -45,6 +46,7 @@ def _guard(
     name = call.__name__
 
     async def handle(self: Any, /, *args: P.args, **kwargs: P.kwargs) -> R:
+        note_taken()
         self.counters.requests[name] += 1
         try:
             with self.patience.limited(self.wait_seconds_max if is_bounded else None):

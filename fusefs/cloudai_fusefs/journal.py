@@ -290,6 +290,8 @@ class Journal:
         def run() -> None:
             database = sqlite3.connect(self._path, isolation_level=None)
             try:
+                # TRUNCATE keeps writers out for as long as it takes, so most of it is done before.
+                database.execute("PRAGMA wal_checkpoint(PASSIVE)")
                 database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             except sqlite3.DatabaseError as error:
                 raise _to_os_error(error, self._path) from error

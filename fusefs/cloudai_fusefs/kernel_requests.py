@@ -23,6 +23,33 @@ READ_SECONDS_MAX: Final = 0.02
 """How long the process may stand still for a request that is not there any more, whatever kept it from the read."""
 
 
+class _ReadAlarm:
+    """SIGALRM every READ_SECONDS_MAX, from the look at the device until what was read is being answered."""
+
+    def __init__(self) -> None:
+        self._is_set = False
+
+    def set(self) -> None:
+        signal.setitimer(signal.ITIMER_REAL, READ_SECONDS_MAX, READ_SECONDS_MAX)
+        self._is_set = True
+
+    def clear(self) -> None:
+        """Does nothing where it is not set: the timer may be somebody else's then."""
+        if self._is_set:
+            self._is_set = False
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+_alarm: Final = _ReadAlarm()  # one, as the process has one such timer
+
+
+def note_taken() -> None:
+    """A request has been read: what answers it is not to be interrupted. SQLite would wait a fifth of its time for a
+    lock, since each signal ends one of its sleeps.
+    """
+    _alarm.clear()
+
+
 class RequestLock:
     """Who may take the next request: whoever comes first once it is free, as a rule the task that has just answered."""
 
@@ -66,11 +93,11 @@ class RequestWait:
             self._in_a_row += 1
         else:
             self._in_a_row = 1
-            signal.setitimer(signal.ITIMER_REAL, 0)  # nobody is woken for nothing
+            _alarm.clear()  # nobody is woken for nothing
             await trio.lowlevel.wait_readable(fd)
             while not self._poll.poll(0):
                 await trio.lowlevel.wait_readable(fd)
-        signal.setitimer(signal.ITIMER_REAL, READ_SECONDS_MAX, READ_SECONDS_MAX)
+        _alarm.set()
 
 
 def _do_nothing(number: int, frame: FrameType | None) -> None:
@@ -103,4 +130,4 @@ def taking_requests(pyfuse3: Any) -> Iterator[None]:
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        _alarm.clear()

@@ -16,13 +16,17 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from cloudai_fusefs.handler_guard import handler
+from cloudai_fusefs.handler_patience import HandlerPatience
 from cloudai_fusefs.kernel_requests import (
     IN_A_ROW_MAX,
     READ_SECONDS_MAX,
     RequestLock,
+    note_taken,
     taking_requests,
     trio_for_pyfuse3,
 )
+from cloudai_fusefs.request_counters import RequestCounters
 
 Handler = Callable[[bytes], Awaitable[None]]
 
@@ -34,6 +38,7 @@ pytestmark = pytest.mark.timeout(60, method="thread")
 def alarm() -> Iterator[None]:
     handler = signal.getsignal(signal.SIGALRM)
     yield
+    note_taken()
     signal.setitimer(signal.ITIMER_REAL, 0)
     signal.signal(signal.SIGALRM, handler)
 
@@ -334,3 +339,30 @@ def test_what_has_no_other_is_trios_own() -> None:
     assert stand_in.open_nursery is trio.open_nursery
     assert stand_in.lowlevel.current_task is trio.lowlevel.current_task
     assert stand_in.ClosedResourceError is trio.ClosedResourceError
+
+
+class Handlers:
+    """As Operations has them."""
+
+    wait_seconds_max = 10.0
+
+    def __init__(self) -> None:
+        self.counters = RequestCounters()
+        self.patience = HandlerPatience(lambda: 0.0)
+
+    @handler
+    async def read(self) -> tuple[float, float]:
+        return signal.getitimer(signal.ITIMER_REAL)
+
+
+async def test_nothing_that_answers_a_request_is_interrupted(device: Device) -> None:
+    """SQLite would wait a fifth of its time for a lock."""
+    device.send(b"a")
+    await trio_for_pyfuse3().lowlevel.wait_readable(device.fd)
+    assert await Handlers().read() == (0.0, 0.0)
+
+
+def test_timer_of_somebody_else_goes_on() -> None:
+    signal.setitimer(signal.ITIMER_REAL, 1000)
+    note_taken()
+    assert signal.getitimer(signal.ITIMER_REAL)[0] > 0
