@@ -21,7 +21,7 @@ import click
 from cloudai_master.data_dir import DATABASE_NAME, DataDir, DataDirTaken
 from cloudai_master.disk_chunk_store import DiskChunkStore
 from cloudai_master.periodic_scrub import INTERVAL_HOURS_DEFAULT, INTERVAL_HOURS_MAX
-from cloudai_master.scrub import BYTES_PER_SECOND_DEFAULT, Pace
+from cloudai_master.scrub import BYTES_PER_SECOND_DEFAULT
 from cloudai_master.tokens import TokenRecord, Tokens, load_key
 from cloudai_model.errors import CloudAIError
 from cloudai_model.service_manager import stderr_log
@@ -158,7 +158,7 @@ def scrub(data_dir: Path, bytes_per_second: int, as_json: bool) -> None:
     try:
         opened = DataDir(data_dir)
         database = opened.open_database()
-        report = scrub_once(database, DiskChunkStore.beside(opened.path), Pace(bytes_per_second))
+        report = scrub_once(database, DiskChunkStore.beside(opened.path), bytes_per_second)
     except (CloudAIError, OSError) as error:
         fail(error)
     click.echo(json.dumps(report.as_json()) if as_json else report.as_text())

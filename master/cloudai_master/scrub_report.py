@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from types import FrameType
 
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
@@ -44,17 +47,61 @@ class ScrubReport:
         return "\n".join([*map(str, self.damaged), summary])
 
 
-def scrub_once(database: Database, store: ChunkStore, pace: Pace) -> ScrubReport:
-    """One pass over everything; ends early, and says so in the report, on KeyboardInterrupt."""
+class Interrupts:
+    """Ctrl-C, which ends a pass while it sleeps or between two chunks: in the middle of the database's library it would
+    leave a trace on the terminal. Who presses it twice means at once.
+    """
+
+    def __init__(self) -> None:
+        self._is_pending = False
+        self._is_asleep = False
+
+    @contextmanager
+    def held_back(self) -> Iterator[None]:
+        """In the main thread."""
+        before = signal.signal(signal.SIGINT, self._note)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, before)
+
+    def check(self) -> None:
+        """Raises KeyboardInterrupt where it was pressed."""
+        if self._is_pending:
+            raise KeyboardInterrupt
+
+    def sleep(self, seconds: float) -> None:
+        """Raises KeyboardInterrupt, also when it is pressed meanwhile."""
+        self._is_asleep = True
+        try:
+            self.check()
+            time.sleep(seconds)
+        finally:
+            self._is_asleep = False
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self._is_pending or self._is_asleep:
+            raise KeyboardInterrupt
+        self._is_pending = True
+
+
+def scrub_once(database: Database, store: ChunkStore, bytes_per_second: float) -> ScrubReport:
+    """One pass over everything, at that rate (0: no bound); ends early, and says so in the report, on Ctrl-C.
+
+    Called in the main thread.
+    """
     report = ScrubReport()
+    interrupts = Interrupts()
+    pace = Pace(bytes_per_second, interrupts.sleep)
     try:
-        with _progress_bar(stored_amount(database).size_bytes) as progress:
+        with interrupts.held_back(), _progress_bar(stored_amount(database).size_bytes) as progress:
             for looked in scrub(database, store, pace, Position()):
                 report.chunk_count += 1
                 report.size_bytes += looked.length_bytes
                 if looked.damaged is not None:
                     report.damaged.append(looked.damaged)
                 progress.update(looked.length_bytes)
+                interrupts.check()
         found = {(chunk.user, chunk.digest) for chunk in report.damaged}
         report.damaged += [
             chunk for chunk in find_forgotten(database) if (chunk.user, chunk.digest) not in found

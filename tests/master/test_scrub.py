@@ -5,6 +5,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 from collections import defaultdict
 from itertools import count
@@ -24,6 +25,7 @@ from cloudai_master.scrub import (
     scrub,
     stored_amount,
 )
+from cloudai_master.scrub_report import Interrupts
 from cloudai_model.chunks import digest_of
 from cloudai_model.errors import InternalError
 from cloudai_proto.storage.v1 import names_pb2 as names
@@ -393,3 +395,33 @@ async def test_command_ends_on_a_terminal_with_its_report_alone(master: MasterPr
     with TerminalProgram(PROGRAM, "scrub", "--data-dir", str(master.data_dir)) as program:
         assert program.wait_end() == 0
         assert program.text.split("\n")[-2].strip() == "1 chunks, 1.0 MiB: 0 damaged or missing"
+
+
+def press_ctrl_c() -> None:
+    signal.raise_signal(signal.SIGINT)
+
+
+def test_ctrl_c_waits_for_the_end_of_what_is_done() -> None:
+    """In the middle of SQLAlchemy it left a trace on the terminal."""
+    interrupts = Interrupts()
+    with interrupts.held_back():
+        interrupts.check()
+        press_ctrl_c()
+        with pytest.raises(KeyboardInterrupt):
+            interrupts.check()
+        with pytest.raises(KeyboardInterrupt):
+            interrupts.sleep(SECONDS_MAX)
+
+
+def test_ctrl_c_that_is_pressed_twice_does_not_wait() -> None:
+    with Interrupts().held_back():
+        press_ctrl_c()
+        with pytest.raises(KeyboardInterrupt):
+            press_ctrl_c()
+
+
+def test_ctrl_c_means_what_it_did_afterwards() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    with Interrupts().held_back():
+        assert signal.getsignal(signal.SIGINT) != before
+    assert signal.getsignal(signal.SIGINT) == before
