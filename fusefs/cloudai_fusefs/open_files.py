@@ -44,6 +44,7 @@ _STALE_GENERATION_ATTEMPTS: Final = 3
 
 
 _GRACE_SECONDS: Final = 0.5
+"""Less than the handler has beyond timeo (operations): of three bounds the innermost says best what was waited for."""
 
 
 class LostName(CloudAIError):

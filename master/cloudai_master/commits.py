@@ -202,7 +202,7 @@ class _Batch:
         parent_id, missing = self._walk(components[:-1])
         name = components[-1]
         if not missing:
-            tree.load_children(parent_id, self._unloaded_names.pop(commit.path[: -len(name) - 1], ()))
+            tree.load_children(parent_id, self._unloaded_names.pop(b"/".join(components[:-1]), ()))
         target = None if missing else tree.child(parent_id, name)
         if target is not None and target.node_id != commit.node_id and target.is_directory:
             if commit.kind != types.NODE_KIND_DIRECTORY:

@@ -89,10 +89,6 @@ def new_file(node_id: int) -> JournalRecord:
         mtime_ns=0,
         ctime_ns=0,
         atime_ns=0,
-        symlink_target=b"",
-        base=b"",
-        base_generation=0,
-        committed=b"",
     )
 
 
