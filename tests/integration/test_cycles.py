@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 
 from cloudai_model.limits import BLOCK_BYTES, CHUNK_BYTES_MAX
@@ -16,9 +17,11 @@ FILES = 200
 CHUNKS = 3
 
 
-def count_of(fifo: Path) -> int:
+def count_of(address: Path) -> int:
     """The objects in cycles that were found since the last time."""
-    return sum(map(int, fifo.read_text().split()))  # another line may come before it is closed
+    with socket.socket(socket.AF_UNIX) as daemon:
+        daemon.connect(str(address))
+        return int(daemon.makefile().read())
 
 
 def write_and_remove(directory: Path) -> None:
@@ -53,15 +56,14 @@ def test_requests_leave_no_cycles(
     with (run / "large").open("wb") as file:
         file.write(content)
         os.fsync(file.fileno())
-    fifo = tmp_path / "cycles"
-    os.mkfifo(fifo, 0o600)
+    counted_cycles = tmp_path / "cycles"
     mount = MountProcess(tmp_path / "mount", shared_master.address, shared_master.make_token(USER))
     mounts.append(mount)
-    mount.environment = {"PYTHONPATH": str(COUNTED_CYCLES), "COUNTED_CYCLES": str(fifo)}
+    mount.environment = {"PYTHONPATH": str(COUNTED_CYCLES), "COUNTED_CYCLES": str(counted_cycles)}
     mount.start()
     there = mount.mount_point / run.relative_to(run.parents[2])
     write_and_remove(there / "first")
-    count_of(fifo)  # what was loaded, and is done once
+    count_of(counted_cycles)  # what was loaded, and is done once
 
     write_and_remove(there / "second")
     look_at(there)
@@ -69,4 +71,4 @@ def test_requests_leave_no_cycles(
 
     # Seven requests for each of the files, and a range for each block; what is found is of this question itself, and of
     # what is done once in a while.
-    assert count_of(fifo) < FILES
+    assert count_of(counted_cycles) < FILES

@@ -1,5 +1,5 @@
-"""Makes a mount daemon that searches for cycles when it is asked, and then alone: who reads $COUNTED_CYCLES, a fifo,
-gets a line with the number of objects that were found in them since the last time.
+"""Makes a mount daemon that searches for cycles when it is asked, and then alone: who connects to
+$COUNTED_CYCLES, a Unix socket, gets the number of objects that were found in them since the last time.
 
 Python imports this module by itself where its folder is on PYTHONPATH.
 """
@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import gc
 import os
+import socket
 import sys
 import threading
-from pathlib import Path
 
 
-def _answer(fifo: Path) -> None:
+def _answer(listener: socket.socket) -> None:
     while True:
-        with fifo.open("w") as reader:  # waits for one
-            reader.write(f"{gc.collect()}\n")
+        asker, _ = listener.accept()
+        with asker:
+            asker.sendall(str(gc.collect()).encode())
 
 
 if "cloudai_daemon.mount_process" in sys.orig_argv and "COUNTED_CYCLES" in os.environ:
     gc.disable()
-    threading.Thread(target=_answer, args=[Path(os.environ["COUNTED_CYCLES"])], daemon=True).start()
+    _listener = socket.socket(socket.AF_UNIX)
+    _listener.bind(os.environ["COUNTED_CYCLES"])
+    _listener.listen()
+    threading.Thread(target=_answer, args=[_listener], daemon=True).start()
