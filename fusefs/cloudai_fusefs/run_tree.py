@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
 
 import trio
 
 from cloudai_fusefs.answered_names import AnsweredNames, NewsOfName, Place
+from cloudai_fusefs.listing import Listing
 from cloudai_fusefs.node import DIRECTORY, Node, Pending
 from cloudai_fusefs.run_nodes import Invalidation, RunNodes, is_inside, stays
 from cloudai_fusefs.waiting_removals import Removal, WaitingRemovals
@@ -181,7 +182,7 @@ class RunTree(RunNodes):
         self.answered.clear()
         self.removals.forget_news()
 
-    def apply_tree(self, pages: Iterable[names.ListTreeResponse], told: list[Invalidation]) -> Iterator[None]:
+    def apply_tree(self, listing: Listing, told: list[Invalidation]) -> Iterator[None]:
         """The whole tree as listed. What is pending here stays; what the listing lacks otherwise goes. In steps, after
         each of which others may have a turn; the tree is loaded after the last. Who has more than one step holds the
         loading lock. `told` takes what the kernel is to be told then.
@@ -193,27 +194,24 @@ class RunTree(RunNodes):
         is_first = not self.is_loaded and (len(self.nodes) == 1 or was_let_go)
         self.begin_return()
         if is_first and not self.pending and not self.answered and not self.removals:
-            yield from self._take_first_tree(pages, told, in_steps=not was_let_go)
+            yield from self._take_first_tree(listing, told, in_steps=not was_let_go)
         else:
-            self._compare_tree(pages, told)
+            self._compare_tree(listing, told)
 
-    def _compare_tree(self, pages: Iterable[names.ListTreeResponse], told: list[Invalidation]) -> None:
+    def _compare_tree(self, listing: Listing, told: list[Invalidation]) -> None:
         self.is_in_doubt = self.is_disputed = False
+        for _ in listing.arrange():
+            pass
         seen: set[Place] = set()
-        first = True
-        revision = 0
-        for page in pages:
-            if first:
-                revision = page.revision
-                self.is_sealed = self.is_sealed or page.sealed
-                if self.root.take_server_state(page.root):
-                    told.append(Invalidation(self.root.ino))
-                first = False
-            for edge in page.edges:
-                seen.add((edge.parent_node_id, edge.name))
-                # What was answered at the listing's own revision is in it.
-                if not self._is_history(edge, edge.node.node_id, revision + 1):
-                    self._set_edge(edge, told)
+        revision = listing.revision
+        self.is_sealed = self.is_sealed or listing.is_sealed
+        if self.root.take_server_state(listing.root):
+            told.append(Invalidation(self.root.ino))
+        for edge in listing.edges():
+            seen.add((edge.parent_node_id, edge.name))
+            # What was answered at the listing's own revision is in it.
+            if not self._is_history(edge, edge.node.node_id, revision + 1):
+                self._set_edge(edge, told)
         for removal in self.removals:
             if removal.place not in seen:
                 removal.hold_back(NewsOfName(revision, None))
@@ -234,41 +232,42 @@ class RunTree(RunNodes):
         self.is_loaded = True
 
     def _take_first_tree(
-        self, pages: Iterable[names.ListTreeResponse], told: list[Invalidation], *, in_steps: bool
+        self, listing: Listing, told: list[Invalidation], *, in_steps: bool
     ) -> Iterator[None]:
         """As apply_tree, where nothing is known yet: the kernel cannot have cached what it was never told.
 
         Of a sealed run that was let go of, it may have: that is as it was, and what it refers to is still here.
         """
+        for _ in listing.arrange():
+            if in_steps:
+                yield
+                if self.is_removed:
+                    return
         nodes = self.nodes
-        taken_count = 0
-        for number, page in enumerate(pages):
-            if number == 0:
-                self.revision = max(self.revision, page.revision)
-                self.is_sealed = self.is_sealed or page.sealed
-                self.root.take_server_state(page.root)
-            for edge in page.edges:
-                taken_count += 1
-                if in_steps and taken_count % NAMES_IN_A_STEP == 0:
-                    # Of all this, the root alone can be asked for.
-                    subdirectory_count, self.root.subdirectory_count = self.root.subdirectory_count, 0
-                    yield
-                    if self.is_removed:
-                        return
-                    self.root.subdirectory_count = subdirectory_count
-                parent = nodes.get(edge.parent_node_id)
-                if parent is None or parent.children is None:
-                    continue  # not a tree: what hangs in the air is not shown
-                message = edge.node
-                node = nodes.get(message.node_id)
-                if node is None:
-                    node = Node(self, message.node_id, message.kind)
-                    node.take_first_state(message)
-                    self._add_node(node)
-                else:
-                    node.take_server_state(message)  # its other name may be listed as it was later
-                if parent.children.get(edge.name) is not node:
-                    self._attach(parent, edge.name, node)
+        self.revision = max(self.revision, listing.revision)
+        self.is_sealed = self.is_sealed or listing.is_sealed
+        self.root.take_server_state(listing.root)
+        for number, edge in enumerate(listing.edges(), start=1):
+            if in_steps and number % NAMES_IN_A_STEP == 0:
+                # Of all this, the root alone can be asked for.
+                subdirectory_count, self.root.subdirectory_count = self.root.subdirectory_count, 0
+                yield
+                if self.is_removed:
+                    return
+                self.root.subdirectory_count = subdirectory_count
+            parent = nodes.get(edge.parent_node_id)
+            if parent is None or parent.children is None:
+                continue  # a directory's id, and a file's: no tree
+            message = edge.node
+            node = nodes.get(message.node_id)
+            if node is None:
+                node = Node(self, message.node_id, message.kind)
+                node.take_first_state(message)
+                self._add_node(node)
+            else:
+                node.take_server_state(message)
+            if parent.children.get(edge.name) is not node:
+                self._attach(parent, edge.name, node)
         self.root.kernel_attributes = None  # asked for meanwhile, with no subdirectories
         self.is_loaded = True
         told.append(Invalidation(self.root.ino))

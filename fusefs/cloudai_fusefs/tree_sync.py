@@ -16,6 +16,7 @@ from typing import Final
 import trio
 
 from cloudai_fusefs.background import keep_running
+from cloudai_fusefs.listing import Listing
 from cloudai_fusefs.managed_tree import ManagedTree, UserDirectory
 from cloudai_fusefs.master_client import MasterClient
 from cloudai_fusefs.outage_log import OutageLog
@@ -44,8 +45,8 @@ WATCH_PATIENCE_SECONDS: Final = 0.2
 RECOVERED_AT_ONCE: Final = 50
 """Changes of an earlier mount, at about 0.1 ms each, between two chances for others to run."""
 
-LISTING_ATTEMPTS_MAX: Final = 10
-"""Of a tree of more than one page whose directories are moved meanwhile."""
+LISTING_ATTEMPTS_MAX: Final = 5
+"""Of a tree of more than one page: a run is sealed once, and a master seldom has another history than before."""
 
 TellKernel = Callable[[Iterable[Invalidation]], None]
 
@@ -201,7 +202,7 @@ class TreeSync:
         pages = await self._sealed_cache.load_tree(tree.task_id)
         if pages is None:
             return False
-        await self._take_listing(tree, pages)
+        await self._take_listing(tree, Listing(pages))
         await self._recover(tree)
         return True
 
@@ -212,32 +213,34 @@ class TreeSync:
 
     async def _list_run(self, tree: RunTree) -> bool:
         """True: the run was sealed before it was listed, so that nothing can follow."""
-        pages = await self._list_pages(tree.task_id)
-        await self._take_listing(tree, pages)
-        is_final = all(page.sealed for page in pages)
-        if is_final:
-            await self._sealed_cache.store_tree(tree.task_id, pages)
-        return is_final
+        listing = await self._list(tree.task_id)
+        await self._take_listing(tree, listing)
+        if listing.is_sealed:
+            await self._sealed_cache.store_tree(tree.task_id, listing.pages)
+        return listing.is_sealed
 
-    async def _take_listing(self, tree: RunTree, pages: Iterable[names.ListTreeResponse]) -> None:
+    async def _take_listing(self, tree: RunTree, listing: Listing) -> None:
         """Cancelled: it is taken all the same. A tree half of which is there would be compared name by name."""
         told: list[Invalidation] = []
         with trio.CancelScope(shield=True):
-            for _ in tree.apply_tree(pages, told):
+            for _ in tree.apply_tree(listing, told):
                 await trio.lowlevel.checkpoint()
         self._tell_kernel(told)
         self._staging.note_listing(tree)
 
-    async def _list_pages(self, task_id: str) -> list[names.ListTreeResponse]:
+    async def _list(self, task_id: str) -> Listing:
         for _ in range(LISTING_ATTEMPTS_MAX):
             pages = [await self._client.list_tree(task_id)]
             try:
                 while pages[-1].next_page_token:
                     pages.append(await self._client.list_tree(task_id, pages[-1].next_page_token))
             except GenerationChanged:
-                continue  # a directory was moved or removed between two pages: from the first again
-            return pages
-        raise MasterUnavailable("the run's directories move faster than they can be listed", task_id=task_id)
+                continue  # the master has another history by now
+            listing = Listing(pages)
+            # The watch would not tell again of what the listing has told; and a sealed run's is worth keeping.
+            if not listing.was_sealed_meanwhile:
+                return listing
+        raise MasterUnavailable("the run became another one each time it was listed", task_id=task_id)
 
     async def _watch_user(self, user: UserDirectory) -> None:
         outages = OutageLog(log)

@@ -65,7 +65,6 @@ class Run:
     removed_at_ns: int | None
     revision: int
     forgotten_revision: int
-    layout_revision: int
 
     def require_open(self) -> None:
         """Raises RunSealed."""
@@ -88,7 +87,6 @@ RUN_QUERY: Final[Select[Any]] = select(
     runs.c.removed_at_ns,
     runs.c.revision,
     runs.c.forgotten_revision,
-    runs.c.layout_revision,
 ).select_from(
     runs.join(tasks, tasks.c.task_key == runs.c.task_key).join(users, users.c.user_key == runs.c.user_key)
 )

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any, Final
 
-from sqlalchemy import ColumnElement, Connection, and_, func, select
+from sqlalchemy import ColumnElement, Connection, and_, func, select, tuple_
 
 from cloudai_master.authorization import Caller, Run, find_run
-from cloudai_master.run_tree import in_slabs
+from cloudai_master.changes import read_run_changes
 from cloudai_master.schema import edges, manifest_chunks, nodes, superseded_contents
 from cloudai_master.stored_node import NODE_COLUMNS, Node
 from cloudai_model.errors import GenerationChanged, InvalidRequest, IsADirectory, NotFound
-from cloudai_model.limits import MANIFEST_PAGE_CHUNKS_MAX, TREE_PAGE_BYTES_MAX, TREE_PAGE_EDGES_MAX
+from cloudai_model.limits import (
+    MANIFEST_PAGE_CHUNKS_MAX,
+    NODE_ID_MAX,
+    TREE_PAGE_BYTES_MAX,
+    TREE_PAGE_EDGES_MAX,
+)
 from cloudai_proto.storage.v1 import names_pb2 as names
 from cloudai_proto.storage.v1 import types_pb2 as types
 
@@ -25,65 +28,92 @@ EDGE_BYTES: Final = 150
 
 @dataclass(frozen=True)
 class _Position:
-    """Where a listing stands: the page token, `revision.directory.name in hex`."""
+    """Where a listing stands: the page token, `revision`, or while names are yet to be sent
+    `revision.directory.name in hex`.
+    """
 
     revision: int
-    """Of the run when the listing began."""
-    directory_id: int
-    name: bytes
-    """The last name of that directory that was sent."""
+    """Up to which the changes are known to who lists: the run's when the listing began, or of the last change sent."""
+    last_place: tuple[int, bytes] | None = None
+    """The last directory and name that were sent; None: all were."""
 
     def encode(self) -> str:
-        return f"{self.revision}.{self.directory_id}.{self.name.hex()}"
+        if self.last_place is None:
+            return f"{self.revision}"
+        directory_id, name = self.last_place
+        return f"{self.revision}.{directory_id}.{name.hex()}"
 
     @staticmethod
     def decode(token: str) -> _Position:
         try:
-            revision, directory_id, name = token.split(".")
-            return _Position(int(revision), int(directory_id), bytes.fromhex(name))
+            revision, *place = token.split(".")
+            if not place:
+                return _Position(int(revision))
+            directory_id, name = place
+            if 0 <= int(directory_id) <= NODE_ID_MAX:  # a database takes no other
+                return _Position(int(revision), (int(directory_id), bytes.fromhex(name)))
         except ValueError:
-            raise InvalidRequest("not a page token") from None
+            pass
+        raise InvalidRequest("not a page token")
 
 
 def list_tree(
     connection: Connection, caller: Caller, request: names.ListTreeRequest
 ) -> names.ListTreeResponse:
-    """One page: the directories in order of depth, each with all its names in order of their bytes.
+    """One page: names in the order of the rows, which is none that means anything; after the last of them what has
+    changed since the first page was read.
 
-    The order of the directories is worked out anew for each page, from the directories alone. Raises
-    GenerationChanged when one was moved or removed since the first page: the pages would not fit together.
+    Raises GenerationChanged when those changes are not known any more.
     """
     run = find_run(connection, caller, request.task_id)
-    position = _Position.decode(request.page_token) if request.page_token else None
     response = names.ListTreeResponse(revision=run.revision, sealed=run.sealed_at_ns is not None)
-    levels = _directories_by_level(connection, run)
-    if position is None:
-        response.root.CopyFrom(_find_node(connection, run, run.root_node_id).to_wire())
+    if request.page_token:
+        position = _Position.decode(request.page_token)
     else:
-        levels = _from_directory(levels, position.directory_id)
-        if not levels or not run.layout_revision <= position.revision <= run.revision:
-            raise GenerationChanged("directories were moved, list again", task_id=run.task_id)
-        response.revision = position.revision
-    page_bytes = 0
-    # A slab is of one level, in the order of its ids, as the rows are: a limit cuts off the end and nothing before it.
-    for slab in chain.from_iterable(in_slabs(level) for level in levels):
-        of_slab: ColumnElement[bool] = edges.c.parent_node_id.in_(slab)
-        if position is not None and slab[0] == position.directory_id:
-            sent = and_(edges.c.parent_node_id == position.directory_id, edges.c.name <= position.name)
-            of_slab = and_(of_slab, ~sent)
-        row: _EdgeRow
-        for row in connection.execute(
-            _EDGE_QUERY.where(edges.c.run_key == run.run_key, of_slab)
-            .order_by(edges.c.parent_node_id, edges.c.name)
-            .limit(TREE_PAGE_EDGES_MAX - len(response.edges))
-        ):
-            _add_edge(response, row)
-            directory_id, name, symlink_target, xattrs = row[0], row[1], row[-2], row[-1]
-            page_bytes += EDGE_BYTES + len(name) + len(symlink_target) + len(xattrs or b"")
-            if len(response.edges) >= TREE_PAGE_EDGES_MAX or page_bytes >= TREE_PAGE_BYTES_MAX:
-                response.next_page_token = _Position(response.revision, directory_id, name).encode()
-                return response
+        response.root.CopyFrom(_find_node(connection, run, run.root_node_id).to_wire())
+        position = _Position(run.revision, (0, b""))
+    if position.last_place is not None:
+        last_place = _add_edges(connection, run, position.last_place, response)
+        if last_place is not None:
+            response.next_page_token = _Position(position.revision, last_place).encode()
+            return response
+    if position.revision != run.revision:
+        _add_changes(connection, run, position.revision, response)
     return response
+
+
+def _add_edges(
+    connection: Connection, run: Run, after: tuple[int, bytes], response: names.ListTreeResponse
+) -> tuple[int, bytes] | None:
+    """Fills a page with the names after this place. Returns the last of them, None when it is the run's last."""
+    rows = connection.execute(
+        _EDGE_QUERY.where(
+            edges.c.run_key == run.run_key, tuple_(edges.c.parent_node_id, edges.c.name) > after
+        )
+        .order_by(edges.c.parent_node_id, edges.c.name)
+        .limit(TREE_PAGE_EDGES_MAX)
+    )
+    page_bytes = 0
+    row: _EdgeRow
+    for row in rows:
+        _add_edge(response, row)
+        directory_id, name, symlink_target, xattrs = row[0], row[1], row[-2], row[-1]
+        page_bytes += EDGE_BYTES + len(name) + len(symlink_target) + len(xattrs or b"")
+        if len(response.edges) >= TREE_PAGE_EDGES_MAX or page_bytes >= TREE_PAGE_BYTES_MAX:
+            return directory_id, name
+    return None
+
+
+def _add_changes(
+    connection: Connection, run: Run, after_revision: int, response: names.ListTreeResponse
+) -> None:
+    """Adds the next changes; the listing holds at the last of them."""
+    batch = read_run_changes(connection, run.run_key, after_revision)
+    if batch.reload:
+        raise GenerationChanged("what has changed meanwhile is not known, list again", task_id=run.task_id)
+    response.changes.extend(batch.changes)
+    if batch.revision != run.revision:
+        response.next_page_token = _Position(batch.revision).encode()
 
 
 _EdgeRow = Sequence[Any]
@@ -182,31 +212,6 @@ def _find_node(connection: Connection, run: Run, node_id: int) -> Node:
     if row is None:
         raise NotFound("node", node_id=node_id)
     return Node(*row)
-
-
-def _directories_by_level(connection: Connection, run: Run) -> list[list[int]]:
-    """The ids of all directories, those of each depth in their own order."""
-    below: dict[int, list[int]] = defaultdict(list)
-    for parent_id, node_id in connection.execute(
-        select(edges.c.parent_node_id, edges.c.node_id)
-        .join(nodes, and_(nodes.c.run_key == edges.c.run_key, nodes.c.node_id == edges.c.node_id))
-        .where(edges.c.run_key == run.run_key, nodes.c.kind == types.NODE_KIND_DIRECTORY)
-    ):
-        below[parent_id].append(node_id)
-    levels: list[list[int]] = []
-    level = [run.root_node_id]
-    while level:
-        levels.append(level)
-        level = sorted(child for directory_id in level for child in below[directory_id])
-    return levels
-
-
-def _from_directory(levels: Sequence[list[int]], directory_id: int) -> list[list[int]]:
-    """The levels from this directory on; none when it is in none of them."""
-    for number, level in enumerate(levels):
-        if directory_id in level:
-            return [level[level.index(directory_id) :], *levels[number + 1 :]]
-    return []
 
 
 def chunks_of_generation(

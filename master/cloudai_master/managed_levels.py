@@ -160,7 +160,6 @@ def create_run(
             created_at_ns=transaction.now_ns,
             revision=0,
             forgotten_revision=0,
-            layout_revision=0,
             user_revision=next_user_revision(transaction, user.user_key),
         )
     )

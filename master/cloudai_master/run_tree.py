@@ -54,7 +54,6 @@ class RunTree:
         self.revision = run.revision
         self.now_ns = transaction.now_ns
         self._transaction = transaction
-        self._layout_revision = run.layout_revision
         self._nodes: dict[int, Node | None] = {}
         self._edges: dict[tuple[int, bytes], int | None] = {}
         self._stored_edges: dict[tuple[int, bytes], int | None] = {}
@@ -213,8 +212,6 @@ class RunTree:
         self._drop_name(old, node)
         self.set_edge(*new, node)
         self._log_removal(old, node)
-        if node.is_directory:
-            self._layout_revision = self.revision
 
     def replace_content(self, node: Node, chunks: Sequence[Chunk]) -> None:
         """The file's next generation, with a manifest of its own; the one before stays readable."""
@@ -285,7 +282,6 @@ class RunTree:
             {
                 "at_run_key": run_key,
                 "revision": self.revision,
-                "layout_revision": self._layout_revision,
             },
         )
         self._transaction.touched_runs.add(run_key)
@@ -315,8 +311,6 @@ class RunTree:
         self._names[node.node_id].discard(place)
         node.link_count -= 1
         self._mark_changed(node)
-        if node.is_directory:
-            self._layout_revision = self.revision + 1
 
     def _log_removal(self, place: tuple[int, bytes], node: Node) -> None:
         self.revision += 1

@@ -37,9 +37,7 @@ CHANGE_NODES: Final = (
     .values({name: bindparam(name) for name in CHANGING_COLUMNS})
 )
 CHANGE_RUN: Final = (
-    update(runs)
-    .where(runs.c.run_key == bindparam("at_run_key"))
-    .values(revision=bindparam("revision"), layout_revision=bindparam("layout_revision"))
+    update(runs).where(runs.c.run_key == bindparam("at_run_key")).values(revision=bindparam("revision"))
 )
 REMOVE_EDGES: Final = delete(edges).where(
     edges.c.run_key == bindparam("at_run_key"),

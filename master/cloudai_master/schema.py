@@ -31,7 +31,7 @@ metadata: Final = MetaData(
     }
 )
 
-SCHEMA_REVISION: Final = "0003"
+SCHEMA_REVISION: Final = "0004"
 """The migration that makes this schema."""
 
 # SQLite numbers rows by itself in an INTEGER PRIMARY KEY alone; elsewhere 64 bits are asked for.
@@ -120,13 +120,6 @@ runs: Final = Table(
         BigInteger,
         nullable=False,
         comment="Rows of changes up to here may be gone; a watcher that knows less has to list again.",
-    ),
-    Column(
-        "layout_revision",
-        BigInteger,
-        nullable=False,
-        comment="The revision at which a directory was last moved or removed: the pages of a listing that"
-        " began before it do not fit together with those after.",
     ),
     Column("user_revision", BigInteger, nullable=False, comment="As in tasks."),
     Index(

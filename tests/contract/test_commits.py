@@ -21,7 +21,7 @@ from support.storage_requests import (
     directory_commit,
     file_commit,
     link,
-    list_edges,
+    list_pages,
     make_run,
     manifest_commit,
     node_id,
@@ -394,7 +394,7 @@ async def test_full_batch_of_small_files_is_read_back(client: MasterClient, run:
     response = await commit(client, run, *files)
     assert {result.WhichOneof("result") for result in response.results} == {"node"}
     assert await read_file(client, run, response.results[-1].node) == b"content 999"
-    assert len(await list_edges(client, run)) == COMMIT_NODES_MAX + 10
+    assert sum(len(page.edges) for page in await list_pages(client, run)) == COMMIT_NODES_MAX + 10
 
 
 async def test_commit_in_a_sealed_run_is_refused(client: MasterClient, run: types.Run) -> None:

@@ -1,17 +1,14 @@
 from __future__ import annotations
 
-import pytest
-
+from cloudai_fusefs.listing import Listing
 from cloudai_fusefs.master_client import MasterClient
-from cloudai_model import errors
 from cloudai_proto.storage.v1 import types_pb2 as types
+from support.listings import edges_of
 from support.storage_requests import (
     commit,
     commit_one,
-    directory_commit,
     file_commit,
-    list_edges,
-    rename,
+    list_pages,
     symlink_commit,
     tree_of,
 )
@@ -28,16 +25,6 @@ async def fill_pages(client: MasterClient, run: types.Run) -> None:
         assert not any(result.HasField("error") for result in response.results)
 
 
-async def test_parents_come_before_children(client: MasterClient, run: types.Run) -> None:
-    for path in (b"z/y/x/w", b"a/b/c", b"top"):
-        await commit_one(client, run, file_commit(path, b"x"))
-    known = {run.root_node_id}
-    for edge in await list_edges(client, run):
-        assert edge.parent_node_id in known
-        known.add(edge.node.node_id)
-    assert len(known) == 9
-
-
 async def test_empty_run_lists_its_root_alone(client: MasterClient, run: types.Run) -> None:
     page = await client.list_tree(run.task_id)
     assert page.root.node_id == run.root_node_id
@@ -46,31 +33,40 @@ async def test_empty_run_lists_its_root_alone(client: MasterClient, run: types.R
 
 async def test_pages_together_are_the_whole_tree(client: MasterClient, run: types.Run) -> None:
     await fill_pages(client, run)
-    first = await client.list_tree(run.task_id)
-    assert first.next_page_token
-    second = await client.list_tree(run.task_id, first.next_page_token)
-    assert second.revision == first.revision
-    edges = [*first.edges, *second.edges]
+    pages = await list_pages(client, run)
+    assert len(pages) > 1
+    assert {page.revision for page in pages} == {pages[0].revision}
+    edges = [edge for page in pages for edge in page.edges]
     assert len(edges) == len({(edge.parent_node_id, edge.name) for edge in edges}) == LINK_COUNT + 3
     assert len(await tree_of(client, run)) == LINK_COUNT + 4
 
 
-async def test_directory_moved_between_pages_asks_for_a_new_listing(
-    client: MasterClient, run: types.Run
-) -> None:
-    await fill_pages(client, run)
-    moved = await commit_one(client, run, directory_commit(b"moved"))
-    first = await client.list_tree(run.task_id)
-    root = run.root_node_id
-    await rename(client, run, moved.node_id, (root, b"moved"), (root, b"again"))
-    with pytest.raises(errors.GenerationChanged):
-        await client.list_tree(run.task_id, first.next_page_token)
-
-
-async def test_name_made_between_pages_does_not_disturb_them(client: MasterClient, run: types.Run) -> None:
+async def test_last_page_tells_what_has_changed_since_the_first(client: MasterClient, run: types.Run) -> None:
     await fill_pages(client, run)
     first = await client.list_tree(run.task_id)
+    assert first.next_page_token
     await commit_one(client, run, file_commit(b"new/file", b"x"))
     second = await client.list_tree(run.task_id, first.next_page_token)
-    links = [edge for edge in [*first.edges, *second.edges] if edge.name.startswith(b"link")]
-    assert len(links) == LINK_COUNT
+    assert not second.next_page_token
+    told = [change.edge_set.name for change in second.changes if change.HasField("edge_set")]
+    assert told == [b"new", b"file"]
+    assert second.revision == second.changes[-1].revision > first.revision
+
+
+async def test_changes_of_more_than_one_page_are_paged(client: MasterClient, run: types.Run) -> None:
+    await fill_pages(client, run)
+    pages = [await client.list_tree(run.task_id)]
+    for start in range(0, 1500, 500):
+        await commit(
+            client, run, *(file_commit(b"new%d" % number, b"") for number in range(start, start + 500))
+        )
+    while pages[-1].next_page_token:
+        pages.append(await client.list_tree(run.task_id, pages[-1].next_page_token))
+
+    changes = [change for page in pages for change in page.changes]
+    revisions = [change.revision for change in changes]
+    assert revisions == sorted(set(revisions))
+    assert len(changes) >= 1500
+    assert sum(bool(page.changes) for page in pages) > 1
+    new = [edge for edge in edges_of(Listing(pages)) if edge.name.startswith(b"new")]
+    assert len(new) == 1500

@@ -194,7 +194,18 @@ async def test_run_is_sealed_once(client: MasterClient, run: types.Run) -> None:
 
 
 async def test_garbage_page_token_is_refused(client: MasterClient, run: types.Run) -> None:
-    for token in ("garbage", "1.2", "1.2.zz", "x.y.z", "9" * 40 + ".1.00"):
+    large = "9" * 40
+    for token in (
+        "garbage",
+        "1.2",
+        "1.2.zz",
+        "x.y.z",
+        f"{large}.1.00",
+        large,
+        "-1",
+        f"1.{large}.00",
+        f"1.-{large}.00",
+    ):
         with pytest.raises((errors.InvalidRequest, errors.GenerationChanged)):
             await client.list_tree(run.task_id, token)
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from cloudai_fusefs.kernel_attributes import KernelAttributes
 from cloudai_fusefs.kernel_notifier import KernelNotifier
+from cloudai_fusefs.listing import Listing
 from cloudai_fusefs.managed_tree import ManagedTree
 from cloudai_fusefs.node import DIRECTORY, FILE, SYMLINK, Node
 from cloudai_fusefs.run_nodes import Invalidation
@@ -759,7 +760,7 @@ def listings(draw: st.DrawFn) -> list[names.ListTreeResponse]:
     pages[0].root.attributes.uid = draw(st.integers(0, 2))
     for each in pages:
         each.sealed = draw(st.booleans())
-    return pages[: draw(st.integers(0, 2))]
+    return pages[: draw(st.integers(1, 2))]
 
 
 def state_of(tree: RunTree) -> object:
@@ -1039,7 +1040,7 @@ def test_unknown_run_is_taken_in_steps() -> None:
     told = apply_tree(at_once, [page(*edges)])
 
     stepped: list[Invalidation] = []
-    steps = tree.apply_tree([page(*edges[:100]), page(*edges[100:])], stepped)
+    steps = tree.apply_tree(Listing([page(*edges[:100]), page(*edges[100:])]), stepped)
     for _ in range(3):
         next(steps)
         assert not tree.is_loaded
@@ -1054,7 +1055,7 @@ def test_unknown_run_is_taken_in_steps() -> None:
 def test_run_that_is_removed_while_it_is_taken_stays_removed() -> None:
     edges = [edge(b"%d" % number, OTHER_ID + 1 + number) for number in range(2 * NAMES_IN_A_STEP)]
     tree = make_tree()
-    steps = tree.apply_tree([page(*edges)], [])
+    steps = tree.apply_tree(Listing([page(*edges)]), [])
     next(steps)
     tree.forget()
 
@@ -1074,7 +1075,7 @@ def test_run_that_was_let_go_of_is_taken_in_one_step() -> None:
     tree.is_sealed = tree.is_kept = True
     tree.let_go()
 
-    assert list(tree.apply_tree([page(*edges)], [])) == []
+    assert list(tree.apply_tree(Listing([page(*edges)]), [])) == []
     assert tree.root.subdirectory_count == len(edges)
 
 
@@ -1117,6 +1118,6 @@ def test_link_count_of_a_run_that_is_being_taken_is_shown_as_it_was_and_then_as_
     ]
     tree = make_tree()
     attributes = KernelAttributes(uid=None, gid=None, umask=None)
-    for _ in tree.apply_tree([page(*edges)], []):
+    for _ in tree.apply_tree(Listing([page(*edges)]), []):
         assert attributes.of(tree.root).st_nlink == 2
     assert attributes.of(tree.root).st_nlink == 2 + len(edges)

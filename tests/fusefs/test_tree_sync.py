@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from itertools import pairwise
 
@@ -14,12 +14,13 @@ from trio.testing import MockClock
 from cloudai_fusefs import run_tree, tree_sync
 from cloudai_fusefs.relisting import UNFOLLOWED_SECONDS_MAX
 from cloudai_fusefs.tree_sync import RECONNECT_SECONDS_MAX, WATCH_PATIENCE_SECONDS
-from cloudai_model.errors import MasterUnavailable
+from cloudai_master import listings
+from cloudai_model.errors import GenerationChanged, MasterUnavailable
 from cloudai_proto.storage.v1 import names_pb2 as names
 from cloudai_proto.storage.v1 import types_pb2 as types
 from fakes.fake_master import FakeMaster, FakeMasterClient
 from support.file_system_harness import FileSystemHarness
-from support.storage_requests import USER, commit_one, file_commit, make_run, remove, seal
+from support.storage_requests import USER, commit_one, file_commit, make_run, remove, rename, seal, tree_of
 
 SETTLED_SECONDS = 20
 
@@ -363,3 +364,94 @@ async def test_outage_of_hours_is_a_line_in_the_log_for_each_watch(
         master.come_back()
         await trio.sleep(SETTLED_SECONDS)
         assert file_system.tree.watch_is_healthy
+
+
+Between = Callable[[], Awaitable[None]]
+
+
+def do_between_pages(client: FakeMasterClient, monkeypatch: pytest.MonkeyPatch, between: Between) -> None:
+    """From now on a page has two names, and something happens before each but the first."""
+    monkeypatch.setattr(listings, "TREE_PAGE_EDGES_MAX", 2)
+    list_tree = client.list_tree
+
+    async def late(task_id: str, page_token: str = "") -> names.ListTreeResponse:
+        if page_token:
+            await between()
+        return await list_tree(task_id, page_token)
+
+    monkeypatch.setattr(client, "list_tree", late)
+
+
+async def test_run_whose_directories_never_rest_is_listed_at_once(
+    clock: MockClock,
+    file_system: FileSystemHarness,
+    client: FakeMasterClient,
+    run: types.Run,
+    master: FakeMaster,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for number in range(8):
+        await commit_one(client, run, file_commit(b"%d/file" % number, b"x"))
+    tree_at_master = await tree_of(client, run)
+    first, second = ([run.root_node_id, tree_at_master[b"%d" % number].node_id] for number in (0, 1))
+    moved_id = tree_at_master[b"2"].node_id
+    place = (run.root_node_id, b"2")
+
+    async def move() -> None:
+        nonlocal place
+        # To before what was listed, and to behind it.
+        new_place = (first[1] if place[0] != first[1] else second[1], b"moved")
+        await rename(client, run, moved_id, place, new_place)
+        place = new_place
+
+    do_between_pages(client, monkeypatch, move)
+    master.call_count.clear()
+    await load(file_system)
+
+    assert master.call_count["list_tree"] <= 9  # a second listing would take as many again
+    monkeypatch.undo()
+    assert file_system.shown().keys() == (await tree_of(client, run)).keys() - {b""}
+
+
+async def test_run_that_is_sealed_while_it_is_listed_is_listed_again_and_kept(
+    clock: MockClock,
+    file_system: FileSystemHarness,
+    client: FakeMasterClient,
+    run: types.Run,
+    master: FakeMaster,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for number in range(3):
+        await commit_one(client, run, file_commit(b"%d" % number, b"x"))
+    seals = 0
+
+    async def seal_once() -> None:
+        nonlocal seals
+        seals += 1
+        if seals == 1:
+            await seal(client, run)
+
+    do_between_pages(client, monkeypatch, seal_once)
+    await load(file_system)
+
+    assert file_system.tree.is_sealed
+    assert await file_system.sync.keep_sealed(file_system.tree)
+    assert master.call_count["list_tree"] == 4
+
+
+async def test_run_that_is_another_one_in_every_listing_is_not_there_for_now(
+    clock: MockClock,
+    file_system: FileSystemHarness,
+    client: FakeMasterClient,
+    run: types.Run,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for number in range(3):
+        await commit_one(client, run, file_commit(b"%d" % number, b"x"))
+
+    async def forget() -> None:
+        raise GenerationChanged("the changes are forgotten")
+
+    do_between_pages(client, monkeypatch, forget)
+    with pytest.raises(MasterUnavailable):
+        await load(file_system)

@@ -34,7 +34,7 @@ def test_migrating_again_changes_nothing(tmp_path: Path) -> None:
     first.close()
     again = DataDir(tmp_path).open_database()
     with again.read() as connection:
-        assert MigrationContext.configure(connection).get_current_revision() == "0003"
+        assert MigrationContext.configure(connection).get_current_revision() == "0004"
     again.close()
 
 
@@ -63,13 +63,25 @@ def migrations() -> Config:
     return config
 
 
-def schema_of(database: Database) -> set[str]:
+def schema_of(database: Database) -> set[object]:
+    """Every column, index and constraint; in which order a table has its columns does not matter."""
     with database.read() as connection:
-        rows = connection.exec_driver_sql("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")
-        return {str(sql) for (sql,) in rows}
+        rows = connection.exec_driver_sql("SELECT sql FROM sqlite_master WHERE type = 'index'")
+        found: set[object] = {sql for (sql,) in rows}
+        inspector = inspect(connection)
+        for table in inspector.get_table_names():
+            for column in inspector.get_columns(table):
+                found.add((table, column["name"], str(column["type"]), column["nullable"]))
+            constraints = (
+                inspector.get_pk_constraint(table),
+                *inspector.get_foreign_keys(table),
+                *inspector.get_unique_constraints(table),
+            )
+            found |= {(table, str(each)) for each in constraints}
+    return found
 
 
-def first_schema(path: Path) -> set[str]:
+def first_schema(path: Path) -> set[object]:
     """What the first version made."""
     config = migrations()
     database = Database(open_sqlite(path / "names.db"))
@@ -92,6 +104,7 @@ def test_data_of_the_first_schema_is_upgraded_and_its_chunks_get_their_blocks(tm
             "DROP TABLE chunk_blocks",
             "DROP TABLE scrub",
             "ALTER TABLE nodes DROP COLUMN xattrs",
+            "ALTER TABLE runs ADD COLUMN layout_revision BIGINT NOT NULL DEFAULT 0",
             "UPDATE alembic_version SET version_num = '0001'",
         ):
             transaction.connection.exec_driver_sql(statement)

@@ -6,12 +6,14 @@ import os
 import secrets
 from collections.abc import Sequence
 
+from cloudai_fusefs.listing import Listing
 from cloudai_fusefs.master_client import MasterClient
 from cloudai_fusefs.wire_errors import error_from_detail
 from cloudai_model.chunks import digest_of
 from cloudai_model.limits import NODE_ID_MIN
 from cloudai_proto.storage.v1 import names_pb2 as names
 from cloudai_proto.storage.v1 import types_pb2 as types
+from support.listings import edges_of
 
 USER = "user-123"
 OTHER_USER = "user-456"
@@ -183,22 +185,20 @@ async def link(client: MasterClient, run: types.Run, node: int, parent_id: int, 
     return (await client.link(request)).node
 
 
-async def list_edges(client: MasterClient, run: types.Run) -> list[types.Edge]:
+async def list_pages(client: MasterClient, run: types.Run) -> list[names.ListTreeResponse]:
     """All pages of the run's tree."""
-    page = await client.list_tree(run.task_id)
-    found = list(page.edges)
-    while page.next_page_token:
-        page = await client.list_tree(run.task_id, page.next_page_token)
-        found.extend(page.edges)
-    return found
+    pages = [await client.list_tree(run.task_id)]
+    while pages[-1].next_page_token:
+        pages.append(await client.list_tree(run.task_id, pages[-1].next_page_token))
+    return pages
 
 
 async def tree_of(client: MasterClient, run: types.Run) -> dict[bytes, types.Node]:
     """The run's nodes by path; the root is b""."""
-    page = await client.list_tree(run.task_id)
-    paths = {page.root.node_id: b""}
-    found = {b"": page.root}
-    for edge in await list_edges(client, run):
+    listing = Listing(await list_pages(client, run))
+    paths = {listing.root.node_id: b""}
+    found = {b"": listing.root}
+    for edge in edges_of(listing):
         parent = paths[edge.parent_node_id]
         path = parent + b"/" + edge.name if parent else edge.name
         paths[edge.node.node_id] = path

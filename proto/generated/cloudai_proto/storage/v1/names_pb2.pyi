@@ -202,18 +202,20 @@ class ListTreeRequest(_message.Message):
     def __init__(self, task_id: _Optional[str] = ..., page_token: _Optional[str] = ...) -> None: ...
 
 class ListTreeResponse(_message.Message):
-    __slots__ = ("root", "edges", "next_page_token", "revision", "sealed")
+    __slots__ = ("root", "edges", "next_page_token", "revision", "sealed", "changes")
     ROOT_FIELD_NUMBER: _ClassVar[int]
     EDGES_FIELD_NUMBER: _ClassVar[int]
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     SEALED_FIELD_NUMBER: _ClassVar[int]
+    CHANGES_FIELD_NUMBER: _ClassVar[int]
     root: _types_pb2.Node
     edges: _containers.RepeatedCompositeFieldContainer[_types_pb2.Edge]
     next_page_token: str
     revision: int
     sealed: bool
-    def __init__(self, root: _Optional[_Union[_types_pb2.Node, _Mapping]] = ..., edges: _Optional[_Iterable[_Union[_types_pb2.Edge, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., revision: _Optional[int] = ..., sealed: _Optional[bool] = ...) -> None: ...
+    changes: _containers.RepeatedCompositeFieldContainer[Change]
+    def __init__(self, root: _Optional[_Union[_types_pb2.Node, _Mapping]] = ..., edges: _Optional[_Iterable[_Union[_types_pb2.Edge, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., revision: _Optional[int] = ..., sealed: _Optional[bool] = ..., changes: _Optional[_Iterable[_Union[Change, _Mapping]]] = ...) -> None: ...
 
 class GetManifestRequest(_message.Message):
     __slots__ = ("task_id", "node_id", "generation", "first_chunk")
