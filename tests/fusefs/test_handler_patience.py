@@ -10,7 +10,13 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from cloudai_fusefs.handler_patience import HASTE_SECONDS, PATIENT_HANDLERS_MAX, HandlerPatience
+from cloudai_fusefs.handler_patience import (
+    HANDLERS_MAX,
+    HASTE_SECONDS,
+    PATIENT_HANDLERS_MAX,
+    PRESSED_SECONDS,
+    HandlerPatience,
+)
 
 TIMEO_SECONDS = 60.0
 
@@ -83,6 +89,63 @@ async def test_those_beyond_wait_for_their_turn_while_the_master_answers(
         nursery.cancel_scope.cancel()
 
     assert handlers.gave_up_after_seconds == [TIMEO_SECONDS] * (PATIENT_HANDLERS_MAX + 3)
+
+
+async def test_silence_is_waited_out_once_and_not_by_each_who_comes_to_a_place(
+    autojump_clock: MockClock, handlers: Handlers
+) -> None:
+    """R8. Behind more than 512 at once whoever asks for what is known waits for these two seconds, and for a quarter of
+    a second for each 64 of those before him.
+    """
+    reserve_count = HANDLERS_MAX - PATIENT_HANDLERS_MAX
+    with ExitStack() as others:
+        for _ in range(PATIENT_HANDLERS_MAX):
+            others.enter_context(handlers.patience.limited(None))
+        for _ in range(3):
+            await handlers.wait_many(reserve_count)
+    assert handlers.gave_up_after_seconds == [
+        *[HASTE_SECONDS] * reserve_count,
+        *[PRESSED_SECONDS] * (2 * reserve_count),
+    ]
+
+
+async def test_an_answer_begins_the_silence_anew(autojump_clock: MockClock, handlers: Handlers) -> None:
+    with ExitStack() as others:
+        for _ in range(PATIENT_HANDLERS_MAX):
+            others.enter_context(handlers.patience.limited(None))
+        await handlers.wait_many(HANDLERS_MAX - PATIENT_HANDLERS_MAX)
+        handlers.gave_up_after_seconds.clear()
+
+        handlers.answered_at_seconds = trio.current_time()
+        await handlers.wait_many(HANDLERS_MAX - PATIENT_HANDLERS_MAX)
+
+    assert set(handlers.gave_up_after_seconds) == {HASTE_SECONDS}
+
+
+async def test_a_crowd_waits_the_silence_out_whatever_an_earlier_one_found(
+    autojump_clock: MockClock, handlers: Handlers
+) -> None:
+    reserve_count = HANDLERS_MAX - PATIENT_HANDLERS_MAX
+    with ExitStack() as others:
+        for _ in range(PATIENT_HANDLERS_MAX):
+            others.enter_context(handlers.patience.limited(None))
+        await handlers.wait_many(reserve_count)
+        await trio.sleep(1)  # nobody is there who is too many
+        await handlers.wait_many(reserve_count)
+
+    assert handlers.gave_up_after_seconds == [HASTE_SECONDS] * (2 * reserve_count)
+
+
+async def test_while_requests_are_taken_each_of_those_beyond_has_its_two_seconds(
+    autojump_clock: MockClock, handlers: Handlers
+) -> None:
+    with ExitStack() as others:
+        for _ in range(PATIENT_HANDLERS_MAX):
+            others.enter_context(handlers.patience.limited(None))
+        for _ in range(2):
+            await handlers.wait_many(HANDLERS_MAX - PATIENT_HANDLERS_MAX - 1)
+
+    assert set(handlers.gave_up_after_seconds) == {HASTE_SECONDS}
 
 
 async def test_one_that_bounds_its_own_wait_gives_up_only_where_they_are_too_many(

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
+import sys
 import time
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -17,6 +20,33 @@ from support.mount_process import RUN, MakeMount, MountProcess, run_in, wait_unt
 
 MIB = 1024 * 1024
 READERS = 99
+
+CROWD = 1500
+CROWD_STEP_BYTES = 120_000
+"""So far apart that the kernel has a request for each, and the daemon its own blocks."""
+
+# As one program of many threads: as many programs would keep the machine for longer than the master is silent.
+CROWD_SCRIPT = """
+import os, sys, threading
+
+def read(number):
+    try:
+        outcomes[number] = len(os.pread(file, 4096, number * step)) - 4096
+    except OSError as error:
+        outcomes[number] = error.errno
+
+path, count, step = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+file = os.open(path, os.O_RDONLY)
+outcomes = [-1] * count
+threading.stack_size(65536)
+readers = [threading.Thread(target=read, args=(number,)) for number in range(count)]
+for reader in readers:
+    reader.start()
+print("all ask", flush=True)
+for reader in readers:
+    reader.join()
+print(*outcomes)
+"""
 
 
 def start_reader(path: Path, offset: int) -> subprocess.Popen[bytes]:
@@ -44,6 +74,19 @@ def is_waiting_in_read(process: subprocess.Popen[bytes]) -> bool:
     except OSError:
         return False
     return call[0] == {"x86_64": "0", "aarch64": "63"}[os.uname().machine]
+
+
+def all_threads_read(process: subprocess.Popen[str]) -> bool:
+    """Whether all of its threads that are left, but the first, sleep in pread64(2), on this machine's numbers."""
+    number = {"x86_64": "17", "aarch64": "67"}[os.uname().machine]
+    for thread in Path(f"/proc/{process.pid}/task").iterdir():
+        try:
+            call = (thread / "syscall").read_text().split()
+        except OSError:
+            continue  # it has ended
+        if thread.name != str(process.pid) and call[0] != number:
+            return False
+    return True
 
 
 def await_killed(readers: Iterable[subprocess.Popen[bytes]]) -> None:
@@ -124,3 +167,34 @@ def test_large_read_of_what_is_cached_passes_readers_that_wait_where_the_kernels
             for reader in readers:
                 reader.kill()
     await_killed(readers)
+
+
+def test_more_readers_than_may_wait_hold_up_what_is_known_for_moments(
+    make_mount: MakeMount, master: MasterProcess
+) -> None:
+    """R8. Behind more than 512 at once whoever asks for what is known waits for these two seconds, and for a quarter of
+    a second for each 64 of those before him.
+    """
+    writer = make_mount()
+    publish(writer, 0)
+    os.truncate(run_in(writer) / "big", CROWD * CROWD_STEP_BYTES)
+    writer.wait_durable()
+    run = run_in(make_mount("other", options="insecure,timeo=60"))
+    assert (run / "big").stat().st_size == CROWD * CROWD_STEP_BYTES
+    with master.silent():
+        crowd = subprocess.Popen(
+            [sys.executable, "-c", CROWD_SCRIPT, run / "big", str(CROWD), str(CROWD_STEP_BYTES)],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert crowd.stdout is not None
+        assert crowd.stdout.readline() == "all ask\n"
+        wait_until(lambda: all_threads_read(crowd), "all readers ask")
+        before = time.monotonic()
+        assert not (run / "not-there").exists()  # which the kernel does not know
+        assert (run / "big").stat().st_size == CROWD * CROWD_STEP_BYTES
+        assert time.monotonic() - before < 30  # six by the promise; those before it would wait for a minute
+    said, _ = crowd.communicate(timeout=60)
+    outcomes = Counter(map(int, said.split()))
+    assert outcomes.total() == CROWD
+    assert set(outcomes) == {0, errno.EIO}
