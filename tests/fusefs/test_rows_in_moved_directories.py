@@ -6,15 +6,18 @@ from __future__ import annotations
 
 import errno
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import trio
 from trio.testing import MockClock
 
 from cloudai_fusefs.node import Node
+from cloudai_model.errors import MasterUnavailable
 from cloudai_model.limits import CHUNK_BYTES_MAX
+from cloudai_proto.storage.v1 import names_pb2 as names
 from cloudai_proto.storage.v1 import types_pb2 as types
-from fakes.fake_master import FakeMaster, FakeMasterClient
+from fakes.fake_master import HEARTBEAT_SECONDS, FakeMaster, FakeMasterClient
 from support.file_system_harness import FileSystemHarness, open_file_system
 from support.storage_requests import USER, published
 from support.two_mounts import open_both
@@ -115,6 +118,45 @@ async def test_file_in_a_directory_that_was_moved_and_removed_elsewhere_is_there
     async with open_file_system(client, run, tmp_path / "next") as mount:
         await mount.make_all_durable()
         assert await published(client, run) == {b"old/f": FIRST, b"results/f": SECOND}
+
+
+async def test_file_in_a_directory_of_whose_move_a_listing_told_is_there_after_a_death(
+    clock: MockClock,
+    master: FakeMaster,
+    full_client: FakeMasterClient,
+    run: types.Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Something on the way cuts the streams of news and lets calls pass."""
+
+    def refuse_watch(request: names.WatchRequest) -> NoReturn:
+        raise MasterUnavailable("the test lets no news pass")
+
+    client = master.client(USER)
+    async with open_both(full_client, run, tmp_path, other_client=client) as (one, other):
+        await other.mkdir(b"results")
+        await other.make_all_durable()
+        await trio.sleep(SETTLED_SECONDS)
+        await one.write_file(b"results/f", FIRST)
+        monkeypatch.setattr(full_client, "watch", refuse_watch)
+        full_client.is_revoked = True
+        await other.rename(b"results", b"old")
+        await trio.sleep(HEARTBEAT_SECONDS)
+        full_client.is_revoked = False
+        assert b"results/f" in one.shown()
+        while b"old/f" not in one.shown():
+            await trio.sleep(0.1)
+        one.copy_state(tmp_path / "next")
+    async with open_file_system(client, run, tmp_path / "other") as other:
+        await other.sync.load_run(other.tree)
+        await other.rmdir(b"old")
+        await other.mkdir(b"results")
+        await other.make_all_durable()
+
+    async with open_file_system(client, run, tmp_path / "next") as mount:
+        await mount.make_all_durable()
+        assert await published(client, run) == {b"old/f": FIRST}
 
 
 async def test_file_whose_name_another_has_that_is_staged_too_gets_one_beside(
