@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ from trio.testing import MockClock
 from cloudai_fusefs.extended_attributes import NoXattr, XattrsTooLarge
 from cloudai_fusefs.journal import Journal
 from cloudai_fusefs.mount_control import FileState
-from cloudai_model.errors import MasterUnavailable, NotSupported
+from cloudai_fusefs.node import Node
+from cloudai_model.errors import MasterUnavailable, NotSupported, Unauthenticated
 from cloudai_proto.storage.v1 import names_pb2 as names
 from cloudai_proto.storage.v1 import types_pb2 as types
 from fakes.fake_master import FakeMaster, FakeMasterClient
@@ -256,6 +258,93 @@ async def test_file_whose_removal_had_no_answer_comes_back_with_them(
         assert file_system.shown()[b"f"].xattrs == {b"user.first": b"1"}
         await file_system.make_all_durable()
         assert file_system.shown()[b"f"].xattrs == {b"user.first": b"1"}
+
+
+async def test_file_whose_removal_was_given_up_comes_back_with_them(
+    clock: MockClock, master: FakeMaster, client: FakeMasterClient, run: types.Run, tmp_path: Path
+) -> None:
+    """As above: nobody was there any more to see the answer, though the mount lived on."""
+    async with open_file_system(client, run, tmp_path / "mount") as before:
+        await append_to_durable(before)
+        master.answer_latency_seconds = 1.0
+        with trio.move_on_after(0.5):
+            await before.unlink(b"f")
+        before.copy_state(tmp_path / "next")
+    master.answer_latency_seconds = 0.0
+    assert b"f" not in await tree_of(master.client(USER), run)
+
+    async with open_file_system(master.client(USER), run, tmp_path / "next") as file_system:
+        await file_system.namespace.load(file_system.tree.root)
+        assert file_system.shown()[b"f"].xattrs == {b"user.first": b"1"}
+
+
+async def test_file_whose_removal_was_refused_is_committed_without_those_that_it_had(
+    clock: MockClock, master: FakeMaster, client: FakeMasterClient, run: types.Run, tmp_path: Path
+) -> None:
+    """What another mount sets after the death of this one is newer, and this one has changed none."""
+    async with open_file_system(client, run, tmp_path / "mount") as before:
+        await append_to_durable(before)
+        client.is_revoked = True
+        with pytest.raises(Unauthenticated):
+            await before.unlink(b"f")
+        before.copy_state(tmp_path / "next")
+
+    await set_after_death_and_expect_to_stay(master, run, tmp_path / "next")
+
+
+async def test_file_that_has_lost_one_of_two_names_is_committed_without_those_that_it_had(
+    clock: MockClock, master: FakeMaster, client: FakeMasterClient, run: types.Run, tmp_path: Path
+) -> None:
+    async with open_file_system(client, run, tmp_path / "mount") as before:
+        await append_to_durable(before, b"g")
+        await before.unlink(b"g")
+        before.copy_state(tmp_path / "next")
+
+    await set_after_death_and_expect_to_stay(master, run, tmp_path / "next")
+
+
+@pytest.mark.parametrize("is_refused", [False, True], ids=["carried-out", "refused"])
+async def test_file_that_has_some_is_removed_on_a_full_disk(
+    clock: MockClock,
+    master: FakeMaster,
+    client: FakeMasterClient,
+    run: types.Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    is_refused: bool,
+) -> None:
+    def refuse_row(node: Node) -> None:
+        raise OSError(errno.ENOSPC, "the test's disk is full")
+
+    async with open_file_system(client, run, tmp_path / "mount") as mount:
+        await append_to_durable(mount)
+        monkeypatch.setattr(mount.staging, "rewrite_row", refuse_row)
+        client.is_revoked = is_refused
+        with pytest.raises(Unauthenticated) if is_refused else nullcontext():
+            await mount.unlink(b"f")
+    assert (b"f" in await tree_of(master.client(USER), run)) == is_refused
+
+
+async def append_to_durable(mount: FileSystemHarness, *other_names: bytes) -> None:
+    """A file that the master has with an attribute, and of which more is staged."""
+    await mount.write_file(b"f", b"content")
+    await mount.set_xattr(b"f", b"user.first", b"1")
+    await mount.make_all_durable()
+    for name in other_names:
+        await mount.link(b"f", name)
+    handle = await mount.open(b"f")
+    await mount.append(handle, b", and more")
+
+
+async def set_after_death_and_expect_to_stay(master: FakeMaster, run: types.Run, directory: Path) -> None:
+    """The mount that goes on there commits what is staged, and leaves what was set elsewhere before it began."""
+    client = master.client(USER)
+    await set_elsewhere(client, run, first=b"2")
+    async with open_file_system(client, run, directory) as file_system:
+        await file_system.make_all_durable()
+    node = (await tree_of(client, run))[b"f"]
+    assert node.size_bytes == len(b"content, and more")
+    assert xattrs_of(node) == {b"user.first": b"2"}
 
 
 async def fail_to_unlink(file_system: FileSystemHarness, path: bytes) -> None:
