@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -196,6 +197,31 @@ async def test_checkpoint_moves_the_log_into_the_database(journal: Journal, path
     assert [row.node_id for row in journal.records()] == [5]
     journal.put(record(6))
     assert [row.node_id for row in journal.records()] == [5, 6]
+
+
+async def test_checkpoint_has_moved_the_log_before_it_keeps_writers_out(
+    journal: Journal, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever writes meanwhile waits for what came since, not for all that the log holds."""
+    moved: list[list[int]] = []
+
+    class Watched(sqlite3.Connection):
+        def execute(self, statement: str, /, *values: Any) -> sqlite3.Cursor:
+            if "TRUNCATE" in statement:
+                # By another process: to close the file in this one would give up SQLite's locks.
+                subprocess.run(["cp", path, tmp_path / "without-its-log.sqlite"], check=True)
+                with closing(Journal(tmp_path / "without-its-log.sqlite")) as copy:
+                    moved.append([row.node_id for row in copy.records()])
+            return super().execute(statement, *values)
+
+    journal.put(record(5))
+    connect = sqlite3.connect
+    monkeypatch.setattr(
+        sqlite3, "connect", lambda database, **options: connect(database, **options, factory=Watched)
+    )
+    await journal.checkpoint()
+
+    assert moved == [[5]]
 
 
 def removal(node_id: int, removed_at_ns: int) -> RemovalRecord:
