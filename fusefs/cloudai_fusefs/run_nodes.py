@@ -310,7 +310,6 @@ class RunNodes:
     ) -> None:
         """`was_removed`: the master says so, and did not only put something else in its place."""
         node = self._detach(parent, name)
-        node.kernel_attributes = parent.kernel_attributes = None
         if node.pending is not None and not node.edges:
             self.nameless.add(node)
         if node.children and not node.edges and not any(map(stays, node.children.values())):
@@ -331,6 +330,7 @@ class RunNodes:
         node = parent.children.pop(name)
         node.edges.remove((parent, name))
         parent.subdirectory_count -= node.is_directory
+        node.kernel_attributes = parent.kernel_attributes = None  # they carry the link counts
         return node
 
     def _attach(self, parent: Node, name: bytes, node: Node) -> None:
@@ -341,7 +341,7 @@ class RunNodes:
         parent.children[name] = node
         node.edges.append((parent, name))
         parent.subdirectory_count += node.is_directory
-        node.kernel_attributes = None
+        node.kernel_attributes = parent.kernel_attributes = None
 
     def _add_node(self, node: Node) -> None:
         if node.node_id not in self.nodes:

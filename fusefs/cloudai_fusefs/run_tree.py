@@ -108,6 +108,7 @@ class RunTree(RunNodes):
         What is staged in it keeps its name: it is refused by the master, and shown until a person has seen it.
         """
         self.is_removed = True
+        self.root.kernel_attributes = None  # it has no links any more
         for node in list(self.nodes.values()):
             for parent, name in list(node.edges):
                 if not stays(node):
@@ -450,7 +451,6 @@ class RunTree(RunNodes):
             # may be above the old.
             old_parent, old_name = node.edges[0]
             self._detach(old_parent, old_name)
-            old_parent.kernel_attributes = None
             self.directories_with_stale_rows.add(node)
             told += [Invalidation(old_parent.ino, old_name), Invalidation(old_parent.ino)]
         if holder is not None:
@@ -465,7 +465,6 @@ class RunTree(RunNodes):
             self._given_names[node] = edge.node.link_count
         self._attach(parent, edge.name, node)
         node.take_server_state(edge.node)  # all of it, now that it has a name
-        parent.kernel_attributes = None
         told.append(Invalidation(parent.ino, edge.name))
         told.append(Invalidation(parent.ino))
 

@@ -1121,3 +1121,47 @@ def test_link_count_of_a_run_that_is_being_taken_is_shown_as_it_was_and_then_as_
     for _ in tree.apply_tree(Listing([page(*edges)]), []):
         assert attributes.of(tree.root).st_nlink == 2
     assert attributes.of(tree.root).st_nlink == 2 + len(edges)
+
+
+def test_link_count_of_a_directory_that_takes_in_another_is_shown_as_it_is() -> None:
+    """P3. A directory's link count is 2 and one for each directory in it, at every level of the tree; 0 once it is
+    removed.
+    """
+    tree = make_tree()
+    apply_tree(
+        tree,
+        [
+            page(
+                edge(b"theirs", DIRECTORY_ID, kind=DIRECTORY),
+                edge(b"sub", OTHER_ID, parent=DIRECTORY_ID, kind=DIRECTORY),
+            )
+        ],
+    )
+    theirs, results = tree.nodes[DIRECTORY_ID], Node(tree, OTHER_ID + 10, DIRECTORY)
+    tree.add(tree.root, b"results", results)
+    tree.note_pending(results).place = True
+    theirs.lookup_count = 1  # open until the end
+    attributes = KernelAttributes(uid=None, gid=None, umask=None)
+    assert [attributes.of(node).st_nlink for node in (tree.root, theirs, results)] == [4, 3, 2]
+
+    tree.apply_changes(set_edge(edge(b"results", DIRECTORY_ID, kind=DIRECTORY, revision=2), 2))
+
+    assert tree.path_of(tree.nodes[OTHER_ID]) == b"results/sub"
+    assert [attributes.of(node).st_nlink for node in (tree.root, theirs, results)] == [3, 0, 3]
+
+
+def test_link_count_of_what_is_open_of_a_removed_run_is_zero() -> None:
+    """P3. A directory's link count is 2 and one for each directory in it, at every level of the tree; 0 once it is
+    removed.
+    """
+    tree = make_tree()
+    apply_tree(tree, [page(edge(b"d", DIRECTORY_ID, kind=DIRECTORY), edge(b"f", FILE_ID))])
+    opened = [tree.root, tree.nodes[DIRECTORY_ID], tree.nodes[FILE_ID]]
+    for node in opened:
+        node.lookup_count = 1
+    attributes = KernelAttributes(uid=None, gid=None, umask=None)
+    assert [attributes.of(node).st_nlink for node in opened] == [3, 2, 1]
+
+    tree.forget()
+
+    assert [attributes.of(node).st_nlink for node in opened] == [0, 0, 0]

@@ -10,6 +10,7 @@ import errno
 import mmap
 import os
 import stat
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -208,6 +209,22 @@ def test_open_directory_that_was_replaced_has_no_links(run: Path) -> None:
 
     assert os.fstat(descriptor).st_nlink == 0
     os.close(descriptor)
+
+
+def test_open_directory_of_a_run_that_was_removed_has_no_links(run: Path) -> None:
+    """P3. A directory's link count is 2 and one for each directory in it, at every level of the tree; 0 once it is
+    removed.
+    """
+    removed = run.with_name(next_run_name())
+    removed.mkdir()
+    descriptor = os.open(removed, os.O_RDONLY)
+    try:
+        assert os.fstat(descriptor).st_nlink == 2
+        removed.rmdir()
+        time.sleep(1.5)  # for so long the kernel shows what it knows itself, and asks then
+        assert os.fstat(descriptor).st_nlink == 0
+    finally:
+        os.close(descriptor)
 
 
 def ftruncate(path: Path, size: int) -> None:
