@@ -6,13 +6,16 @@ A layout is the manifest-to-be of a file that is being written: consecutive segm
 A new segment ends at the next multiple of 4 MiB, so that a file written from front to back is cut the same
 way whoever writes it. What has been published short (a growing log) stays a segment of its own until
 `merge_short_segments`.
+
+Of a sparse file most segments are whole 4 MiB cells of which one is like the next. Such a stretch of them takes as
+much memory as one segment.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Collection, Iterator
-from itertools import accumulate
+from itertools import accumulate, chain, compress
 from typing import NamedTuple
 
 from cloudai_model.chunks import Chunk, Manifest
@@ -31,21 +34,20 @@ class Segment(NamedTuple):
 class Layout:
     """The segments of one file. Starts as the file's manifest, all stored."""
 
+    # Invariant: an entry of the lists below is a segment, or a stretch: two or more segments of one digest and one
+    # version that are whole cells. Only a stretch is longer than 4 MiB, and neighbours that could be one stretch are.
+
     def __init__(self, manifest: Manifest | None = None) -> None:
-        chunks = manifest.chunks if manifest is not None else ()
         self._starts: list[int] = []
         self._digests: list[bytes | None] = []
         self._versions: list[int] = []
-        self._changed: set[int] = set()  # starts of segments without a digest
+        self._changed: set[int] = set()  # starts of entries without a digest
         self._version = 0
         self._frozen_bytes = -1
         self._written_end_bytes = 0  # of what was written here, the end; truncating is not writing
         self.size_bytes = 0
-        for length_bytes, digest in chunks:
-            self._starts.append(self.size_bytes)
-            self._digests.append(digest)
-            self._versions.append(0)
-            self.size_bytes += length_bytes
+        for length_bytes, digest in manifest.chunks if manifest is not None else ():
+            self._append(self.size_bytes + length_bytes, digest)
 
     def note_write(self, offset_bytes: int, length_bytes: int) -> None:
         """The bytes [offset, offset + length) are new; a gap before them reads as zeros.
@@ -70,24 +72,29 @@ class Layout:
         if size_bytes > self.size_bytes:
             self._extend(size_bytes)
             return
-        last_end_bytes = self.size_bytes
-        while self._starts and self._starts[-1] >= size_bytes:
-            last_end_bytes = self._starts.pop()
-            self._changed.discard(last_end_bytes)
-            self._digests.pop()
-            self._versions.pop()
-        if self._starts and last_end_bytes > size_bytes:
+        self._cut(_cell_end(size_bytes - 1))
+        stop = bisect_left(self._starts, size_bytes)
+        last_end_bytes = self._starts[stop] if stop < len(self._starts) else self.size_bytes
+        self._changed.difference_update(self._starts[stop:])
+        del self._starts[stop:], self._digests[stop:], self._versions[stop:]
+        self.size_bytes = last_end_bytes
+        if last_end_bytes > size_bytes:
             self._mark(size_bytes - 1, size_bytes)
         self.size_bytes = size_bytes
         self._written_end_bytes = min(self._written_end_bytes, size_bytes)
 
     def note_stored(self, segment: Segment, digest: bytes) -> bool:
         """The segment's bytes are stored under this digest. False: it has changed since, nothing done."""
-        index = bisect_right(self._starts, segment.start_bytes) - 1
-        if index < 0 or self._segment(index) != segment:
+        start_bytes = segment.start_bytes
+        index = self._find(start_bytes)
+        if index < 0 or self._segment(index, start_bytes) != segment:
             return False
+        self._cut(start_bytes)
+        self._cut(start_bytes + segment.length_bytes)
+        index = self._find(start_bytes)
         self._digests[index] = digest
-        self._changed.discard(segment.start_bytes)
+        self._changed.discard(start_bytes)
+        self._join(index, index + 1)
         return True
 
     def note_lost(self, digests: Collection[bytes]) -> int:
@@ -96,7 +103,8 @@ class Layout:
         for index, digest in enumerate(self._digests):
             if digest is not None and digest in digests:
                 self._forget(index)
-                count += 1
+                count += len(self._segment_starts(index))
+        self._join(0, len(self._starts))
         return count
 
     def changed_segments(self) -> Iterator[Segment]:
@@ -104,15 +112,19 @@ class Layout:
 
         The layout may change between two steps: what is no changed segment by then is passed over.
         """
-        for start_bytes in sorted(self._changed):
-            if start_bytes in self._changed:
-                yield self._segment(bisect_right(self._starts, start_bytes) - 1)
+        entries = [bisect_right(self._starts, start_bytes) - 1 for start_bytes in sorted(self._changed)]
+        for start_bytes in chain.from_iterable([self._segment_starts(index) for index in entries]):
+            index = self._find(start_bytes)
+            if index >= 0 and self._digests[index] is None:
+                yield self._segment(index, start_bytes)
 
     def full_changed_segments(self) -> Iterator[Segment]:
         """Those among them that end on a multiple of 4 MiB with bytes written after them: a writer going forward
         has left them behind, also where it has set the size of the file before (as safetensors does).
         """
         for segment in self.changed_segments():
+            if segment.start_bytes >= self._written_end_bytes:
+                return  # a size that was set before may be a quarter of a million segments beyond
             end_bytes = segment.start_bytes + segment.length_bytes
             if end_bytes % CHUNK_BYTES_MAX == 0 and end_bytes < self._written_end_bytes:
                 yield segment
@@ -124,7 +136,7 @@ class Layout:
 
     def has_changed_more_than(self, size_bytes: int) -> bool:
         """Whether the segments that have yet to be made are longer together."""
-        # Not all of them are looked at: `changed_bytes` of a sparse file goes through a quarter of a million.
+        # Not all of them are looked at: a file that was written here and there has up to a quarter of a million.
         return any(sum_bytes > size_bytes for sum_bytes in accumulate(self._changed_lengths()))
 
     @property
@@ -142,13 +154,16 @@ class Layout:
 
     def manifest_up_to(self, size_bytes: int) -> Manifest:
         """The content of the segments that end at or before `size_bytes`, which must all be stored."""
-        chunks = []
+        chunks: list[Chunk] = []
         for index, (start_bytes, digest) in enumerate(zip(self._starts, self._digests, strict=True)):
             end_bytes = self._end_of(index)
+            length_bytes = min(end_bytes - start_bytes, CHUNK_BYTES_MAX)
+            count = (min(end_bytes, size_bytes) - start_bytes) // length_bytes
+            if count > 0:
+                assert digest is not None, "a changed segment has no digest"
+                chunks += [Chunk(length_bytes, digest)] * count
             if end_bytes > size_bytes:
                 break
-            assert digest is not None, "a changed segment has no digest"
-            chunks.append(Chunk(end_bytes - start_bytes, digest))
         return Manifest(chunks)
 
     def merge_short_segments(self, segments_max: int) -> bool:
@@ -161,6 +176,7 @@ class Layout:
         self._version += 1
         index = 0
         while index < len(starts):
+            # (A stretch is the only one that begins in its first cell.)
             cell = starts[index] // CHUNK_BYTES_MAX
             stop = index
             while stop < len(starts) and starts[stop] // CHUNK_BYTES_MAX == cell:
@@ -178,6 +194,7 @@ class Layout:
                 self._digests += digests[index:stop]
                 self._versions += versions[index:stop]
             index = stop
+        self._join(0, len(self._starts))
         return has_merged
 
     @staticmethod
@@ -193,9 +210,18 @@ class Layout:
         for start_bytes in self._changed:
             yield self._end_of(bisect_right(self._starts, start_bytes) - 1) - start_bytes
 
-    def _segment(self, index: int) -> Segment:
-        start_bytes = self._starts[index]
-        return Segment(start_bytes, self._end_of(index) - start_bytes, self._versions[index])
+    def _segment_starts(self, index: int) -> range:
+        """Where the entry's segments begin."""
+        return range(self._starts[index], self._end_of(index), CHUNK_BYTES_MAX)
+
+    def _find(self, start_bytes: int) -> int:
+        """The index of the entry of the segment that begins there; -1: none does."""
+        index = bisect_right(self._starts, start_bytes) - 1
+        return index if index >= 0 and start_bytes in self._segment_starts(index) else -1
+
+    def _segment(self, index: int, start_bytes: int) -> Segment:
+        length_bytes = min(self._end_of(index) - start_bytes, CHUNK_BYTES_MAX)
+        return Segment(start_bytes, length_bytes, self._versions[index])
 
     def _forget(self, index: int) -> None:
         self._digests[index] = None
@@ -203,10 +229,60 @@ class Layout:
         self._changed.add(self._starts[index])
 
     def _mark(self, start_bytes: int, end_bytes: int) -> None:
-        index = bisect_right(self._starts, start_bytes) - 1
-        while index < len(self._starts) and self._starts[index] < end_bytes:
+        """What lies in [start, end), which is not empty, is to be made again."""
+        self._cut(_cell_start(start_bytes))
+        self._cut(_cell_end(end_bytes - 1))
+        first = bisect_right(self._starts, start_bytes) - 1
+        stop = bisect_left(self._starts, end_bytes)
+        for index in range(first, stop):
             self._forget(index)
-            index += 1
+        self._join(first, stop)
+
+    def _append(self, end_bytes: int, digest: bytes | None) -> None:
+        """One more entry, from the end of the file to this one."""
+        self._starts.append(self.size_bytes)
+        self._digests.append(digest)
+        self._versions.append(self._version)
+        if digest is None:
+            self._changed.add(self.size_bytes)
+        self.size_bytes = end_bytes
+        self._join(len(self._starts) - 1, len(self._starts))
+
+    def _cut(self, cell_start_bytes: int) -> None:
+        """A stretch with a cell that begins there, and others before it, is two entries from now on."""
+        index = bisect_right(self._starts, cell_start_bytes) - 1
+        if index < 0 or cell_start_bytes not in self._segment_starts(index)[1:]:
+            return
+        self._starts.insert(index + 1, cell_start_bytes)
+        self._digests.insert(index + 1, self._digests[index])
+        self._versions.insert(index + 1, self._versions[index])
+        if self._digests[index] is None:
+            self._changed.add(cell_start_bytes)
+
+    def _join(self, first: int, stop: int) -> None:
+        """The entries [first, stop) have changed: neighbours that can be one stretch are, from now on."""
+        first = max(first - 1, 0)
+        stop = min(stop + 1, len(self._starts))
+        begins = [True, *(not self._goes_on(index) for index in range(first + 1, stop))]
+        if all(begins):
+            return
+        starts = self._starts[first:stop]
+        self._starts[first:stop] = compress(starts, begins)
+        self._digests[first:stop] = compress(self._digests[first:stop], begins)
+        self._versions[first:stop] = compress(self._versions[first:stop], begins)
+        self._changed.difference_update(set(starts).difference(self._starts[first : first + sum(begins)]))
+
+    def _goes_on(self, index: int) -> bool:
+        """Whether the entry and the one before it are one stretch."""
+        return (
+            self._versions[index - 1] == self._versions[index]
+            and self._digests[index - 1] == self._digests[index]
+            and self._is_of_whole_cells(index - 1)
+            and self._is_of_whole_cells(index)
+        )
+
+    def _is_of_whole_cells(self, index: int) -> bool:
+        return self._starts[index] % CHUNK_BYTES_MAX == 0 and self._end_of(index) % CHUNK_BYTES_MAX == 0
 
     def _extend(self, end_bytes: int) -> None:
         # The last segment grows up to its cell's end if it is to be made anyway; a stored one stays.
@@ -215,15 +291,16 @@ class Layout:
             if self.size_bytes < cell_end_bytes:
                 self._forget(len(self._starts) - 1)
                 self.size_bytes = min(end_bytes, cell_end_bytes)
-        if self.size_bytes == end_bytes:
-            return
-        # At once: one write far behind the end makes 262,144 of them.
-        starts = [self.size_bytes, *range(_cell_end(self.size_bytes), end_bytes, CHUNK_BYTES_MAX)]
-        self._starts += starts
-        self._digests += [None] * len(starts)
-        self._versions += [self._version] * len(starts)
-        self._changed.update(starts)
-        self.size_bytes = end_bytes
+                self._join(len(self._starts) - 1, len(self._starts))
+        # To the next cell, the whole cells as one stretch, and what is left.
+        for stop_bytes in (min(_cell_end(self.size_bytes), end_bytes), _cell_start(end_bytes), end_bytes):
+            if self.size_bytes < stop_bytes:
+                self._append(stop_bytes, None)
+
+
+def _cell_start(offset_bytes: int) -> int:
+    """The last multiple of 4 MiB up to the byte at `offset_bytes`."""
+    return offset_bytes // CHUNK_BYTES_MAX * CHUNK_BYTES_MAX
 
 
 def _cell_end(start_bytes: int) -> int:
