@@ -73,6 +73,12 @@ class RangeSet:
             index < len(self._ends) and self._starts[index] <= start_bytes and end_bytes <= self._ends[index]
         )
 
+    def has_any_of(self, start_bytes: int, end_bytes: int) -> bool:
+        """Whether a byte of [start, end) is in the set; false for an empty range."""
+        _check_range(start_bytes, end_bytes)
+        index = bisect_right(self._ends, start_bytes)
+        return index < len(self._ends) and max(start_bytes, self._starts[index]) < end_bytes
+
     def split(self, start_bytes: int, end_bytes: int) -> list[tuple[int, int, bool]]:
         """[start, end) cut where the set begins and ends: (start, end, whether in the set), in order.
 

@@ -27,13 +27,17 @@ from cloudai_fusefs.spare_files import SpareFiles
 from cloudai_fusefs.staged_descriptors import StagedDescriptors
 from cloudai_model.chunks import Manifest, digest_of
 from cloudai_model.errors import InternalError
-from cloudai_model.limits import INLINE_BYTES_MAX
+from cloudai_model.limits import CHUNK_BYTES_MAX, INLINE_BYTES_MAX
 
 _STAT_BLOCK_BYTES: Final = 512
 """Of stat(2), whatever the file system's own."""
 
 RECYCLED_BYTES_MAX: Final = INLINE_BYTES_MAX
 """Of what travels in its commit, and is seldom on the disk: to empty it costs nothing."""
+
+_ZEROS: Final = bytes(CHUNK_BYTES_MAX)
+_ZEROS_DIGEST: Final = digest_of(_ZEROS)
+"""Of a gap that was never written: to read and to hash 1 TiB of it took half an hour."""
 
 _EXTENT_RECORD: Final = struct.Struct("<cQQ")
 _WRITTEN: Final = b"W"
@@ -79,6 +83,9 @@ class StagedFile:
         self.view_generation = base_generation  # what reads show: the base, later what was committed of it
         self._base_limit_bytes = base.size_bytes  # what lies beyond has been cut off once
         self._local: RangeSet | None = RangeSet() if base.chunks else None  # None: everything is
+        # Without a base, the 4 MiB cells that bytes may have been written into: nothing but zeros is in any other. What
+        # has been cut off stays among them, as a write that is under way, or failed, may have left something there.
+        self._written_cells = RangeSet()
         self.layout = Layout(base)
         self.has_only_grown = True  # since it was last published, and from its end
         self.size_seen_bytes = 0  # when it was last thought of publishing it
@@ -91,6 +98,7 @@ class StagedFile:
                 self._open_extents()
             else:
                 left_bytes = os.fstat(self._fd).st_size
+                self._note_writing(0, left_bytes)
                 self.layout.note_truncate(left_bytes)
                 self._may_be_on_disk = left_bytes > 0
         except BaseException:
@@ -127,6 +135,7 @@ class StagedFile:
         Cancelled: the write is carried out all the same.
         """
         self.layout.check_size(offset_bytes + len(data))
+        self._note_writing(offset_bytes, len(data))
         with self._in_use():
             await trio.to_thread.run_sync(self._pwrite, offset_bytes, data)
             self._note_written(offset_bytes, len(data))
@@ -136,8 +145,23 @@ class StagedFile:
         self.layout.check_size(offset_bytes + len(data))
         if self._fd < 0:
             self._reopen()
+        self._note_writing(offset_bytes, len(data))
         self._pwrite(offset_bytes, data)
         self._note_written(offset_bytes, len(data))
+
+    def _note_writing(self, offset_bytes: int, length_bytes: int) -> None:
+        """Before the write: one that fails may have written a part."""
+        if self._local is None:
+            end_bytes = offset_bytes + length_bytes
+            self._written_cells.add(
+                offset_bytes - offset_bytes % CHUNK_BYTES_MAX, end_bytes + -end_bytes % CHUNK_BYTES_MAX
+            )
+
+    def _was_never_written(self, start_bytes: int, end_bytes: int) -> bool:
+        """Whether [start, end) lies in a gap: all of it is zeros."""
+        if self._local is None:
+            return not self._written_cells.has_any_of(start_bytes, end_bytes)
+        return start_bytes >= self._base_limit_bytes and not self._local.has_any_of(start_bytes, end_bytes)
 
     def _note_written(self, offset_bytes: int, length_bytes: int) -> None:
         if offset_bytes != self.layout.size_bytes:
@@ -195,8 +219,11 @@ class StagedFile:
         """The bytes [offset, offset + length) with their digest, made in one of the threads; nothing where the file
         has become shorter. Raises what `read_base` does, and OSError. Cancelled: nothing changed.
         """
-        if self._local is None or self._local.covers(offset_bytes, offset_bytes + length_bytes):
-            if offset_bytes + length_bytes > self.layout.size_bytes:
+        end_bytes = offset_bytes + length_bytes
+        if length_bytes == CHUNK_BYTES_MAX and self._was_never_written(offset_bytes, end_bytes):
+            return (_ZEROS, _ZEROS_DIGEST) if end_bytes <= self.layout.size_bytes else (b"", b"")
+        if self._local is None or self._local.covers(offset_bytes, end_bytes):
+            if end_bytes > self.layout.size_bytes:
                 return b"", b""
             with self._in_use():
                 return await trio.to_thread.run_sync(

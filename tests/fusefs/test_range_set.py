@@ -36,6 +36,10 @@ class RangeSetAgainstModel(RuleBasedStateMachine):
         assert self.ranges.covers(*place) == (set(range(*place)) <= self.model)
 
     @rule(place=RANGES)
+    def has_any_as_the_model_does(self, place: tuple[int, int]) -> None:
+        assert self.ranges.has_any_of(*place) == bool(set(range(*place)) & self.model)
+
+    @rule(place=RANGES)
     def splits_as_the_model_does(self, place: tuple[int, int]) -> None:
         parts = self.ranges.split(*place)
         told = [(byte, present) for start, end, present in parts for byte in range(start, end)]

@@ -20,6 +20,7 @@ from cloudai_fusefs.spare_files import SpareFiles
 from cloudai_fusefs.staged_descriptors import StagedDescriptors
 from cloudai_fusefs.staged_file import RECYCLED_BYTES_MAX, StagedFile, mark_of
 from cloudai_model.chunks import Chunk, Manifest, digest_of
+from cloudai_model.limits import CHUNK_BYTES_MAX
 
 BASE = bytes(range(256)) * 40
 
@@ -318,6 +319,16 @@ async def test_full_disk_is_the_writers_error(path: Path) -> None:
     staged.drop()
 
 
+@pytest.fixture
+def small_cells(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Gaps are told from what was written by cells of so many bytes and not by 4 MiB."""
+    size_bytes = 64
+    monkeypatch.setattr(staged_file, "CHUNK_BYTES_MAX", size_bytes)
+    monkeypatch.setattr(staged_file, "_ZEROS", bytes(size_bytes))
+    monkeypatch.setattr(staged_file, "_ZEROS_DIGEST", digest_of(bytes(size_bytes)))
+    return size_bytes
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     base_size=st.integers(0, 200),
@@ -332,7 +343,7 @@ async def test_full_disk_is_the_writers_error(path: Path) -> None:
     ),
 )
 def test_any_writes_truncations_rests_and_reopenings_read_like_a_bytearray(
-    tmp_path: Path, base_size: int, steps: list[tuple[str, int, bytes]]
+    tmp_path: Path, small_cells: int, base_size: int, steps: list[tuple[str, int, bytes]]
 ) -> None:
     async def run() -> None:
         path = tmp_path / "staged"
@@ -355,9 +366,82 @@ def test_any_writes_truncations_rests_and_reopenings_read_like_a_bytearray(
                 staged = open_staged(path, base)
             assert staged.size_bytes == len(content)
             assert await staged.read(0, 1000) == bytes(content)
+            for start in range(0, len(content) - small_cells + 1, small_cells):
+                cell = bytes(content[start : start + small_cells])
+                found = await staged.read_with_digest(start, small_cells, trio.CapacityLimiter(1))
+                assert found == (cell, digest_of(cell))
         staged.drop()
 
     trio.run(run)
+
+
+@pytest.mark.parametrize("base", [b"", BASE], ids=["new", "over-a-base"])
+async def test_gap_is_neither_read_nor_hashed(
+    path: Path, monkeypatch: pytest.MonkeyPatch, base: bytes
+) -> None:
+    def refuse(*_: object) -> bytes:
+        raise AssertionError("nothing is there to be read or hashed")
+
+    staged = open_staged(path, base)
+    await staged.write(3 * CHUNK_BYTES_MAX, b"end")
+    zeros = bytes(CHUNK_BYTES_MAX)
+    zeros_digest = digest_of(zeros)
+    monkeypatch.setattr(os, "pread", refuse)
+    monkeypatch.setattr(os, "preadv", refuse)
+    monkeypatch.setattr(staged_file, "digest_of", refuse)
+
+    found = await staged.read_with_digest(CHUNK_BYTES_MAX, CHUNK_BYTES_MAX, trio.CapacityLimiter(1))
+    staged.drop()
+
+    assert found == (zeros, zeros_digest)
+
+
+async def test_gap_that_has_been_cut_off_is_nothing(path: Path) -> None:
+    staged = open_staged(path, b"")
+    await staged.write(3 * CHUNK_BYTES_MAX, b"end")
+    staged.truncate(2 * CHUNK_BYTES_MAX - 1)
+
+    found = await staged.read_with_digest(CHUNK_BYTES_MAX, CHUNK_BYTES_MAX, trio.CapacityLimiter(1))
+    staged.drop()
+
+    assert found == (b"", b"")
+
+
+async def test_what_was_written_into_a_size_that_was_set_before_is_no_gap(path: Path) -> None:
+    """As safetensors does; and so it stays when it is found again."""
+    staged = open_staged(path, b"")
+    staged.truncate(3 * CHUNK_BYTES_MAX)
+    await staged.write(CHUNK_BYTES_MAX - 3, b"tensor")
+    cells = [bytes(CHUNK_BYTES_MAX - 3) + b"ten", b"sor" + bytes(CHUNK_BYTES_MAX - 3)]
+
+    for _ in range(2):
+        for number, cell in enumerate(cells):
+            start_bytes = number * CHUNK_BYTES_MAX
+            found = await staged.read_with_digest(start_bytes, CHUNK_BYTES_MAX, trio.CapacityLimiter(1))
+            assert found == (cell, digest_of(cell))
+        staged.close()
+        staged = open_staged(path, b"")
+    staged.drop()
+
+
+async def test_what_a_failed_write_has_left_is_no_gap(path: Path) -> None:
+    """Its first half is there, as a reader here sees: the master is to have the same."""
+    staged = open_staged(path, b"")
+    staged.truncate(2 * CHUNK_BYTES_MAX)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (CHUNK_BYTES_MAX + 4096, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            await staged.write(CHUNK_BYTES_MAX, b"x" * 8192)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+    shown = await staged.read(CHUNK_BYTES_MAX, CHUNK_BYTES_MAX)
+    found = await staged.read_with_digest(CHUNK_BYTES_MAX, CHUNK_BYTES_MAX, trio.CapacityLimiter(1))
+    staged.drop()
+
+    assert shown.rstrip(b"\0") == b"x" * 4096
+    assert found == (shown, digest_of(shown))
 
 
 async def test_refused_extension_is_not_in_the_log_either(path: Path) -> None:
