@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from cloudai_fusefs.node import Node, Pending
 from cloudai_fusefs.staging import fingerprint
-from cloudai_fusefs.wire_manifests import manifest_to_wire
+from cloudai_fusefs.wire_manifests import encode_manifest
 from cloudai_fusefs.wire_xattrs import xattrs_to_wire
 from cloudai_model.chunks import Chunk, Manifest, digest_of
 from cloudai_model.limits import INLINE_BYTES_MAX
@@ -81,7 +81,8 @@ async def compose_commit(node: Node) -> ComposedCommit | None:
         message.data = data
         message.digest = manifest.chunks[0].digest
     else:
-        message.manifest.CopyFrom(manifest_to_wire(manifest))
+        message.manifest.SetInParent()  # an empty one is a content too
+        message.manifest.MergeFromString(encode_manifest(manifest))
     return ComposedCommit(node, pending, message, change_count, manifest, xattrs)
 
 

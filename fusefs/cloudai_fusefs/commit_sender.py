@@ -87,6 +87,7 @@ class CommitSender:
                             self._uploader.staging.note_content_leaves(item.node, item.manifest)
                         item.address()
                         request.commits.append(item.message)
+                        item.message = request.commits[-1]  # the one it was copied from may be of 20 MiB
                     await self._send(request, composed)
 
     async def send_unanswered(self) -> None:

@@ -37,7 +37,7 @@ from cloudai_fusefs.cache_sweep import evict_oldest_runs, stored_bytes_of
 from cloudai_fusefs.cache_sweeper import CacheSweeper
 from cloudai_fusefs.patient_disk import PatientDisk
 from cloudai_fusefs.regular_file import NotRegular, is_regular, open_regular
-from cloudai_fusefs.wire_manifests import manifest_from_wire, manifest_to_wire
+from cloudai_fusefs.wire_manifests import encode_manifest, manifest_from_wire
 from cloudai_model.chunks import Manifest, digest_of
 from cloudai_model.errors import CloudAIError
 from cloudai_model.limits import DIGEST_BYTES
@@ -100,7 +100,7 @@ class SealedCache:
 
     async def store_manifest(self, task_id: str, node_id: int, generation: int, manifest: Manifest) -> None:
         """Keeps the manifest of a generation, of an open run's file too: it never changes either."""
-        await self._store(self._manifest_path(task_id, node_id, generation), _serialize_manifest(manifest))
+        await self._store(self._manifest_path(task_id, node_id, generation), encode_manifest(manifest))
 
     async def forget_run(self, task_id: str) -> None:
         """Deletes what is kept of a run that was removed. Raises nothing of the disk's."""
@@ -183,10 +183,6 @@ def _parse_pages(content: bytes) -> list[names_pb2.ListTreeResponse]:
         page = parse_length_prefixed(names_pb2.ListTreeResponse, stream)
         pages.append(page)
     return pages
-
-
-def _serialize_manifest(manifest: Manifest) -> bytes:
-    return manifest_to_wire(manifest).SerializeToString()
 
 
 def _parse_manifest(content: bytes) -> Manifest:

@@ -36,7 +36,7 @@ from cloudai_fusefs.spare_files import SpareFiles
 from cloudai_fusefs.staged_descriptors import StagedDescriptors
 from cloudai_fusefs.staged_file import StagedFile, mark_of
 from cloudai_fusefs.staging_space import StagingSpace
-from cloudai_fusefs.wire_manifests import manifest_to_wire
+from cloudai_fusefs.wire_manifests import encode_manifest
 from cloudai_fusefs.wire_xattrs import xattrs_to_wire
 from cloudai_fusefs.write_pace import WritePace
 from cloudai_model.chunks import Manifest
@@ -504,7 +504,7 @@ def _row_of(node: Node, pending: Pending, disk_state: DiskState, *, with_xattrs:
         ctime_ns=node.ctime_ns,
         atime_ns=node.atime_ns,
         symlink_target=node.symlink_target,
-        base=b"" if staged is None else manifest_to_wire(staged.base).SerializeToString(),
+        base=b"" if staged is None else encode_manifest(staged.base),
         base_generation=0 if staged is None else staged.base_generation,
         committed=node.committed,
         disk_state=disk_state,
@@ -520,4 +520,4 @@ def _accept_content(pending: Pending) -> None:
 
 def fingerprint(manifest: Manifest) -> bytes:
     """Tells one manifest from another, in the journal."""
-    return hashlib.blake2b(manifest_to_wire(manifest).SerializeToString(), digest_size=16).digest()
+    return hashlib.blake2b(encode_manifest(manifest), digest_size=16).digest()
