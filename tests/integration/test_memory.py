@@ -1,4 +1,6 @@
-"""The daemon's memory stays below its `memory=` and 150 MiB, whatever is read and however many files are open."""
+"""The daemon's memory stays below its `memory=` and 150 MiB, whatever is read, however many files are open and
+however sparse they are.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +10,17 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 
-from cloudai_model.limits import BLOCK_BYTES, CHUNK_BYTES_MAX, KIB, MIB
-from support.mount_process import RUN, MakeMount, run_in
+from cloudai_model.limits import BLOCK_BYTES, CHUNK_BYTES_MAX, FILE_BYTES_MAX, KIB, MIB
+from support.mount_process import RUN, MakeMount, run_in, wait_until
 
 FILE_COUNT = 8
 FILE_BYTES = 40 * MIB
 SMALL_COUNT = 500
 OPEN_COUNT = 800
 PEAK_BYTES_MAX = (64 + 150) * MIB
+SPARSE_COUNT = 20
+SPARSE_BYTES = 64 * 1024 * MIB
+SPARSE_PEAK_BYTES_MAX = (32 + 150) * MIB
 
 
 def peak_bytes(pid: int) -> int:
@@ -70,3 +75,24 @@ def test_memory_is_bounded_whatever_is_read_and_however_many_files_are_open(make
     for number in range(SMALL_COUNT):
         assert len((run_in(reader) / f"small-{number}").read_bytes()) == 16 * KIB
     assert peak_bytes(reader.pid) < PEAK_BYTES_MAX
+
+
+def test_memory_is_bounded_however_sparse_the_files_are_that_are_written(make_mount: MakeMount) -> None:
+    """A byte at the end of 1 TiB stands for a quarter of a million chunks, which are yet to be made."""
+    mount = make_mount("sparse", options="insecure,timeo=20,memory=32M")
+    run = mount.make_run(RUN)
+    short = run / "short"
+    sizes_bytes = {short: SPARSE_BYTES} | {run / f"{n}": FILE_BYTES_MAX for n in range(SPARSE_COUNT)}
+    for path, size_bytes in sizes_bytes.items():
+        with path.open("wb") as file:
+            os.pwrite(file.fileno(), b"z", size_bytes - 1)
+    assert peak_bytes(mount.pid) < SPARSE_PEAK_BYTES_MAX
+
+    mount.wait_durable(short)
+    wait_until(
+        lambda: all(file["uploaded_bytes"] > 0 for file in mount.status()["pending"]),
+        "something of each of them at the master",
+    )
+
+    assert peak_bytes(mount.pid) < SPARSE_PEAK_BYTES_MAX
+    mount.kill()
