@@ -10,7 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from cloudai_fusefs import run_uploader
+from cloudai_fusefs import commit_sender, run_uploader
 from cloudai_fusefs.chunk_sender import PUTS_MAX, Sending
 from cloudai_fusefs.commit_pace import QUIET_SECONDS
 from cloudai_fusefs.mount_control import FileState
@@ -975,6 +975,24 @@ async def test_what_is_made_in_an_outage_is_renamed_and_removed_however_long_it_
     await file_system.make_all_durable()
 
     assert await published(client, run) == {b"kept": b"kept", b"here": b"moved"}
+
+
+async def test_manifest_of_a_large_file_does_not_stay_in_memory_once_it_is_closed_and_committed(
+    clock: MockClock, file_system: FileSystemHarness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is asked for again by who reads the file."""
+    monkeypatch.setattr(commit_sender, "CLOSED_CHUNKS_MAX", 1)
+    await file_system.write_file(b"short", b"s" * CHUNK_BYTES_MAX)
+    await file_system.write_file(b"large", b"l" * CHUNK_BYTES_MAX + b"end")
+    handle = await file_system.create(b"open")
+    await file_system.write(handle, 0, b"o" * CHUNK_BYTES_MAX + b"end")
+    await file_system.make_all_durable()
+
+    names = [b"short", b"large", b"open"]
+    known = [(await file_system.find(name)).content is not None for name in names]
+    assert known == [True, False, True]
+    assert await file_system.read_file(b"large") == b"l" * CHUNK_BYTES_MAX + b"end"
+    file_system.close_handle(handle)
 
 
 @pytest.mark.parametrize("is_closed", [True, False])
