@@ -36,6 +36,7 @@ from cloudai_fusefs.memory_shares import divide_memory
 from cloudai_fusefs.mount_control import MountConfig, MountControl
 from cloudai_fusefs.mount_measures import MountMeasures
 from cloudai_fusefs.namespace import Inode, Namespace
+from cloudai_fusefs.open_directories import OpenDirectories
 from cloudai_fusefs.open_files import OpenFiles
 from cloudai_fusefs.operations import Operations
 from cloudai_fusefs.part_control import PartControl
@@ -187,6 +188,7 @@ async def _serve(
         writes_pass_pages=shows_direct_writes(os.uname().release),
         timeo_seconds=config.timeo_seconds,
     )
+    directories = OpenDirectories(namespace)
     references = KernelReferences(notifier.notify)
     tree_memory = TreeMemory(
         managed, sync, references.ask_back, files.note_let_go, names_max=config.names_max
@@ -200,6 +202,7 @@ async def _serve(
         namespace,
         rearrangements,
         files,
+        directories,
         usage.get,
         patience,
         late_answers,
@@ -222,6 +225,7 @@ async def _serve(
             memory,
             disk_cache,
             files,
+            directories,
             managed,
             sync,
             tree_memory,

@@ -11,6 +11,7 @@ from cloudai_fusefs.disk_cache import DiskChunkCache
 from cloudai_fusefs.managed_tree import ManagedTree
 from cloudai_fusefs.mount_control import MountCounters
 from cloudai_fusefs.node import Node
+from cloudai_fusefs.open_directories import OpenDirectories
 from cloudai_fusefs.open_files import OpenFiles
 from cloudai_fusefs.read_counters import ReadCounters
 from cloudai_fusefs.request_counters import RequestCounters
@@ -33,6 +34,7 @@ class MountMeasures:
         memory: ChunkMemory,
         disk_cache: DiskChunkCache,
         files: OpenFiles,
+        directories: OpenDirectories,
         managed: ManagedTree,
         sync: TreeSync,
         tree_memory: TreeMemory,
@@ -44,6 +46,7 @@ class MountMeasures:
         self._memory = memory
         self._disk_cache = disk_cache
         self._files = files
+        self._directories = directories
         self._managed = managed
         self._sync = sync
         self._tree_memory = tree_memory
@@ -78,7 +81,7 @@ class MountMeasures:
             connected=self._client.is_connected,
             watch_count=self._sync.watch_count,
             open_count=self._files.count,
-            open_directory_count=requests.open_directory_count,
+            open_directory_count=self._directories.count,
             referenced_inode_count=requests.referenced_inode_count,
             known_inode_count=len(self._managed.inodes),
             let_go_count=self._tree_memory.let_go_count,

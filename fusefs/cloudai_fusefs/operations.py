@@ -20,6 +20,7 @@ from cloudai_fusefs.late_answers import LateAnswers
 from cloudai_fusefs.managed_tree import ManagedTree
 from cloudai_fusefs.namespace import AttributeChange, Inode, Namespace, Owner
 from cloudai_fusefs.node import Node
+from cloudai_fusefs.open_directories import DOT_COUNT, OpenDirectories
 from cloudai_fusefs.open_files import Opened, OpenFiles
 from cloudai_fusefs.rearrangements import Rearrangements
 from cloudai_fusefs.request_counters import RequestCounters
@@ -48,6 +49,7 @@ class Operations(pyfuse3.Operations):
         namespace: Namespace,
         rearrangements: Rearrangements,
         files: OpenFiles,
+        directories: OpenDirectories,
         usage: Callable[[], Awaitable[names.GetUsageResponse]],
         patience: HandlerPatience,
         late_answers: LateAnswers,
@@ -61,6 +63,7 @@ class Operations(pyfuse3.Operations):
         self._namespace = namespace
         self._rearrangements = rearrangements
         self._files = files
+        self._directories = directories
         self._usage = usage
         self.patience = patience
         self._late_answers = late_answers
@@ -68,8 +71,6 @@ class Operations(pyfuse3.Operations):
         self._attributes = attributes
         self.wait_seconds_max = timeo_seconds + _GRACE_SECONDS
         self.counters = RequestCounters()
-        self._listings: dict[int, tuple[Inode, list[tuple[bytes, Inode]]]] = {}
-        self._next_listing = 1
         self._unprivileged: set[int] = (
             set()
         )  # handles past the pages that somebody other than root has opened
@@ -211,48 +212,27 @@ class Operations(pyfuse3.Operations):
     async def opendir(self, inode: int, ctx: pyfuse3.RequestContext) -> int:
         directory = self._namespace.inode(inode)
         with self._bound_of(directory):
-            listing = await self._namespace.list(directory)
-        handle = self._next_listing
-        self._next_listing += 1
-        self._listings[handle] = (directory, listing)
-        self.counters.open_directory_count += 1
-        if isinstance(directory, Node):
-            directory.tree.holder_count += 1
-        return handle
+            return await self._directories.open(directory)
 
     @prompt_handler
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
-        directory, listing = self._listings[fh]
         if start_id == 0:
-            # A fresh look, as after rewinddir(3); from here on places in the listing stay what they are.
-            with self._bound_of(directory):
-                listing = await self._namespace.list(directory)
-            self._listings[fh] = (directory, listing)
-        dots = [(b".", directory), (b"..", self._namespace.parent(directory))]
-        children = directory.children if isinstance(directory, Node) else None
-        for position in range(start_id, len(listing) + len(dots)):
-            if position < len(dots):
-                name, inode = dots[position]
-            else:
-                name, inode = listing[position - len(dots)]
-                if children is not None and children.get(name) is not inode:
-                    # Gone since: the kernel would take the entry for news and show the name again.
-                    continue
+            # A fresh look, as after rewinddir(3); from here on positions in the listing stay what they are.
+            with self._bound_of(self._directories.directory_of(fh)):
+                await self._directories.look_again(fh)
+        for position, name, inode in self._directories.entries(fh, start_id):
             if not pyfuse3.readdir_reply(token, name, self._attributes.of(inode), position + 1):
                 return
-            if position >= len(dots):
+            if position >= DOT_COUNT:
                 self._refer_to(inode)  # its number stays what was answered: what has a name is in the table
 
     @prompt_handler
     async def releasedir(self, fh: int) -> None:
-        directory, _ = self._listings.pop(fh)
-        self.counters.open_directory_count -= 1
-        if isinstance(directory, Node):
-            directory.tree.holder_count -= 1
+        self._directories.close(fh)
 
     @handler
     async def fsyncdir(self, fh: int, datasync: bool) -> None:
-        directory, _ = self._listings[fh]
+        directory = self._directories.directory_of(fh)
         if isinstance(directory, Node):
             await self._files.fsync(directory)
 

@@ -1,4 +1,4 @@
-"""How often the kernel asked for what, and was refused; what it holds."""
+"""How often the kernel asked for what, and was refused; which inodes it refers to."""
 
 from __future__ import annotations
 
@@ -19,8 +19,6 @@ class RequestCounters:
     """By handler: those of them that nobody foresaw, whose traceback is in the log."""
     referenced_inode_count: int = 0
     """That the kernel may ask for by number, until it forgets them; without the mount's root."""
-    open_directory_count: int = 0
-    """Directory handles."""
 
     def note_failure(self, handler: str, number: int) -> None:
         """A request was answered with this errno."""

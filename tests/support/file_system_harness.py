@@ -25,6 +25,7 @@ from cloudai_fusefs.mount_control import NAMES_DEFAULT, MountConfig
 from cloudai_fusefs.mount_measures import MountMeasures
 from cloudai_fusefs.namespace import AttributeChange, Namespace, Owner
 from cloudai_fusefs.node import SYMLINK, Node
+from cloudai_fusefs.open_directories import OpenDirectories
 from cloudai_fusefs.open_files import OpenFiles
 from cloudai_fusefs.range_reader import RangeReader
 from cloudai_fusefs.rearrangements import Rearrangements
@@ -115,6 +116,7 @@ class FileSystemHarness:
             writes_pass_pages=True,
             timeo_seconds=timeo_seconds,
         )
+        self.directories = OpenDirectories(self.namespace)
         self.asked_back: list[Node] = []
         """What the kernel would have been asked to give back."""
         self.tree_memory = TreeMemory(
@@ -127,6 +129,7 @@ class FileSystemHarness:
             memory,
             disk_cache,
             self.files,
+            self.directories,
             self.managed,
             self.sync,
             self.tree_memory,

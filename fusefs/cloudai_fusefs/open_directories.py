@@ -1,0 +1,77 @@
+"""The directories that programs have open: what each handle lists, and where a reader goes on.
+
+A listing is as the directory was when its reading began; what has gone since is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Final
+
+from cloudai_fusefs.namespace import Inode, Namespace
+from cloudai_fusefs.node import Node
+
+DOT_COUNT: Final = 2
+"""`.` and `..`, which are listed first."""
+
+
+@dataclass(slots=True)
+class _OpenDirectory:
+    directory: Inode
+    listing: Sequence[tuple[bytes, Inode]]
+    holding: ExitStack
+    """The names of its run, until it is closed."""
+
+
+class OpenDirectories:
+    """The directory handles of one mount. How long may be waited, the caller says."""
+
+    def __init__(self, namespace: Namespace) -> None:
+        self._namespace = namespace
+        self._open: dict[int, _OpenDirectory] = {}
+        self._next_handle = 1
+
+    @property
+    def count(self) -> int:
+        """Open handles."""
+        return len(self._open)
+
+    async def open(self, directory: Inode) -> int:
+        """A new handle. Raises NotADirectory, and as Namespace.load; cancelled, there is none."""
+        listing = await self._namespace.list(directory)
+        holding = ExitStack()
+        if isinstance(directory, Node):
+            holding.enter_context(directory.tree.held())
+        handle = self._next_handle
+        self._next_handle += 1
+        self._open[handle] = _OpenDirectory(directory, listing, holding)
+        return handle
+
+    def directory_of(self, handle: int) -> Inode:
+        return self._open[handle].directory
+
+    async def look_again(self, handle: int) -> None:
+        """The handle lists what is in the directory now, at other positions than before. Raises as open."""
+        opened = self._open[handle]
+        opened.listing = await self._namespace.list(opened.directory)
+
+    def entries(self, handle: int, start: int) -> Iterator[tuple[int, bytes, Inode]]:
+        """What is listed from this position on, each with its own position, but for what is there no more."""
+        opened = self._open[handle]
+        directory, listing = opened.directory, opened.listing
+        dots = ((b".", directory), (b"..", self._namespace.parent(directory)))
+        children = directory.children if isinstance(directory, Node) else None
+        for position in range(start, len(listing) + DOT_COUNT):
+            if position < DOT_COUNT:
+                name, inode = dots[position]
+            else:
+                name, inode = listing[position - DOT_COUNT]
+                if children is not None and children.get(name) is not inode:
+                    # Gone since: the kernel would take the entry for news and show the name again.
+                    continue
+            yield position, name, inode
+
+    def close(self, handle: int) -> None:
+        self._open.pop(handle).holding.close()
