@@ -3,7 +3,7 @@
 One row for each node with a change that the master has not acknowledged, one for each node that was replaced
 here and may have left a name at the master, and one for each file that was removed here and not yet there. A row
 is written before the kernel's request is answered, without a sync: the page cache survives kill -9, and what must
-survive the machine is made durable at the master (fsync) instead. The column comments below are the reference.
+survive the machine is made durable at the master (fsync) instead. What each column means: `journal_schema`.
 
 Used from the mount's loop; a row costs 15-35 us. What syncs runs in a thread: checkpoints, and `sync`.
 """
@@ -16,114 +16,29 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import trio
 
 from cloudai_fusefs.journal_errors import JournalDamaged, JournalTooNew
 from cloudai_fusefs.journal_log import check_log
 from cloudai_fusefs.journal_rows import JournalRecord, RemovalRecord, StrayRecord, record_from_row, row_of
+from cloudai_fusefs.journal_schema import (
+    SCHEMA,
+    SCHEMA_VERSION,
+    SCHEMA_VERSION_MAX,
+    SELECT_PENDING,
+    SELECT_REMOVALS,
+    SELECT_STRAYS,
+    UPGRADES,
+    UPSERT_PENDING,
+    UPSERT_REMOVAL,
+    UPSERT_STRAY,
+)
 from cloudai_model.full_disks import is_lack_of_room
 from cloudai_model.limits import KIB
-
-SCHEMA_VERSION: Final = 4
-
-SCHEMA_VERSION_MAX: Final = 1000
-"""A higher number is no version but damage."""
-
-# Version 1, and each later one as what is done to the one before it.
-_SCHEMA: Final = """
-CREATE TABLE pending (
-    node_id        INTEGER PRIMARY KEY, -- as the master knows it or will know it
-    user           TEXT NOT NULL,       -- of the run
-    task_id        TEXT NOT NULL,       -- of the run
-    sequence       INTEGER NOT NULL,    -- order of first change
-    kind           INTEGER NOT NULL,    -- NodeKind on the wire
-    path           BLOB NOT NULL,       -- in the run, when the row was last written
-    parent_node_id INTEGER NOT NULL,    -- directory of the path, which may have moved since; 0: root, no name;
-                                        -- of a file that the master is about to replace: what replaces it
-    place          INTEGER NOT NULL,    -- 1: the node has yet to be put at its path
-    has_content    INTEGER NOT NULL,    -- 1: its staged file is its content; none: empty
-    mode           INTEGER NOT NULL,    -- attributes, as on the wire
-    uid            INTEGER NOT NULL,
-    gid            INTEGER NOT NULL,
-    mtime_ns       INTEGER NOT NULL,
-    ctime_ns       INTEGER NOT NULL,
-    atime_ns       INTEGER NOT NULL,
-    symlink_target BLOB NOT NULL,       -- of a symlink, else empty
-    base           BLOB NOT NULL,       -- wire Manifest below the staged extents; empty: none
-    base_generation INTEGER NOT NULL,   -- of that manifest; 0: none
-    committed      BLOB NOT NULL,       -- digest of the manifest this mount committed last; empty: none, or unknown
-    written_at_ns  INTEGER NOT NULL     -- of the row: staged bytes after it are newer than mtime_ns
-) WITHOUT ROWID
-"""
-
-_UPGRADES: Final = {
-    2: (
-        # What a loss of power leaves of its staged bytes: a DiskState
-        "ALTER TABLE pending ADD COLUMN disk_state INTEGER NOT NULL DEFAULT 0",
-        # CRC-32 of the other columns; NULL: version 1 wrote the row
-        "ALTER TABLE pending ADD COLUMN row_check INTEGER",
-        """
-        CREATE TABLE strays (
-            node_id       INTEGER PRIMARY KEY, -- has no name here; any it has at the master is to be removed
-            user          TEXT NOT NULL,       -- of the run
-            task_id       TEXT NOT NULL,       -- of the run
-            after_node_id INTEGER NOT NULL,    -- only once this one, which replaced it, has no row in pending
-            row_check     INTEGER NOT NULL     -- CRC-32 of the other columns
-        ) WITHOUT ROWID
-        """,
-        """
-        CREATE TABLE boots (
-            boot_id TEXT NOT NULL -- of the machine when a mount last opened this journal; at most one row
-        )
-        """,
-    ),
-    3: (
-        """
-        CREATE TABLE removals (
-            node_id        INTEGER PRIMARY KEY, -- file or symlink that lost its only name here
-            user           TEXT NOT NULL,       -- of the run
-            task_id        TEXT NOT NULL,       -- of the run
-            parent_node_id INTEGER NOT NULL,    -- directory of the name
-            name           BLOB NOT NULL,       -- to be removed at the master, if it stands for the node
-            generation     INTEGER NOT NULL,    -- and if that has this one: another is somebody's later work
-            removed_at_ns  INTEGER NOT NULL,    -- becomes the directory's mtime
-            row_check      INTEGER NOT NULL     -- CRC-32 of the other columns
-        ) WITHOUT ROWID
-        """,
-    ),
-    4: (
-        # All extended attributes of the node, a wire Xattrs; NULL: as the master has them
-        "ALTER TABLE pending ADD COLUMN xattrs BLOB",
-    ),
-}
-assert max(_UPGRADES) == SCHEMA_VERSION <= SCHEMA_VERSION_MAX
-
-
-_COLUMNS: Final = tuple(JournalRecord.__dataclass_fields__)
-_STRAY_COLUMNS: Final = tuple(StrayRecord.__dataclass_fields__)
-_REMOVAL_COLUMNS: Final = tuple(RemovalRecord.__dataclass_fields__)
-_SELECT: Final = f"SELECT {', '.join(_COLUMNS)}, row_check FROM pending"  # noqa: S608 - column names only
-_SELECT_STRAYS: Final = f"SELECT {', '.join(_STRAY_COLUMNS)}, row_check FROM strays"  # noqa: S608
-_SELECT_REMOVALS: Final = f"SELECT {', '.join(_REMOVAL_COLUMNS)}, row_check FROM removals"  # noqa: S608
-_SELECT_OF_VERSION_3: Final = _SELECT.replace("xattrs, row_check", "NULL, row_check")
-_SELECT_OF_VERSION_1: Final = _SELECT.replace("disk_state, xattrs, row_check", "0, NULL, NULL")
-assert _SELECT not in (_SELECT_OF_VERSION_3, _SELECT_OF_VERSION_1)
-_UPSERT: Final = (
-    f"INSERT OR REPLACE INTO pending ({', '.join(_COLUMNS)}, row_check) "  # noqa: S608
-    f"VALUES ({', '.join('?' * (len(_COLUMNS) + 1))})"
-)
-_UPSERT_STRAY: Final = (
-    f"INSERT OR REPLACE INTO strays ({', '.join(_STRAY_COLUMNS)}, row_check) "  # noqa: S608
-    f"VALUES ({', '.join('?' * (len(_STRAY_COLUMNS) + 1))})"
-)
-_UPSERT_REMOVAL: Final = (
-    f"INSERT OR REPLACE INTO removals ({', '.join(_REMOVAL_COLUMNS)}, row_check) "  # noqa: S608
-    f"VALUES ({', '.join('?' * (len(_REMOVAL_COLUMNS) + 1))})"
-)
 
 
 class Journal:
@@ -176,9 +91,9 @@ class Journal:
     def _upgrade(self, version: int) -> None:
         with self.together():
             if version == 0:
-                self._database.execute(_SCHEMA)
+                self._database.execute(SCHEMA)
             for step in range(max(version, 1) + 1, SCHEMA_VERSION + 1):
-                for statement in _UPGRADES[step]:
+                for statement in UPGRADES[step]:
                     self._database.execute(statement)
             self._database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
@@ -197,16 +112,16 @@ class Journal:
         Raises JournalDamaged.
         """
         # By depth: a file may have been moved into a directory that was made after it.
-        rows = self._read(_SELECT, JournalRecord)
+        rows = self._read(SELECT_PENDING, JournalRecord)
         return sorted(rows, key=lambda record: (record.path.count(b"/"), record.sequence))
 
     def strays(self) -> list[StrayRecord]:
         """All rows of `strays`. Raises JournalDamaged."""
-        return self._read(_SELECT_STRAYS, StrayRecord)
+        return self._read(SELECT_STRAYS, StrayRecord)
 
     def removals(self) -> list[RemovalRecord]:
         """All rows of `removals`, the oldest first. Raises JournalDamaged."""
-        rows: list[RemovalRecord] = self._read(_SELECT_REMOVALS, RemovalRecord)
+        rows: list[RemovalRecord] = self._read(SELECT_REMOVALS, RemovalRecord)
         return sorted(rows, key=lambda record: record.removed_at_ns)
 
     @contextmanager
@@ -231,7 +146,7 @@ class Journal:
 
     def put_again(self, record: JournalRecord) -> None:
         """The same of a row that comes from another journal, and keeps its moment. Raises OSError as put."""
-        self._execute(_UPSERT, row_of(record))
+        self._execute(UPSERT_PENDING, row_of(record))
 
     def remove(self, node_id: int) -> None:
         """Takes the row away; nothing happens when there is none. Raises OSError as put."""
@@ -239,7 +154,7 @@ class Journal:
 
     def put_stray(self, stray: StrayRecord) -> None:
         """Writes the row, new or again. Raises OSError as put."""
-        self._execute(_UPSERT_STRAY, row_of(stray))
+        self._execute(UPSERT_STRAY, row_of(stray))
 
     def remove_stray(self, node_id: int) -> None:
         """Takes the row away; nothing happens when there is none. Raises OSError as put."""
@@ -247,7 +162,7 @@ class Journal:
 
     def put_removal(self, removal: RemovalRecord) -> None:
         """Writes the row, new or again. Raises OSError as put."""
-        self._execute(_UPSERT_REMOVAL, row_of(removal))
+        self._execute(UPSERT_REMOVAL, row_of(removal))
 
     def remove_removals(self, node_ids: Iterable[int]) -> None:
         """Takes these rows away, all or none; nothing happens where there is none. Raises OSError as put."""
@@ -313,72 +228,6 @@ class Journal:
             self._database.execute(statement, values)
         except sqlite3.DatabaseError as error:
             raise _to_os_error(error, self._path) from error
-
-
-class WhatIsLeft(NamedTuple):
-    """The rows of a damaged journal that can still be read and are as they were written, by node id."""
-
-    records: dict[int, JournalRecord]
-    strays: dict[int, StrayRecord]
-    removals: dict[int, RemovalRecord]
-    boot_id: str
-    """"" when it cannot be read."""
-
-
-def read_what_is_left(path: Path, node_ids: Iterable[int]) -> WhatIsLeft:
-    """What can be saved of a damaged journal.
-
-    `node_ids` are looked up one by one: a page that cannot be read hides what a scan finds behind it.
-    Raises nothing of SQLite's.
-    """
-    records: dict[int, JournalRecord] = {}
-    strays: dict[int, StrayRecord] = {}
-    removals: dict[int, RemovalRecord] = {}
-    boot_id = ""
-    database = sqlite3.connect(path, isolation_level=None)
-    try:
-        with suppress(sqlite3.DatabaseError):
-            # It must not be changed by a look at it: what a person may want to read stays.
-            database.execute("PRAGMA wal_autocheckpoint = 0")
-        select = _SELECT
-        if not _has_column(database, "xattrs"):
-            select = _SELECT_OF_VERSION_3 if _has_column(database, "row_check") else _SELECT_OF_VERSION_1
-        for order in ("ASC", "DESC"):
-            _take_rows(database, f"{select} ORDER BY node_id {order}", (), JournalRecord, records)
-        for node_id in node_ids:
-            if node_id not in records:
-                _take_rows(database, f"{select} WHERE node_id = ?", (node_id,), JournalRecord, records)
-        for order in ("ASC", "DESC"):
-            _take_rows(database, f"{_SELECT_STRAYS} ORDER BY node_id {order}", (), StrayRecord, strays)
-            _take_rows(database, f"{_SELECT_REMOVALS} ORDER BY node_id {order}", (), RemovalRecord, removals)
-        with suppress(sqlite3.DatabaseError):
-            boot_id = "".join(str(row[0]) for row in database.execute("SELECT boot_id FROM boots"))
-    finally:
-        database.close()
-    return WhatIsLeft(records, strays, removals, boot_id)
-
-
-def _has_column(database: sqlite3.Connection, name: str) -> bool:
-    """False of rows that an earlier version has made, which did not know it."""
-    try:
-        database.execute(f"SELECT {name} FROM pending LIMIT 0")  # noqa: S608 - a column's name only
-    except sqlite3.DatabaseError as error:
-        return "no such column" not in str(error)
-    return True
-
-
-def _take_rows(
-    database: sqlite3.Connection,
-    query: str,
-    values: tuple[int, ...],
-    record_type: type[Any],
-    found: dict[int, Any],
-) -> None:
-    with suppress(sqlite3.DatabaseError):
-        for row in database.execute(query, values):
-            record = record_from_row(record_type, row)
-            if record is not None:
-                found[record.node_id] = record
 
 
 # What SQLite says of bytes that it, or a statement of ours, did not expect there. The rest is the disk's.

@@ -16,7 +16,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
-from cloudai_fusefs.journal import Journal, WhatIsLeft, read_what_is_left
+from cloudai_fusefs.damaged_journal import WhatIsLeft, read_what_is_left
+from cloudai_fusefs.journal import Journal
 from cloudai_fusefs.journal_errors import JournalDamaged
 
 log = logging.getLogger(__name__)

@@ -15,9 +15,10 @@ from typing import Any
 
 import pytest
 
-from cloudai_fusefs.journal import SCHEMA_VERSION, Journal
+from cloudai_fusefs.journal import Journal
 from cloudai_fusefs.journal_errors import JournalDamaged, JournalTooNew
 from cloudai_fusefs.journal_rows import JournalRecord, RemovalRecord
+from cloudai_fusefs.journal_schema import SCHEMA_VERSION
 from cloudai_fusefs.node import FILE
 
 

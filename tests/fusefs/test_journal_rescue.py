@@ -14,10 +14,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cloudai_fusefs.journal import SCHEMA_VERSION, Journal, read_what_is_left
+from cloudai_fusefs.damaged_journal import read_what_is_left
+from cloudai_fusefs.journal import Journal
 from cloudai_fusefs.journal_errors import JournalTooNew
 from cloudai_fusefs.journal_rescue import JOURNAL_NAME, directories_set_aside, open_journal
 from cloudai_fusefs.journal_rows import JournalRecord, RemovalRecord, StrayRecord
+from cloudai_fusefs.journal_schema import SCHEMA_VERSION
 from cloudai_fusefs.node import FILE
 
 TASK_ID = "t-1"

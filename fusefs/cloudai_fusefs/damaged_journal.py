@@ -1,0 +1,91 @@
+"""Reads what is left of a damaged journal: the rows that SQLite still finds and that are as they were written.
+
+Of an earlier version's as well, which is not upgraded for it: what a person may want to look at stays as it is.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cloudai_fusefs.journal_rows import JournalRecord, RemovalRecord, StrayRecord, record_from_row
+from cloudai_fusefs.journal_schema import (
+    SELECT_PENDING,
+    SELECT_PENDING_OF_VERSION_1,
+    SELECT_PENDING_OF_VERSION_3,
+    SELECT_REMOVALS,
+    SELECT_STRAYS,
+)
+
+
+class WhatIsLeft(NamedTuple):
+    """The rows of a damaged journal that can still be read and are as they were written, by node id."""
+
+    records: dict[int, JournalRecord]
+    strays: dict[int, StrayRecord]
+    removals: dict[int, RemovalRecord]
+    boot_id: str
+    """"" when it cannot be read."""
+
+
+def read_what_is_left(path: Path, node_ids: Iterable[int]) -> WhatIsLeft:
+    """What can be saved of a damaged journal.
+
+    `node_ids` are looked up one by one: a page that cannot be read hides what a scan finds behind it.
+    Raises nothing of SQLite's.
+    """
+    records: dict[int, JournalRecord] = {}
+    strays: dict[int, StrayRecord] = {}
+    removals: dict[int, RemovalRecord] = {}
+    boot_id = ""
+    database = sqlite3.connect(path, isolation_level=None)
+    try:
+        with suppress(sqlite3.DatabaseError):
+            # It must not be changed by a look at it: what a person may want to read stays.
+            database.execute("PRAGMA wal_autocheckpoint = 0")
+        select = SELECT_PENDING
+        if not _has_column(database, "xattrs"):
+            select = (
+                SELECT_PENDING_OF_VERSION_3
+                if _has_column(database, "row_check")
+                else SELECT_PENDING_OF_VERSION_1
+            )
+        for order in ("ASC", "DESC"):
+            _take_rows(database, f"{select} ORDER BY node_id {order}", (), JournalRecord, records)
+        for node_id in node_ids:
+            if node_id not in records:
+                _take_rows(database, f"{select} WHERE node_id = ?", (node_id,), JournalRecord, records)
+        for order in ("ASC", "DESC"):
+            _take_rows(database, f"{SELECT_STRAYS} ORDER BY node_id {order}", (), StrayRecord, strays)
+            _take_rows(database, f"{SELECT_REMOVALS} ORDER BY node_id {order}", (), RemovalRecord, removals)
+        with suppress(sqlite3.DatabaseError):
+            boot_id = "".join(str(row[0]) for row in database.execute("SELECT boot_id FROM boots"))
+    finally:
+        database.close()
+    return WhatIsLeft(records, strays, removals, boot_id)
+
+
+def _has_column(database: sqlite3.Connection, name: str) -> bool:
+    """False of rows that an earlier version has made, which did not know it."""
+    try:
+        database.execute(f"SELECT {name} FROM pending LIMIT 0")  # noqa: S608 - a column's name only
+    except sqlite3.DatabaseError as error:
+        return "no such column" not in str(error)
+    return True
+
+
+def _take_rows(
+    database: sqlite3.Connection,
+    query: str,
+    values: tuple[int, ...],
+    record_type: type[Any],
+    found: dict[int, Any],
+) -> None:
+    with suppress(sqlite3.DatabaseError):
+        for row in database.execute(query, values):
+            record = record_from_row(record_type, row)
+            if record is not None:
+                found[record.node_id] = record
