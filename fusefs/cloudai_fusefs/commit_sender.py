@@ -6,13 +6,13 @@ A batch whose answer was lost is repeated with its own request id before anythin
 from __future__ import annotations
 
 import math
-import secrets
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from cloudai_fusefs.commit_composer import ComposedCommit, compose_commit
 from cloudai_fusefs.file_content import FileContent
+from cloudai_fusefs.master_client import new_request_id
 from cloudai_fusefs.node import Node
 from cloudai_fusefs.run_tree import RunTree
 from cloudai_fusefs.staging import fingerprint
@@ -31,7 +31,6 @@ from cloudai_model.limits import (
     COMMIT_INLINE_BYTES_MAX,
     COMMIT_NODES_MAX,
     INLINE_BYTES_MAX,
-    REQUEST_ID_BYTES,
     XATTR_BYTES_MAX,
 )
 from cloudai_proto.storage.v1 import names_pb2 as names
@@ -84,7 +83,7 @@ class CommitSender:
                 composed = [item for item in composed if item.is_current and item.node.is_attached]
                 if composed:
                     request = names.CommitNodesRequest(
-                        request_id=secrets.token_bytes(REQUEST_ID_BYTES), task_id=self._tree.task_id
+                        request_id=new_request_id(), task_id=self._tree.task_id
                     )
                     for item in composed:
                         if item.manifest is not None:

@@ -10,13 +10,20 @@ call may have been carried out: repeat it with the same request id). Cancelled: 
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
 from cloudai_fusefs.wire_chunks import ChunkAnswer, ChunkData
+from cloudai_model.limits import REQUEST_ID_BYTES
 from cloudai_proto.storage.v1 import names_pb2 as names
 from cloudai_proto.storage.v1 import types_pb2 as types
+
+
+def new_request_id() -> bytes:
+    """By which the master knows a call again that is repeated."""
+    return secrets.token_bytes(REQUEST_ID_BYTES)
 
 
 class MasterClient(Protocol):

@@ -8,7 +8,6 @@ An await may let any other operation in: after each, what was looked up before i
 from __future__ import annotations
 
 import os
-import secrets
 import stat
 import time
 from collections.abc import AsyncIterator
@@ -27,7 +26,7 @@ from cloudai_fusefs.managed_tree import (
     TaskDirectory,
     UserDirectory,
 )
-from cloudai_fusefs.master_client import MasterClient
+from cloudai_fusefs.master_client import MasterClient, new_request_id
 from cloudai_fusefs.node import DIRECTORY, FILE, SYMLINK, Node, new_node_id
 from cloudai_fusefs.run_tree import RunTree
 from cloudai_fusefs.staging import Staging
@@ -46,7 +45,7 @@ from cloudai_model.errors import (
     PermissionRefused,
     ReadOnlyMount,
 )
-from cloudai_model.limits import NAME_BYTES_MAX, REQUEST_ID_BYTES, TIME_NS_MAX, TIME_NS_MIN
+from cloudai_model.limits import NAME_BYTES_MAX, TIME_NS_MAX, TIME_NS_MIN
 from cloudai_model.names import (
     LATEST,
     check_managed_name,
@@ -82,10 +81,6 @@ class AttributeChange:
     gid: int | None = None
     mtime_ns: int | None = None
     atime_ns: int | None = None
-
-
-def new_request_id() -> bytes:
-    return secrets.token_bytes(REQUEST_ID_BYTES)
 
 
 class Namespace:

@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from cloudai_fusefs.master_client import MasterClient
-from cloudai_fusefs.namespace import Inode, Namespace, children_of, new_request_id
+from cloudai_fusefs.master_client import MasterClient, new_request_id
+from cloudai_fusefs.namespace import Inode, Namespace, children_of
 from cloudai_fusefs.node import Node
 from cloudai_fusefs.run_nodes import Invalidation, is_inside, stays
 from cloudai_fusefs.run_tree import RunTree

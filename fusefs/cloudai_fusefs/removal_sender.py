@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import logging
 import math
-import secrets
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
 from typing import Final
 
 import trio
 
-from cloudai_fusefs.master_client import MasterClient
+from cloudai_fusefs.master_client import MasterClient, new_request_id
 from cloudai_fusefs.run_nodes import Invalidation
 from cloudai_fusefs.run_tree import RunTree
 from cloudai_fusefs.staging import Staging
@@ -30,7 +29,7 @@ from cloudai_model.errors import (
     QuotaExceeded,
     Unauthenticated,
 )
-from cloudai_model.limits import COMMIT_NODES_MAX, REQUEST_ID_BYTES
+from cloudai_model.limits import COMMIT_NODES_MAX
 from cloudai_proto.storage.v1 import names_pb2 as names
 
 log = logging.getLogger(__name__)
@@ -102,9 +101,7 @@ class RemovalSender:
 
     def _compose(self) -> tuple[names.RemoveNodesRequest, Sequence[Removal]]:
         removals = list(islice(self._tree.removals, COMMIT_NODES_MAX))
-        request = names.RemoveNodesRequest(
-            request_id=secrets.token_bytes(REQUEST_ID_BYTES), task_id=self._tree.task_id
-        )
+        request = names.RemoveNodesRequest(request_id=new_request_id(), task_id=self._tree.task_id)
         for removal in removals:
             parent_id, name = removal.place
             request.removals.add(

@@ -10,6 +10,7 @@ import trio
 
 from cloudai_fusefs.clock_difference import find_ahead_seconds
 from cloudai_fusefs.managed_tree import ManagedTree
+from cloudai_fusefs.master_client import new_request_id
 from cloudai_fusefs.mount_control import (
     UNMOUNT_DRAIN_SECONDS_DEFAULT,
     CachedIf,
@@ -24,7 +25,7 @@ from cloudai_fusefs.mount_control import (
     WarmupReport,
 )
 from cloudai_fusefs.mount_measures import MountMeasures
-from cloudai_fusefs.namespace import Namespace, new_request_id
+from cloudai_fusefs.namespace import Namespace
 from cloudai_fusefs.pending_files import PendingFiles, is_below
 from cloudai_fusefs.retrying_master_client import RetryingMasterClient
 from cloudai_fusefs.run_tree import RunTree

@@ -7,9 +7,8 @@ Every method that waits wants the run's mutation lock held.
 from __future__ import annotations
 
 import logging
-import secrets
 
-from cloudai_fusefs.master_client import MasterClient
+from cloudai_fusefs.master_client import MasterClient, new_request_id
 from cloudai_fusefs.run_tree import RunTree
 from cloudai_fusefs.staging import Staging
 from cloudai_model.errors import (
@@ -19,7 +18,6 @@ from cloudai_model.errors import (
     NotFound,
     Unauthenticated,
 )
-from cloudai_model.limits import REQUEST_ID_BYTES
 from cloudai_proto.storage.v1 import names_pb2 as names
 
 log = logging.getLogger(__name__)
@@ -52,7 +50,7 @@ class StraySender:
     async def _remove(self, node_id: int) -> bool:
         """False: it is a directory with something in it. A refusal that stays is logged."""
         request = names.RemoveRequest(
-            request_id=secrets.token_bytes(REQUEST_ID_BYTES), task_id=self._tree.task_id, node_id=node_id
+            request_id=new_request_id(), task_id=self._tree.task_id, node_id=node_id
         )
         try:
             response = await self._client.remove(request)
