@@ -31,6 +31,7 @@ from cloudai_fusefs.kernel_notifier import KernelNotifier
 from cloudai_fusefs.kernel_references import KernelReferences
 from cloudai_fusefs.kernel_requests import taking_requests
 from cloudai_fusefs.late_answers import LateAnswers
+from cloudai_fusefs.managed_changes import ManagedChanges
 from cloudai_fusefs.managed_tree import ManagedTree
 from cloudai_fusefs.memory_shares import divide_memory
 from cloudai_fusefs.mount_control import MountConfig, MountControl
@@ -177,6 +178,7 @@ async def _serve(
     sync = TreeSync(client, managed, staging, sealed_cache, notifier.tell, nursery)
     namespace = Namespace(client, managed, sync, staging, uploader, read_only=config.read_only)
     rearrangements = Rearrangements(client, namespace, staging, uploader)
+    managed_changes = ManagedChanges(client, managed, sync, namespace)
     files = OpenFiles(
         client,
         reader,
@@ -201,6 +203,7 @@ async def _serve(
         managed,
         namespace,
         rearrangements,
+        managed_changes,
         files,
         directories,
         usage.get,
@@ -215,7 +218,7 @@ async def _serve(
         capabilities.user,
         client,
         managed,
-        namespace,
+        managed_changes,
         sync,
         uploader,
         Warmup(reader.fetcher, disk_cache, managed, namespace, sync, files),

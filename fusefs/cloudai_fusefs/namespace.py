@@ -1,4 +1,5 @@
-"""The operations on names: look up, list, make, set attributes. What takes names away is in `rearrangements`.
+"""The operations on names: look up, list, make, set attributes. What takes names away is in `rearrangements`, what is
+changed above the runs in `managed_changes`.
 
 Local first: what makes something is recorded here and committed later.
 
@@ -9,7 +10,6 @@ from __future__ import annotations
 
 import os
 import stat
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -26,17 +26,14 @@ from cloudai_fusefs.managed_tree import (
     TaskDirectory,
     UserDirectory,
 )
-from cloudai_fusefs.master_client import MasterClient, new_request_id
+from cloudai_fusefs.master_client import MasterClient
 from cloudai_fusefs.node import DIRECTORY, FILE, SYMLINK, Node, new_node_id
 from cloudai_fusefs.run_tree import RunTree
 from cloudai_fusefs.staging import Staging
 from cloudai_fusefs.tree_sync import TreeSync
 from cloudai_fusefs.uploader import Uploader
 from cloudai_model.errors import (
-    AlreadyExists,
     CloudAIError,
-    DirectoryNotEmpty,
-    InvalidName,
     InvalidRequest,
     NameTooLong,
     NotADirectory,
@@ -46,14 +43,7 @@ from cloudai_model.errors import (
     ReadOnlyMount,
 )
 from cloudai_model.limits import NAME_BYTES_MAX, TIME_NS_MAX, TIME_NS_MIN
-from cloudai_model.names import (
-    LATEST,
-    check_managed_name,
-    check_name,
-    check_run_name,
-    check_symlink_target,
-)
-from cloudai_proto.storage.v1 import names_pb2 as names
+from cloudai_model.names import LATEST, check_name, check_symlink_target
 from cloudai_proto.storage.v1 import types_pb2 as types
 
 Inode = ManagedInode | Node
@@ -125,7 +115,7 @@ class Namespace:
             if child is None:
                 raise NotFound(name=name)
             return child
-        found = await self._lookup_managed(parent, name)
+        found = await self.find_managed(parent, name)
         if found is None:
             raise NotFound(name=name)
         await self.load_attributes(found)
@@ -223,34 +213,18 @@ class Namespace:
         self._place(directory, name, node)
         return node
 
-    async def make_directory(self, parent: Inode, name: bytes, mode: int, owner: Owner) -> Inode:
-        """A directory in a run; at the managed levels a task or a run, which the master makes at once.
-
-        Raises as make_file, InvalidRunName for a run, PermissionRefused for a user.
-        """
-        if not isinstance(parent, Node):
-            return await self._make_managed(parent, name, mode, owner)
+    async def make_directory(self, parent: Inode, name: bytes, mode: int, owner: Owner) -> Node:
+        """A directory in a run. Raises as make_file."""
         directory = await self.directory_for_new_name(parent, name)
         node = self._new_node(directory, DIRECTORY, mode, owner)
         self._place(directory, name, node)
         return node
 
-    async def create_run(self, user: str, request: names.CreateRunRequest) -> RunTree:
-        """A run made by the master, in the tree before its watch tells of it."""
-        self._check_writable()
-        run = await self._client.create_run(request)
-        directory = self._managed.root.users.get(user)
-        if directory is None:
-            raise NotFound(user=user)
-        await self._sync.load_user(directory)
-        tree, _ = self._managed.take_run(directory, run)
-        return tree
-
     # --- attributes --------------------------------------------------------------------------------------
 
     async def set_attributes(self, inode: Inode, change: AttributeChange) -> None:
         """Raises PermissionRefused above the runs, RunSealed, OSError when it cannot be recorded."""
-        self._check_writable()
+        self.check_writable()
         if not isinstance(inode, Node):
             raise PermissionRefused("users, tasks and `latest` keep their attributes")
         await self.load(inode)
@@ -287,7 +261,8 @@ class Namespace:
 
     # --- within ------------------------------------------------------------------------------------------
 
-    def _check_writable(self) -> None:
+    def check_writable(self) -> None:
+        """Raises ReadOnlyMount."""
         if self._read_only:
             raise ReadOnlyMount
 
@@ -303,7 +278,7 @@ class Namespace:
 
     def check_open(self, tree: RunTree) -> None:
         """Raises ReadOnlyMount, RunSealed, or NotFound for a run that is removed."""
-        self._check_writable()
+        self.check_writable()
         tree.check_writable()
 
     async def writable_directory(self, parent: Inode, name: bytes) -> Node:
@@ -311,7 +286,7 @@ class Namespace:
 
         Raises OutsideRun at the managed levels, InvalidName, NotADirectory, as check_open, and the client's errors.
         """
-        self._check_writable()
+        self.check_writable()
         if not isinstance(parent, Node):
             raise OutsideRun(name=name)
         check_name(name)
@@ -353,7 +328,8 @@ class Namespace:
             raise
         self._staging.note_times(directory)
 
-    async def _lookup_managed(self, parent: ManagedInode, name: bytes) -> Inode | None:
+    async def find_managed(self, parent: ManagedInode, name: bytes) -> Inode | None:
+        """What the name stands for above the runs; None: nothing. Raises as lookup, but for NotFound."""
         try:
             text = name.decode()
         except UnicodeDecodeError:
@@ -370,77 +346,6 @@ class Namespace:
             tree = parent.runs.get(text)
             return tree.root if tree is not None else None
         raise NotADirectory
-
-    async def _make_managed(self, parent: ManagedInode, name: bytes, mode: int, owner: Owner) -> Inode:
-        self._check_writable()
-        if await self._lookup_managed(parent, name) is not None:
-            raise AlreadyExists(name=name)
-        try:
-            text = name.decode()
-        except UnicodeDecodeError:
-            raise InvalidName("the name of a task or run is UTF-8", name=name) from None
-        if isinstance(parent, UserDirectory):
-            check_managed_name(text)
-            request = names.CreateTaskRequest(request_id=new_request_id(), user=parent.name, task=text)
-            await self._client.create_task(request)
-            return self._managed.task_of(parent, text)
-        if isinstance(parent, TaskDirectory):
-            check_run_name(text)
-            now_ns = time.time_ns()
-            tree = await self.create_run(
-                parent.parent.name,
-                names.CreateRunRequest(
-                    request_id=new_request_id(),
-                    user=parent.parent.name,
-                    task=parent.name,
-                    name=text,
-                    attributes=types.Attributes(
-                        mode=mode & MODE_BITS,
-                        uid=owner.uid,
-                        gid=owner.gid,
-                        mtime_ns=now_ns,
-                        ctime_ns=now_ns,
-                        atime_ns=now_ns,
-                    ),
-                ),
-            )
-            return tree.root
-        raise PermissionRefused("users are made at the master, with their first token")
-
-    async def remove_managed(self, parent: ManagedInode, name: bytes) -> None:
-        """Removes a task without runs or an open, empty run, at the master.
-
-        Raises DirectoryNotEmpty, RunSealed, PermissionRefused for what has no end here, and the client's errors.
-        """
-        self._check_writable()
-        inode = await self._lookup_managed(parent, name)
-        if inode is None:
-            raise NotFound(name=name)
-        if isinstance(inode, TaskDirectory):
-            if inode.runs:
-                raise DirectoryNotEmpty(name=name)
-            await self._client.remove_task(
-                names.RemoveTaskRequest(request_id=new_request_id(), user=inode.parent.name, task=inode.name)
-            )
-            self._managed.drop_task(inode.parent, inode.name)
-        elif isinstance(inode, Node) and isinstance(parent, TaskDirectory):
-            tree = inode.tree
-            await self._sync.load_run(tree)
-            self.check_open(tree)
-            if inode.children:
-                raise DirectoryNotEmpty(name=name)
-            async with self.changing_names(tree):
-                if inode.children:
-                    raise DirectoryNotEmpty(name=name)  # the master kept what was removed here
-                await self._client.remove_run(
-                    names.RemoveRunRequest(request_id=new_request_id(), task_id=tree.task_id)
-                )
-                run = types.Run(task=tree.task, name=tree.name, task_id=tree.task_id)
-                self._managed.drop_run(parent.parent, run)
-        elif isinstance(inode, LatestLink):
-            raise PermissionRefused("`latest` follows the newest run by itself")
-        else:
-            raise PermissionRefused("users are removed at the master")
 
 
 def _kept_time_ns(moment_ns: int) -> int:

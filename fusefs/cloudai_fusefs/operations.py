@@ -17,6 +17,7 @@ from cloudai_fusefs.handler_guard import handler, prompt_handler, to_fuse_error
 from cloudai_fusefs.handler_patience import HandlerPatience
 from cloudai_fusefs.kernel_attributes import KernelAttributes
 from cloudai_fusefs.late_answers import LateAnswers
+from cloudai_fusefs.managed_changes import ManagedChanges
 from cloudai_fusefs.managed_tree import ManagedTree
 from cloudai_fusefs.namespace import AttributeChange, Inode, Namespace, Owner
 from cloudai_fusefs.node import Node
@@ -48,6 +49,7 @@ class Operations(pyfuse3.Operations):
         managed: ManagedTree,
         namespace: Namespace,
         rearrangements: Rearrangements,
+        managed_changes: ManagedChanges,
         files: OpenFiles,
         directories: OpenDirectories,
         usage: Callable[[], Awaitable[names.GetUsageResponse]],
@@ -62,6 +64,7 @@ class Operations(pyfuse3.Operations):
         self._managed = managed
         self._namespace = namespace
         self._rearrangements = rearrangements
+        self._managed_changes = managed_changes
         self._files = files
         self._directories = directories
         self._usage = usage
@@ -105,9 +108,13 @@ class Operations(pyfuse3.Operations):
     async def mkdir(
         self, parent_inode: int, name: bytes, mode: int, ctx: pyfuse3.RequestContext
     ) -> pyfuse3.EntryAttributes:
-        parent = self._namespace.inode(parent_inode)
+        parent, owner = self._namespace.inode(parent_inode), self._owner(ctx)
         with self._bound_of(parent):
-            made = await self._namespace.make_directory(parent, name, mode & ~ctx.umask, self._owner(ctx))
+            made: Inode
+            if isinstance(parent, Node):
+                made = await self._namespace.make_directory(parent, name, mode & ~ctx.umask, owner)
+            else:
+                made = await self._managed_changes.make_directory(parent, name, mode & ~ctx.umask, owner)
         self._late_answers.note_changed(parent)
         return self._entry(made)
 
@@ -154,7 +161,10 @@ class Operations(pyfuse3.Operations):
     @handler
     async def rmdir(self, parent_inode: int, name: bytes, ctx: pyfuse3.RequestContext) -> None:
         parent = self._namespace.inode(parent_inode)
-        await self._rearrangements.rmdir(parent, name)
+        if isinstance(parent, Node):
+            await self._rearrangements.rmdir(parent, name)
+        else:
+            await self._managed_changes.remove_directory(parent, name)
         self._late_answers.note_changed(parent)
 
     @handler

@@ -113,10 +113,7 @@ class Rearrangements:
         return await self._remove(directory, name, _find_file)
 
     async def rmdir(self, parent: Inode, name: bytes) -> None:
-        """Removes an empty directory; of the managed levels a task without runs or an open, empty run."""
-        if not isinstance(parent, Node):
-            await self._namespace.remove_managed(parent, name)
-            return
+        """Removes an empty directory of a run."""
         directory = await self._namespace.writable_directory(parent, name)
         await self._remove(directory, name, _find_empty_directory)
 

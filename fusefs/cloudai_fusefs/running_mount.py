@@ -9,6 +9,7 @@ from typing import Final
 import trio
 
 from cloudai_fusefs.clock_difference import find_ahead_seconds
+from cloudai_fusefs.managed_changes import ManagedChanges
 from cloudai_fusefs.managed_tree import ManagedTree
 from cloudai_fusefs.master_client import new_request_id
 from cloudai_fusefs.mount_control import (
@@ -25,7 +26,6 @@ from cloudai_fusefs.mount_control import (
     WarmupReport,
 )
 from cloudai_fusefs.mount_measures import MountMeasures
-from cloudai_fusefs.namespace import Namespace
 from cloudai_fusefs.pending_files import PendingFiles, is_below
 from cloudai_fusefs.retrying_master_client import RetryingMasterClient
 from cloudai_fusefs.run_tree import RunTree
@@ -49,7 +49,7 @@ class RunningMount:
         user: str,
         client: RetryingMasterClient,
         managed: ManagedTree,
-        namespace: Namespace,
+        managed_changes: ManagedChanges,
         sync: TreeSync,
         uploader: Uploader,
         warmup: Warmup,
@@ -59,7 +59,7 @@ class RunningMount:
         self._user = user
         self._client = client
         self._managed = managed
-        self._namespace = namespace
+        self._managed_changes = managed_changes
         self._sync = sync
         self._uploader = uploader
         self._warmup = warmup
@@ -127,7 +127,7 @@ class RunningMount:
         request = names.CreateRunRequest(
             request_id=new_request_id(), user=self._user, task=task, name=name, task_id=task_id
         )
-        tree = await self._namespace.create_run(self._user, request)
+        tree = await self._managed_changes.create_run(self._user, request)
         return RunPlace(path=tree.path, task_id=tree.task_id)
 
     async def list_runs(self, path: str = "") -> Sequence[RunStatus]:

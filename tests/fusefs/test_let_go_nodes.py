@@ -134,7 +134,7 @@ async def test_removed_run_leaves_the_memory(
         await mount.unlink(b"model")
         await mount.make_all_durable()
         tree = weakref.ref(mount.tree)
-        await mount.namespace.remove_managed(task, run.name.encode())
+        await mount.managed_changes.remove_directory(task, run.name.encode())
 
         await trio.sleep(2 * IDLE_SECONDS)
         gc.collect()

@@ -15,6 +15,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from cloudai_fusefs import recorded_removals
 from cloudai_fusefs.journal import Journal
+from cloudai_fusefs.managed_tree import TaskDirectory
 from cloudai_fusefs.node import FILE
 from cloudai_fusefs.removal_sender import GATHER_SECONDS
 from cloudai_fusefs.run_nodes import Invalidation
@@ -597,8 +598,9 @@ async def test_emptied_run_is_removed_after_what_was_in_it(
     await file_system.make_all_durable()
     await file_system.unlink(b"f")
     task = file_system.namespace.parent(file_system.tree.root)
+    assert isinstance(task, TaskDirectory)
 
-    await file_system.rearrangements.rmdir(task, run.name.encode())
+    await file_system.managed_changes.remove_directory(task, run.name.encode())
 
     with pytest.raises(NotFound):
         await client.list_tree(run.task_id)

@@ -19,6 +19,7 @@ from cloudai_fusefs.chunk_memory import ChunkMemory
 from cloudai_fusefs.chunk_reader import ChunkReader
 from cloudai_fusefs.disk_cache import DiskChunkCache
 from cloudai_fusefs.extended_attributes import ExtendedAttributes
+from cloudai_fusefs.managed_changes import ManagedChanges
 from cloudai_fusefs.managed_tree import ManagedTree
 from cloudai_fusefs.master_client import MasterClient
 from cloudai_fusefs.mount_control import NAMES_DEFAULT, MountConfig
@@ -104,6 +105,7 @@ class FileSystemHarness:
             self.client, self.managed, self.sync, self.staging, self.uploader, read_only=False
         )
         self.extended_attributes = ExtendedAttributes(self.namespace, self.staging)
+        self.managed_changes = ManagedChanges(self.client, self.managed, self.sync, self.namespace)
         self.rearrangements = Rearrangements(self.client, self.namespace, self.staging, self.uploader)
         self.files = OpenFiles(
             self.client,
@@ -141,7 +143,7 @@ class FileSystemHarness:
             run.user,
             self.client,
             self.managed,
-            self.namespace,
+            self.managed_changes,
             self.sync,
             self.uploader,
             warmup,

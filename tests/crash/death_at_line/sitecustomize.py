@@ -20,6 +20,7 @@ _MODULES: Final = (
     "commit_composer.py",
     "commit_sender.py",
     "journal.py",
+    "managed_changes.py",
     "namespace.py",
     "open_files.py",
     "rearrangements.py",
