@@ -46,7 +46,7 @@ CLOSED_CHUNKS_MAX: Final = 16_384
 
 
 class CommitSender:
-    """The commits of one run, on their way. When, and what follows a refusal, is the RunUploader's to say."""
+    """The commits of one run, on their way. When, the RunUploader says, and its Refusals what follows a refusal."""
 
     def __init__(self, uploader: Uploader, run: RunUploader, tree: RunTree) -> None:
         self._uploader = uploader
@@ -108,12 +108,12 @@ class CommitSender:
             item = await compose_commit(node)
         except CloudAIError as error:
             if pending is not None:
-                self._run.note_refused_node(node, pending, error)
+                self._run.refusals.note_node(node, pending, error)
             return None
         except OSError as error:
             if pending is not None:
                 reason = InternalError(f"staged bytes cannot be read: {error.strerror}")
-                self._run.note_refused_node(node, pending, reason)
+                self._run.refusals.note_node(node, pending, reason)
             return None
         if item is None and node.pending is not None:
             node.pending.publication = None
@@ -245,4 +245,4 @@ class CommitSender:
             # What was staged of it had arrived before the last daemon died, and was removed elsewhere since: nothing
             # that is to be committed keeps its name.
             pending.content = False
-        self._run.note_refused_node(item.node, pending, error)
+        self._run.refusals.note_node(item.node, pending, error)

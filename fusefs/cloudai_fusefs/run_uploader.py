@@ -1,4 +1,4 @@
-"""The upload task of one run: what is due, in which order, and when again after a refusal.
+"""The upload task of one run: what is due, and in which order.
 
 It sends full chunks while a file is still being written, gathers what is due into one commit, publishes a
 growing file once a second, and goes on through outages of the master for as long as it takes. A commit whose
@@ -7,11 +7,8 @@ answer was lost is repeated before anything else is sent.
 
 from __future__ import annotations
 
-import logging
 import math
-import random
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from functools import partial
 from itertools import islice, takewhile
 from typing import TYPE_CHECKING, Final
@@ -25,28 +22,16 @@ from cloudai_fusefs.commit_sender import CommitSender
 from cloudai_fusefs.journal_rows import DiskState
 from cloudai_fusefs.layout import Segment
 from cloudai_fusefs.node import Node, Pending, Publication
+from cloudai_fusefs.refusals import OVERTAKEN_RETRY_SECONDS, Refusals, note_overtaken
 from cloudai_fusefs.removal_sender import RemovalSender
 from cloudai_fusefs.run_tree import RunTree
 from cloudai_fusefs.stray_sender import StraySender
 from cloudai_fusefs.upload_agenda import UploadAgenda
-from cloudai_model.errors import (
-    AlreadyExists,
-    CloudAIError,
-    InvalidRequest,
-    IsADirectory,
-    MasterUnavailable,
-    NoSpace,
-    NotADirectory,
-    NotFound,
-    QuotaExceeded,
-    Unauthenticated,
-)
+from cloudai_model.errors import CloudAIError, MasterUnavailable, Unauthenticated
 from cloudai_model.limits import CHUNK_BYTES_MAX, COMMIT_NODES_MAX
 
 if TYPE_CHECKING:
     from cloudai_fusefs.uploader import Uploader
-
-log = logging.getLogger(__name__)
 
 # A log line reaches a reader elsewhere within two seconds: one here, the way there, and its next look.
 PUBLISH_INTERVAL_SECONDS: Final = 1.0
@@ -63,25 +48,9 @@ SEGMENTS_AT_ONCE_MAX: Final = 1024
 UNARMED_SECONDS: Final = math.inf
 """The due time of what has not been given one."""
 
-RETRY_SECONDS_MIN: Final = 0.2
-RETRY_SECONDS_MAX: Final = 5.0
-"""Pauses while the master is away: full jitter below a bound that doubles from MIN to MAX."""
-
 IDLE_SECONDS: Final = 60.0
 """A run in which nothing has been pending for so long has no task: a mount may have had thousands, removed ones among
 them, whose nodes it would keep."""
-
-REFUSED_RETRY_SECONDS: Final = 60.0
-"""Until something is tried again that the master refused and that only a person can mend."""
-
-OVERTAKEN_RETRY_SECONDS: Final = 1.0
-OVERTAKEN_SECONDS_MAX: Final = 60.0
-"""How long a change that others have overtaken may wait for a listing to tell what the master has by now."""
-
-_MENDABLE: Final = (AlreadyExists, IsADirectory, NoSpace, NotADirectory, QuotaExceeded, Unauthenticated)
-"""Refusals that pass without a change of the data, by others among them who move what is in its way: tried again every
-RETRY_SECONDS_MAX.
-"""
 
 
 class RunUploader:
@@ -96,12 +65,11 @@ class RunUploader:
         self._pace = CommitPace()
         self._with_full_chunks: set[Node] = set()
         self.removals = RemovalSender(uploader.client, tree, uploader.staging, uploader.tell_kernel)
+        self.refusals = Refusals(tree, uploader.staging, self.removals, self.arm, uploader.note_progress)
         self._strays = StraySender(uploader.client, tree, uploader.staging)
         self._commits = CommitSender(uploader, self, tree)
         self._wake_at_seconds = math.inf
         self._woken = trio.Event()
-        self._retry_bound_seconds = RETRY_SECONDS_MIN
-        self._refusal: CloudAIError | None = None
 
     def wake_at(self, moment_seconds: float) -> None:
         """Something is due then."""
@@ -151,7 +119,7 @@ class RunUploader:
             except (MasterUnavailable, Unauthenticated) as error:
                 await self._wait_for_master(error)
             except CloudAIError as error:
-                self._note_refused_call(error)
+                self.refusals.note_call(error)
                 self.wake_at(self.removals.due_seconds)
         self._uploader.forget(self._tree)  # with no await since it was found idle
 
@@ -214,7 +182,7 @@ class RunUploader:
             if pending.disk_state == DiskState.MAYBE_LOST and node.is_attached:
                 continue  # not before somebody has looked at it
             if not node.is_attached:
-                if self._tree.is_in_doubt and _note_overtaken(pending):
+                if self._tree.is_in_doubt and note_overtaken(pending):
                     pending.due_seconds = now_seconds + OVERTAKEN_RETRY_SECONDS  # a listing may show it again
                 else:
                     self._uploader.staging.discard(node)
@@ -227,8 +195,7 @@ class RunUploader:
                 await self._uploader.client.get_capabilities()
             self._uploader.put_in_order(ready)
             await self._commits.send(order_for_commit(ready))
-            self._retry_bound_seconds = RETRY_SECONDS_MIN
-            self._refusal = None
+            self.refusals.note_end()
 
     def _is_ready(self, node: Node, pending: Pending, now_seconds: float) -> bool:
         """Whether what is due can be committed; starts what has to come first."""
@@ -264,8 +231,8 @@ class RunUploader:
         while True:
             if isinstance(error, Unauthenticated):
                 # Again each time: somebody may have begun to wait meanwhile.
-                self._note_refused_call(error)
-            await trio.sleep(self._next_pause_seconds())
+                self.refusals.note_call(error)
+            await trio.sleep(self.refusals.next_pause_seconds())
             try:
                 # A probe and not the commit itself, whose batch is large.
                 await self._uploader.client.get_capabilities()
@@ -274,53 +241,6 @@ class RunUploader:
             else:
                 self.wake_now()
                 return
-
-    def _next_pause_seconds(self) -> float:
-        bound_seconds = self._retry_bound_seconds
-        self._retry_bound_seconds = min(bound_seconds * 2, RETRY_SECONDS_MAX)
-        return random.uniform(0, bound_seconds)  # noqa: S311 - noise of a jitter, not of a secret
-
-    # --- refusals ----------------------------------------------------------------------------------------
-
-    def _note_refused_call(self, error: CloudAIError) -> None:
-        """The master takes nothing of this run: it is sealed or removed, or its disk is full."""
-        if str(self._refusal) != str(error):
-            log.warning("%s: uploads are refused: %s", self._tree.path, error)
-            self._refusal = error
-        self.removals.put_off(RETRY_SECONDS_MAX, error)
-        for node, pending in self._tree.pending.items():
-            if pending.disk_state != DiskState.MAYBE_LOST:
-                self._refuse(node, pending, error)
-        self._uploader.note_progress()
-
-    def note_refused_node(self, node: Node, pending: Pending, error: CloudAIError) -> None:
-        """Says when to try again and, where patience alone will not do, tells those who wait and the log."""
-        if isinstance(error, MasterUnavailable):
-            pending.due_seconds = trio.current_time() + self._next_pause_seconds()
-            self.arm(node, pending)
-            return
-        if _is_overtaken(node, pending, error):
-            if isinstance(error, InvalidRequest):
-                self._tree.give_up_place(pending)
-                with suppress(OSError):  # a full disk: the next mount is refused as this one was
-                    self._uploader.staging.record(node)
-            self._tree.is_in_doubt = True
-            pending.due_seconds = trio.current_time() + OVERTAKEN_RETRY_SECONDS
-            self.arm(node, pending)
-            return
-        if pending.told_failure != str(error):
-            pending.told_failure = str(error)
-            log.warning("%s: not uploaded yet: %s", self._tree.label_of(node), error)
-        self._refuse(node, pending, error)
-
-    def _refuse(self, node: Node, pending: Pending, error: CloudAIError) -> None:
-        pending.failure = error
-        pending.wanted_count = 0
-        is_mendable = isinstance(error, _MENDABLE)
-        pause_seconds = RETRY_SECONDS_MAX if is_mendable else REFUSED_RETRY_SECONDS
-        pending.due_seconds = trio.current_time() + pause_seconds
-        self.arm(node, pending)
-        self._uploader.note_progress()
 
     # --- chunks ------------------------------------------------------------------------------------------
 
@@ -356,7 +276,7 @@ class RunUploader:
         if node.pending is not pending:
             self.wake_now()
         elif failure is not None:
-            self.note_refused_node(node, pending, failure)
+            self.refusals.note_node(node, pending, failure)
         else:
             self.arm(node, pending)
             self.note_full_chunk(node)
@@ -379,7 +299,7 @@ class RunUploader:
         except (MasterUnavailable, Unauthenticated):
             raise
         except CloudAIError as error:
-            self._note_refused_call(error)
+            self.refusals.note_call(error)
 
     def arm_again(self, node: Node, pending: Pending) -> None:
         """Something was changed while the commit was under way: due in its own time."""
@@ -390,27 +310,6 @@ class RunUploader:
         else:
             pending.due_seconds = self.quiet_due_seconds(node)
         self.arm(node, pending)
-
-
-def _is_overtaken(node: Node, pending: Pending, error: CloudAIError) -> bool:
-    """Whether the refusal comes of what others have done with names meanwhile: a directory that was made here where
-    another was moved to elsewhere is that one at the master, which does not know ours; one that was moved here may be
-    above its new place there; and what has a directory's name there may be about to go.
-    """
-    is_unknown = isinstance(error, NotFound) and not pending.place
-    is_circle = isinstance(error, InvalidRequest) and pending.place and node.is_directory
-    is_taken = isinstance(error, AlreadyExists) and node.is_directory
-    if not (is_unknown or is_circle or is_taken):
-        return False
-    return _note_overtaken(pending)
-
-
-def _note_overtaken(pending: Pending) -> bool:
-    """Starts its patience; False: that is over, and no listing has cleared up what others have done."""
-    now_seconds = trio.current_time()
-    if math.isnan(pending.overtaken_since_seconds):
-        pending.overtaken_since_seconds = now_seconds
-    return now_seconds < pending.overtaken_since_seconds + OVERTAKEN_SECONDS_MAX
 
 
 def _is_growing_slowly(node: Node) -> bool:

@@ -13,7 +13,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from cloudai_fusefs import run_uploader
+from cloudai_fusefs import refusals
 from cloudai_model.errors import CloudAIError, NotFound
 from cloudai_proto.storage.v1 import types_pb2 as types
 from fakes.fake_master import FakeMaster, FakeMasterClient
@@ -256,7 +256,7 @@ async def test_change_of_a_directory_that_is_another_at_the_master_needs_nobody(
 async def test_change_of_what_the_master_never_knew_is_told_after_a_while(
     clock: MockClock, master: FakeMaster, mounts: Mounts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_uploader, "OVERTAKEN_SECONDS_MAX", 0.0)  # listings explain it sooner
+    monkeypatch.setattr(refusals, "OVERTAKEN_SECONDS_MAX", 0.0)  # listings explain it sooner
     one, other = mounts
     await one.mkdir(b"b")
     await one.make_all_durable()

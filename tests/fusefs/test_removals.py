@@ -17,9 +17,9 @@ from cloudai_fusefs import recorded_removals
 from cloudai_fusefs.journal import Journal
 from cloudai_fusefs.managed_tree import TaskDirectory
 from cloudai_fusefs.node import FILE
+from cloudai_fusefs.refusals import RETRY_SECONDS_MAX
 from cloudai_fusefs.removal_sender import GATHER_SECONDS
 from cloudai_fusefs.run_nodes import Invalidation
-from cloudai_fusefs.run_uploader import RETRY_SECONDS_MAX
 from cloudai_model.errors import (
     CloudAIError,
     DirectoryNotEmpty,

@@ -14,7 +14,7 @@ from trio.testing import MockClock
 
 from cloudai_fusefs.journal import Journal
 from cloudai_fusefs.recovery import ContentInDoubt
-from cloudai_fusefs.run_uploader import REFUSED_RETRY_SECONDS
+from cloudai_fusefs.refusals import REFUSED_RETRY_SECONDS
 from cloudai_fusefs.staged_file import StagedFile
 from cloudai_proto.storage.v1 import names_pb2 as names
 from cloudai_proto.storage.v1 import types_pb2 as types

@@ -14,7 +14,8 @@ from cloudai_fusefs import commit_sender, run_uploader
 from cloudai_fusefs.chunk_sender import PUTS_MAX, Sending
 from cloudai_fusefs.commit_pace import QUIET_SECONDS
 from cloudai_fusefs.mount_control import FileState
-from cloudai_fusefs.run_uploader import PUBLISH_INTERVAL_SECONDS, REFUSED_RETRY_SECONDS, RETRY_SECONDS_MAX
+from cloudai_fusefs.refusals import REFUSED_RETRY_SECONDS, RETRY_SECONDS_MAX
+from cloudai_fusefs.run_uploader import PUBLISH_INTERVAL_SECONDS
 from cloudai_model.chunks import digest_of
 from cloudai_model.errors import MasterUnavailable, NoSpace, RunSealed
 from cloudai_model.limits import CHUNK_BYTES_MAX, KIB, MIB

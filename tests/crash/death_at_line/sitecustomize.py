@@ -25,6 +25,7 @@ _MODULES: Final = (
     "open_files.py",
     "rearrangements.py",
     "recorded_removals.py",
+    "refusals.py",
     "removal_sender.py",
     "run_tree.py",
     "run_uploader.py",
