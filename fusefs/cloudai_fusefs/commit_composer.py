@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from cloudai_fusefs.node import Node, Pending
-from cloudai_fusefs.staging import fingerprint
+from cloudai_fusefs.pending_rows import fingerprint
 from cloudai_fusefs.wire_manifests import encode_manifest
 from cloudai_fusefs.wire_xattrs import xattrs_to_wire
 from cloudai_model.chunks import Chunk, Manifest, digest_of

@@ -14,8 +14,8 @@ from cloudai_fusefs.commit_composer import ComposedCommit, compose_commit
 from cloudai_fusefs.file_content import FileContent
 from cloudai_fusefs.master_client import new_request_id
 from cloudai_fusefs.node import Node
+from cloudai_fusefs.pending_rows import fingerprint
 from cloudai_fusefs.run_tree import RunTree
-from cloudai_fusefs.staging import fingerprint
 from cloudai_fusefs.wire_errors import error_from_detail
 from cloudai_model.chunks import Manifest
 from cloudai_model.errors import (
@@ -167,7 +167,7 @@ class CommitSender:
             self._uploader.sent_inline_bytes += len(item.message.data)
             self._uploader.reader.keep_written(item.message.digest, item.message.data)
         if message.node_id != node.node_id:
-            staging.remove_row(node.node_id)
+            staging.rows.remove(node.node_id)
             self._tree.take_node_id(node, message.node_id)
         if item.manifest is not None:
             node.committed = fingerprint(item.manifest)

@@ -160,7 +160,7 @@ class Recovery:
         is_nameless = not record.path and record.node_id != tree.root.node_id
         is_lost = is_nameless and (node is None or not node.is_attached)
         if is_lost or (node is None and (_was_replaced(tree, record) or _has_only_attributes(record))):
-            self._staging.remove_row(record.node_id)
+            self._staging.rows.remove(record.node_id)
             return  # its staged file is a leftover
         if node is None:
             node = Node(tree, record.node_id, cast(types.NodeKind, record.kind))
@@ -182,7 +182,7 @@ class Recovery:
                 if record.xattrs is not None:
                     taken.xattrs = _xattrs_of(record.xattrs)
                     self._staging.note_xattrs(taken)
-                self._staging.remove_row(record.node_id)
+                self._staging.rows.remove(record.node_id)
                 return
             if replaced is not None and replaced.is_directory == node.is_directory:
                 covered_ids = replaced.ids_at_master
@@ -214,7 +214,7 @@ class Recovery:
         node.kernel_attributes = None
         if record.parent_node_id not in tree.nodes or tree.path_of(node) != record.path:
             with suppress(OSError):  # a full disk: the next mount does as this one
-                self._staging.rewrite_row(node)
+                self._staging.rows.rewrite(node)
 
     def _recover_staged(self, node: Node, record: JournalRecord) -> StagedFile | None:
         base = types.Manifest.FromString(record.base)
@@ -276,7 +276,7 @@ class Recovery:
         tree.give_way(directory, name)
         self._placed_by_path.add(node)
         with suppress(OSError):  # a full disk: the next mount does as this one
-            self._staging.rewrite_row(node)
+            self._staging.rows.rewrite(node)
 
     def _make_directories(self, tree: RunTree, path: bytes) -> Node:
         directory = tree.root

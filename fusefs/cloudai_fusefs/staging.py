@@ -8,11 +8,9 @@ does the waiting.
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +25,7 @@ from cloudai_fusefs.journal_rescue import (
 )
 from cloudai_fusefs.journal_rows import DiskState, JournalRecord, StrayRecord
 from cloudai_fusefs.node import Node, Pending
+from cloudai_fusefs.pending_rows import PendingRows, fingerprint
 from cloudai_fusefs.recorded_removals import RecordedRemovals
 from cloudai_fusefs.recovery import Recovery
 from cloudai_fusefs.run_nodes import is_uncommitted
@@ -36,11 +35,8 @@ from cloudai_fusefs.spare_files import SpareFiles
 from cloudai_fusefs.staged_descriptors import StagedDescriptors
 from cloudai_fusefs.staged_file import StagedFile, mark_of
 from cloudai_fusefs.staging_space import StagingSpace
-from cloudai_fusefs.wire_manifests import encode_manifest
-from cloudai_fusefs.wire_xattrs import xattrs_to_wire
 from cloudai_fusefs.write_pace import WritePace
 from cloudai_model.chunks import Manifest
-from cloudai_model.errors import CloudAIError, MasterUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -65,17 +61,15 @@ class Staging:
         self._reader = reader
         self._on_change = on_change
         self._journal = open_journal(directory)
+        self.rows = PendingRows(self._journal, self._files_directory)
         self.removals = RecordedRemovals(self._journal, on_change)
         self._descriptors = StagedDescriptors()
         self._spares = SpareFiles(directory / "spare")
         self.space = StagingSpace(self._files_directory, bytes_max)
         self.pace = WritePace()
-        self._stale_rows: set[int] = set()
-        self._replacing: dict[Node, Node] = {}  # files that the master is asked to replace, and by what
-        self._removing: set[Node] = set()  # files that the master is asked to remove
         marks = self._files_directory.glob(f"*/{mark_of(Path('*'))}")
         acknowledged = {int(path.name.partition(".")[0]) for path in marks}
-        self.settling = Settling(self._journal, self._files_directory, self._put_row)
+        self.settling = Settling(self._journal, self._files_directory, self.rows.put)
         records = self._journal.records()
         removals = self._journal.removals()
         removed_at_ns = {removal.node_id: removal.removed_at_ns for removal in removals}
@@ -83,7 +77,7 @@ class Staging:
             if record.written_at_ns <= removed_at_ns.get(record.node_id, 0):
                 acknowledged.add(record.node_id)  # or it would not have been removed
             if record.node_id in acknowledged:
-                self.remove_row(record.node_id)
+                self.rows.remove(record.node_id)
         has_lost_power = self._note_boot(records)
         self.recovery = Recovery(
             self,
@@ -180,7 +174,7 @@ class Staging:
         for node in list(tree.pending) if moved else ():
             if is_uncommitted(node) and _is_below_any(node, moved):
                 with suppress(OSError):  # a full disk: the row as it was has to do
-                    self.rewrite_row(node)
+                    self.rows.rewrite(node)
         if not tree.is_in_doubt:
             self._discard_nameless(tree)
 
@@ -195,49 +189,13 @@ class Staging:
             if node.pending is not None and not node.is_attached:
                 self.discard(node)
 
-    @contextmanager
-    def replacing(self, replaced: Node | None, by: Node) -> Iterator[None]:
-        """Around asking the master to put a node in the place of this file.
+    def replacing(self, replaced: Node | None, by: Node) -> AbstractContextManager[None]:
+        """See PendingRows.replacing."""
+        return self.rows.replacing(replaced, by)
 
-        Should nobody be here to see its answer, the next mount sees from the row who has the place, and does not
-        take it back; that holds of what is recorded of the file meanwhile, too. Raises OSError as note_made.
-        """
-        if replaced is None or replaced.is_directory or len(replaced.edges) != 1:
-            yield
-            return
-        self._replacing[replaced] = by
-        try:
-            self.rewrite_row(replaced)
-            yield
-        finally:
-            del self._replacing[replaced]
-
-    @contextmanager
-    def removing(self, node: Node) -> Iterator[None]:
-        """Around asking the master to remove the file's last name.
-
-        Should nobody be here to see its answer, what is staged brings the file back: the row then has all that there is
-        to it, also what only the master had.
-        """
-        if node.pending is None or not node.pending.content or not node.xattrs or len(node.edges) != 1:
-            yield
-            return
-        self._removing.add(node)
-        is_refused = False
-        try:
-            with suppress(OSError):  # a full disk, on which `rm` may be there to make room
-                self.rewrite_row(node)
-            yield
-        except MasterUnavailable:
-            raise  # it may have been carried out all the same, as for one who was cancelled
-        except CloudAIError:
-            is_refused = True
-            raise
-        finally:
-            self._removing.discard(node)
-            if is_refused:
-                with suppress(OSError):
-                    self.rewrite_row(node)
+    def removing(self, node: Node) -> AbstractContextManager[None]:
+        """See PendingRows.removing."""
+        return self.rows.removing(node)
 
     def note_content_leaves(self, node: Node, manifest: Manifest) -> None:
         """A commit with this content is about to be sent.
@@ -247,7 +205,7 @@ class Staging:
         if node.committed and node.committed != fingerprint(manifest):
             node.committed = b""
             with suppress(OSError):  # a full disk, on which uploads are to make room
-                self.rewrite_row(node)
+                self.rows.rewrite(node)
 
     def record(self, node: Node) -> None:
         """Writes down the node's times and place as they are, if anything of it is pending.
@@ -256,11 +214,6 @@ class Staging:
         """
         if node.pending is not None:
             self._record(node, node.pending)
-
-    def rewrite_row(self, node: Node) -> None:
-        """As record, of what is not new: its commit keeps its time."""
-        if node.pending is not None:
-            self._put_row(node, node.pending, node.pending.disk_state)
 
     def note_recovered(self, node: Node) -> None:
         """What an earlier mount left of the node is pending again; its row is there."""
@@ -323,21 +276,14 @@ class Staging:
         node.tree.forget_pending(node)
         self.settling.forget(node, pending.disk_state if pending is not None else DiskState.UNKNOWN)
         for former_id in pending.former_ids if pending is not None else ():
-            self.remove_row(former_id)
-        self.remove_row(node.node_id)
+            self.rows.remove(former_id)
+        self.rows.remove(node.node_id)
         self.drop_staged_if_idle(node)
 
     def discard(self, node: Node) -> None:
         """The node's last name is gone: what is pending of it needs no master. Open handles read on."""
         self.acknowledge(node)
         self._on_change(node)
-
-    def remove_row(self, node_id: int) -> None:
-        """Takes the row away, or remembers to do so when the disk has room again."""
-        try:
-            self._journal.remove(node_id)
-        except OSError:
-            self._stale_rows.add(node_id)
 
     def drop_staged_if_idle(self, node: Node) -> None:
         """Removes the staged file once nothing is pending and nobody can write to it.
@@ -350,7 +296,7 @@ class Staging:
         is_in_use = node.open_count or node.lookup_count
         if node.writer_count == 0 and (node.is_attached or not is_in_use):
             try:
-                if node.node_id in self._stale_rows:
+                if node.node_id in self.rows.stale_rows:
                     node.staged.drop(leave_mark=True)
                 elif self.settling.may_change_at_once(node):
                     node.staged.recycle(self._spares)
@@ -376,19 +322,11 @@ class Staging:
         """
         try:
             await self.settling.settle()
-            for node_id in list(self._stale_rows):
-                self._journal.remove(node_id)
-                self._forget_stale_row(node_id)
+            self.rows.tidy()
             self.removals.tidy()
             await self._journal.checkpoint()
         except OSError as error:
             log.warning("the state directory cannot be tidied: %s", error)
-
-    def _forget_stale_row(self, node_id: int) -> None:
-        """The row is gone, or speaks of something newer: the mark of what was acknowledged goes."""
-        self._stale_rows.discard(node_id)
-        for mark in self._files_directory.glob(f"*/{mark_of(Path(str(node_id)))}"):
-            mark.unlink(missing_ok=True)
 
     # --- the last mount's leftovers ---------------------------------------------------------------------
 
@@ -416,7 +354,7 @@ class Staging:
         for node_id, paths in staged_node_ids(self._directory).items():
             for path in paths:
                 is_mark = path.suffix == mark_of(path).suffix
-                known = self._stale_rows if is_mark else self.recovery.ids_with_content
+                known = self.rows.stale_rows if is_mark else self.recovery.ids_with_content
                 if node_id not in known:
                     orphans.append(path)
         if has_lost_power and any(path.stat().st_size for path in orphans):
@@ -461,20 +399,9 @@ class Staging:
         return staged
 
     def _record(self, node: Node, pending: Pending) -> None:
-        self._put_row(node, pending, pending.disk_state)
+        self.rows.put(node, pending, pending.disk_state)
         self.settling.note_staged(node)
         self._on_change(node)
-
-    def _put_row(self, node: Node, pending: Pending, disk_state: DiskState) -> None:
-        if node.is_attached:
-            row = _row_of(node, pending, disk_state, with_xattrs=pending.xattrs or node in self._removing)
-            by = self._replacing.get(node)
-            self._journal.put(row if by is None else replace(row, parent_node_id=by.node_id))
-            if node.node_id in self._stale_rows:
-                self._forget_stale_row(node.node_id)
-        else:
-            # News have taken its last name: the next mount would look for it below none, or take the name back.
-            self.remove_row(node.node_id)
 
 
 def _is_below_any(node: Node, directories: set[Node]) -> bool:
@@ -485,39 +412,7 @@ def _is_below_any(node: Node, directories: set[Node]) -> bool:
     return False
 
 
-def _row_of(node: Node, pending: Pending, disk_state: DiskState, *, with_xattrs: bool) -> JournalRecord:
-    staged = node.staged if pending.content else None
-    return JournalRecord(
-        node_id=node.node_id,
-        user=node.tree.user,
-        task_id=node.tree.task_id,
-        sequence=pending.sequence,
-        kind=node.kind,
-        path=node.tree.path_of(node),
-        parent_node_id=node.edges[0][0].node_id if node.edges else 0,
-        place=pending.place,
-        has_content=pending.content,
-        mode=node.mode,
-        uid=node.uid,
-        gid=node.gid,
-        mtime_ns=node.mtime_ns,
-        ctime_ns=node.ctime_ns,
-        atime_ns=node.atime_ns,
-        symlink_target=node.symlink_target,
-        base=b"" if staged is None else encode_manifest(staged.base),
-        base_generation=0 if staged is None else staged.base_generation,
-        committed=node.committed,
-        disk_state=disk_state,
-        xattrs=xattrs_to_wire(node.xattrs).SerializeToString() if with_xattrs else None,
-    )
-
-
 def _accept_content(pending: Pending) -> None:
     """Somebody has written or touched what a loss of power left: it is as they want it."""
     if pending.disk_state == DiskState.MAYBE_LOST:
         pending.disk_state = DiskState.UNKNOWN
-
-
-def fingerprint(manifest: Manifest) -> bytes:
-    """Tells one manifest from another, in the journal."""
-    return hashlib.blake2b(encode_manifest(manifest), digest_size=16).digest()

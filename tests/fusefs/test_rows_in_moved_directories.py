@@ -173,7 +173,7 @@ async def test_file_whose_name_another_has_that_is_staged_too_gets_one_beside(
 
     client = master.client(USER)
     async with open_both(full_client, run, tmp_path, other_client=client) as (one, other):
-        monkeypatch.setattr(one.staging, "rewrite_row", refuse_row)
+        monkeypatch.setattr(one.staging.rows, "rewrite", refuse_row)
         await make_results_together(one, other)
         await move_and_make_anew(one, other)
         one.copy_state(tmp_path / "next")

@@ -23,6 +23,7 @@ _MODULES: Final = (
     "managed_changes.py",
     "namespace.py",
     "open_files.py",
+    "pending_rows.py",
     "rearrangements.py",
     "recorded_removals.py",
     "refusals.py",
