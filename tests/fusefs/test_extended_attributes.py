@@ -318,7 +318,7 @@ async def test_file_that_has_some_is_removed_on_a_full_disk(
 
     async with open_file_system(client, run, tmp_path / "mount") as mount:
         await append_to_durable(mount)
-        monkeypatch.setattr(mount.staging, "rewrite_row", refuse_row)
+        monkeypatch.setattr(mount.staging.rows, "rewrite", refuse_row)
         client.is_revoked = is_refused
         with pytest.raises(Unauthenticated) if is_refused else nullcontext():
             await mount.unlink(b"f")
