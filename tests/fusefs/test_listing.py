@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 
 import pytest
 
@@ -116,6 +116,46 @@ async def test_pages_between_which_all_changes_are_the_tree_at_the_end(
     for edge in edges:
         assert edge.parent_node_id in known
         known.add(edge.node.node_id)
+
+
+async def list_with_a_change_after_the_first_page(
+    client: FakeMasterClient, run: types.Run, monkeypatch: pytest.MonkeyPatch, change: Awaitable[object]
+) -> Listing:
+    monkeypatch.setattr(listings, "TREE_PAGE_EDGES_MAX", 1)
+    pages = [await client.list_tree(run.task_id)]
+    await change
+    while pages[-1].next_page_token:
+        pages.append(await client.list_tree(run.task_id, pages[-1].next_page_token))
+    return Listing(pages)
+
+
+async def test_file_with_a_further_name_is_as_it_is_now_under_the_one_that_was_listed_before(
+    client: FakeMasterClient, run: types.Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = await commit_one(client, run, file_commit(b"a", b"x"))
+    await commit_one(client, run, file_commit(b"z", b"x"))
+    change = link(client, run, file.node_id, run.root_node_id, b"b")
+
+    listing = await list_with_a_change_after_the_first_page(client, run, monkeypatch, change)
+
+    counts = {edge.name: edge.node.link_count for edge in edges_of(listing)}
+    assert counts == {b"a": 2, b"b": 2, b"z": 1}
+
+
+async def test_root_that_was_changed_after_the_first_page_is_as_it_is_now(
+    client: FakeMasterClient, run: types.Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (b"a", b"b"):
+        await commit_one(client, run, file_commit(name, b"x"))
+    root = directory_commit(b"", node=run.root_node_id)
+    root.place = False
+    root.attributes.mode = 0o700
+
+    listing = await list_with_a_change_after_the_first_page(
+        client, run, monkeypatch, commit_one(client, run, root)
+    )
+
+    assert listing.root.attributes.mode == 0o700
 
 
 async def test_run_that_is_sealed_between_two_pages_is_another_one(
