@@ -324,3 +324,12 @@ def test_layout_of_a_sparse_files_manifest_takes_no_more_than_a_few_segments() -
 
     assert list(layout.changed_segments()) == [Segment(20 * CHUNK_BYTES_MAX, CHUNK_BYTES_MAX, 1)]
     assert bytes_of(layout) < 4 * KIB
+
+
+def test_cells_beside_each_other_that_are_merged_are_one_stretch() -> None:
+    layout = Layout(Manifest([Chunk(CHUNK_BYTES_MAX // 2, ZEROS)] * 1000))
+
+    assert layout.merge_short_segments(1)
+
+    assert len(list(layout.changed_segments())) == 500
+    assert layout._starts == [0]
