@@ -424,6 +424,29 @@ async def test_what_was_written_into_a_size_that_was_set_before_is_no_gap(path: 
     staged.drop()
 
 
+async def test_what_was_written_at_once_is_no_gap(path: Path) -> None:
+    staged = open_staged(path, b"")
+    staged.truncate(2 * CHUNK_BYTES_MAX)
+    staged.write_at_once(CHUNK_BYTES_MAX, b"here")
+
+    found = await staged.read_with_digest(CHUNK_BYTES_MAX, CHUNK_BYTES_MAX, trio.CapacityLimiter(1))
+    staged.drop()
+
+    content = b"here" + bytes(CHUNK_BYTES_MAX - 4)
+    assert found == (content, digest_of(content))
+
+
+@pytest.mark.parametrize("base", [b"", BASE], ids=["new", "over-a-base"])
+async def test_gap_that_is_shorter_than_a_whole_chunk_is_as_long_as_it_is(path: Path, base: bytes) -> None:
+    staged = open_staged(path, base)
+    staged.truncate(2 * CHUNK_BYTES_MAX + 100)
+
+    found = await staged.read_with_digest(2 * CHUNK_BYTES_MAX, 100, trio.CapacityLimiter(1))
+    staged.drop()
+
+    assert found == (bytes(100), digest_of(bytes(100)))
+
+
 async def test_what_a_failed_write_has_left_is_no_gap(path: Path) -> None:
     """Its first half is there, as a reader here sees: the master is to have the same."""
     staged = open_staged(path, b"")
