@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cloudai_fusefs.kernel_attributes import KernelAttributes
 from cloudai_fusefs.kernel_notifier import KernelNotifier
-from cloudai_fusefs.listing import Listing
+from cloudai_fusefs.listing import ARRANGED_IN_A_STEP, Listing
 from cloudai_fusefs.managed_tree import ManagedTree
 from cloudai_fusefs.node import DIRECTORY, FILE, SYMLINK, Node
 from cloudai_fusefs.run_nodes import Invalidation
@@ -1065,6 +1065,18 @@ def test_run_that_is_removed_while_it_is_taken_stays_removed() -> None:
     assert not tree.nodes
 
 
+def test_run_that_is_removed_while_its_listing_is_arranged_takes_nothing_of_it() -> None:
+    edges = [edge(b"%d" % number, OTHER_ID + 1 + number) for number in range(ARRANGED_IN_A_STEP)]
+    tree = make_tree()
+    steps = tree.apply_tree(Listing([page(*edges)]), [])
+    next(steps)
+    tree.forget()
+
+    assert list(steps) == []
+    assert not tree.is_loaded
+    assert not tree.root.children
+
+
 def test_run_that_was_let_go_of_is_taken_in_one_step() -> None:
     """What the kernel still has of it must not be shown with some of its subdirectories."""
     edges = [
@@ -1165,3 +1177,31 @@ def test_link_count_of_what_is_open_of_a_removed_run_is_zero() -> None:
     tree.forget()
 
     assert [attributes.of(node).st_nlink for node in opened] == [0, 0, 0]
+
+
+def test_link_count_of_an_empty_run_that_is_removed_is_zero() -> None:
+    """P3. A directory's link count is 2 and one for each directory in it, at every level of the tree; 0 once it is
+    removed.
+    """
+    tree = make_tree()
+    apply_tree(tree, [page()])
+    tree.root.lookup_count = 1
+    attributes = KernelAttributes(uid=None, gid=None, umask=None)
+    assert attributes.of(tree.root).st_nlink == 2
+
+    tree.forget()
+
+    assert attributes.of(tree.root).st_nlink == 0
+
+
+def test_listing_outdoes_what_is_known_up_to_its_last_pages_revision() -> None:
+    tree = make_tree()
+    apply_tree(tree, [page(edge(b"gone", FILE_ID))])
+    tree.apply_changes(set_edge(edge(b"gone", FILE_ID, revision=3), 3))
+    first, last = page(edge(b"here", OTHER_ID)), page()
+    first.revision, last.revision = 2, 5
+
+    apply_tree(tree, [first, last])
+
+    assert list(tree.root.children or ()) == [b"here"]
+    assert tree.revision == 5
