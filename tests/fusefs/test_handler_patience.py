@@ -94,19 +94,23 @@ async def test_those_beyond_wait_for_their_turn_while_the_master_answers(
 async def test_silence_is_waited_out_once_and_not_by_each_who_comes_to_a_place(
     autojump_clock: MockClock, handlers: Handlers
 ) -> None:
-    """R8. Behind more than 512 at once whoever asks for what is known waits for these two seconds, and for a quarter of
-    a second for each 64 of those before him.
+    """R8. Behind more than 512 at once whoever asks for what is known waits for these two seconds, and for up to three
+    eighths of a second for each 64 of those before him.
     """
     reserve_count = HANDLERS_MAX - PATIENT_HANDLERS_MAX
     with ExitStack() as others:
         for _ in range(PATIENT_HANDLERS_MAX):
             others.enter_context(handlers.patience.limited(None))
         for _ in range(3):
+            await trio.sleep(0.002)  # their requests are read a moment after the places are free
             await handlers.wait_many(reserve_count)
-    assert handlers.gave_up_after_seconds == [
-        *[HASTE_SECONDS] * reserve_count,
-        *[PRESSED_SECONDS] * (2 * reserve_count),
-    ]
+    first, others_after = (
+        handlers.gave_up_after_seconds[:reserve_count],
+        handlers.gave_up_after_seconds[reserve_count:],
+    )
+    assert len(others_after) == 2 * reserve_count
+    assert HASTE_SECONDS <= min(first) <= max(first) <= HASTE_SECONDS + PRESSED_SECONDS / 2
+    assert PRESSED_SECONDS <= min(others_after) <= max(others_after) <= PRESSED_SECONDS * 3 / 2
 
 
 async def test_an_answer_begins_the_silence_anew(autojump_clock: MockClock, handlers: Handlers) -> None:
