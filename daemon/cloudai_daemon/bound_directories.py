@@ -30,7 +30,7 @@ from cloudai_daemon.mount_calls import (
 )
 from cloudai_daemon.mount_table import MountedTree, find_mounted, list_mounted, within_bound
 from cloudai_daemon.places import is_root
-from cloudai_daemon.process_identity import boot_id
+from cloudai_model.boots import current_boot_id
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ def _note_device(state_dir: Path, device: int) -> set[int]:
     The kernel gives a number again once nothing is left of a file system: not while a container still has a part of it.
     """
     path = state_dir / _DEVICES_FILE
-    boot = boot_id()
+    boot = current_boot_id()
     line = f"{boot} {device}"
     try:
         lines = path.read_text().splitlines()

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from cloudai_model.boots import current_boot_id
+
 
 @dataclass(frozen=True, kw_only=True)
 class ProcessIdentity:
@@ -25,18 +27,18 @@ class ProcessIdentity:
     @classmethod
     def of(cls, pid: int) -> ProcessIdentity:
         """The identity of a process that is there now. Raises ProcessLookupError."""
-        return cls(pid=pid, start_ticks=_start_ticks(pid), boot_id=boot_id())
+        return cls(pid=pid, start_ticks=_start_ticks(pid), boot_id=current_boot_id())
 
     @classmethod
     def of_child(cls, pid: int) -> ProcessIdentity:
         """The identity of a child that nobody has waited for; it may have ended already."""
-        return cls(pid=pid, start_ticks=_read_stat(pid)[1], boot_id=boot_id())
+        return cls(pid=pid, start_ticks=_read_stat(pid)[1], boot_id=current_boot_id())
 
     @property
     def is_alive(self) -> bool:
         """False for a zombie too."""
         try:
-            return boot_id() == self.boot_id and _start_ticks(self.pid) == self.start_ticks
+            return current_boot_id() == self.boot_id and _start_ticks(self.pid) == self.start_ticks
         except ProcessLookupError:
             return False
 
@@ -44,7 +46,7 @@ class ProcessIdentity:
     def is_stuck(self) -> bool:
         """Whether it has ended but for threads that the kernel does not let go."""
         try:
-            is_over = _read_stat(self.pid) == (b"Z", self.start_ticks) and boot_id() == self.boot_id
+            is_over = _read_stat(self.pid) == (b"Z", self.start_ticks) and current_boot_id() == self.boot_id
             return is_over and sum(1 for _ in Path(f"/proc/{self.pid}/task").iterdir()) > 1
         except (ProcessLookupError, FileNotFoundError):
             return False
@@ -88,11 +90,6 @@ class ProcessIdentity:
 
 
 @cache
-def boot_id() -> str:
-    """Of the machine since it was started; no process outlives that."""
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-
-
 def _start_ticks(pid: int) -> int:
     state, start_ticks = _read_stat(pid)
     if state in (b"Z", b"X"):

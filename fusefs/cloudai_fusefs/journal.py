@@ -16,14 +16,14 @@ import sqlite3
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
 import trio
 
 from cloudai_fusefs.journal_errors import JournalDamaged, JournalTooNew
-from cloudai_fusefs.journal_log import check_log
+from cloudai_fusefs.journal_log import check_log, check_log_is_all, mark_of_open
 from cloudai_fusefs.journal_rows import JournalRecord, RemovalRecord, StrayRecord, record_from_row, row_of
 from cloudai_fusefs.journal_schema import (
     SCHEMA,
@@ -37,6 +37,7 @@ from cloudai_fusefs.journal_schema import (
     UPSERT_REMOVAL,
     UPSERT_STRAY,
 )
+from cloudai_model.boots import current_boot_id
 from cloudai_model.full_disks import is_lack_of_room
 from cloudai_model.limits import KIB
 
@@ -50,10 +51,13 @@ class Journal:
         Raises JournalTooNew and JournalDamaged, and the file is left as it is; OSError when the disk refuses.
         """
         self._path = path
+        if _version_of(path) <= SCHEMA_VERSION:
+            check_log_is_all(path)
         # The log and its index get the mode of the database, whatever the umask.
         # Kept open: closing any descriptor of the file gives up the locks that SQLite has on it (2.2 of its "How To
         # Corrupt An SQLite Database File"), and another process that looks into it would take log and index away.
         self._index_descriptor: int | None = None
+        self._is_marked = False
         self._descriptor: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=True)
         try:
@@ -61,6 +65,7 @@ class Journal:
             self.records()
             self.strays()
             self.removals()
+            self._mark_open()
         except sqlite3.DatabaseError as error:
             self.close()
             raise _to_refusal(error, path) from error
@@ -87,6 +92,16 @@ class Journal:
         check = execute("PRAGMA quick_check").fetchone()[0]
         if check != "ok":
             raise JournalDamaged(str(check), path=str(self._path))
+
+    def _mark_open(self) -> None:
+        """From here on its log belongs to it, which is there since the first look."""
+        try:
+            mark_of_open(self._path).write_text(current_boot_id())
+        except OSError as error:
+            if not is_lack_of_room(error):
+                raise
+        else:
+            self._is_marked = True
 
     def _upgrade(self, version: int) -> None:
         with self.together():
@@ -217,6 +232,11 @@ class Journal:
 
     def close(self) -> None:
         """Twice is once."""
+        if self._is_marked:
+            # Before SQLite takes the log away: a death in between must not leave the mark without it.
+            with suppress(OSError):
+                mark_of_open(self._path).unlink(missing_ok=True)
+            self._is_marked = False
         self._database.close()
         for descriptor in (self._descriptor, self._index_descriptor):
             if descriptor is not None:
@@ -228,6 +248,15 @@ class Journal:
             self._database.execute(statement, values)
         except sqlite3.DatabaseError as error:
             raise _to_os_error(error, self._path) from error
+
+
+def _version_of(path: Path) -> int:
+    """As the file's header has it, without SQLite (1.3.15 of its file format); 0 where there is none."""
+    try:
+        with path.open("rb") as file:
+            return int.from_bytes(file.read(64)[60:], "big")
+    except FileNotFoundError:
+        return 0
 
 
 # What SQLite says of bytes that it, or a statement of ours, did not expect there. The rest is the disk's.

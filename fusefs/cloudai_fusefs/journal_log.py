@@ -16,13 +16,59 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from cloudai_fusefs.journal_errors import JournalDamaged
+from cloudai_model.boots import current_boot_id
+from cloudai_model.limits import KIB
 
 _HEADER_BYTES: Final = 32
 _FRAME_HEADER_BYTES: Final = 24
 _INDEX_FRAME_COUNT_OFFSET: Final = 16
+_INDEX_HEADER: Final = struct.Struct("=12x?xHI")  # whether it is filled in, bytes of a page, frames
 _MAGIC_LITTLE_ENDIAN: Final = 0x377F0682
 _MAGIC_BIG_ENDIAN: Final = 0x377F0683
 _WORD: Final = 1 << 32
+
+
+def mark_of_open(database_path: Path) -> Path:
+    """A file that is there from when the database was opened until it was closed in order: so long it has a log."""
+    return database_path.with_name(database_path.name + ".open")
+
+
+def check_log_is_all(database_path: Path) -> None:
+    """Raises JournalDamaged for a database that nobody has closed and whose log, or the end of it, is gone.
+
+    To be called before SQLite sees it, which takes what is there for all there was, and forgets how much that was.
+    A death takes nothing of either file. A loss of power may, which is why what was opened in an earlier boot passes.
+    """
+    try:
+        boot_id = mark_of_open(database_path).read_text()
+    except FileNotFoundError:
+        return
+    if boot_id != current_boot_id():
+        return
+    log_path = database_path.with_name(database_path.name + "-wal")
+    index_path = database_path.with_name(database_path.name + "-shm")
+    try:
+        log_bytes = log_path.stat().st_size
+    except FileNotFoundError:
+        raise JournalDamaged("its log is gone", path=str(log_path)) from None
+    try:
+        with index_path.open("rb") as index:
+            header = index.read(_INDEX_HEADER.size)
+    except FileNotFoundError:
+        raise JournalDamaged(
+            "its log's index is gone: who knows how long it was", path=str(index_path)
+        ) from None
+    # (Empty, or not filled in: a death has cut off SQLite's first look.)
+    if len(header) == _INDEX_HEADER.size:
+        is_filled_in, page_bytes, frame_count = _INDEX_HEADER.unpack(header)
+        if is_filled_in and log_bytes < _log_bytes(frame_count, page_bytes):
+            raise JournalDamaged("the end of its log is gone", path=str(log_path))
+
+
+def _log_bytes(frame_count: int, page_bytes: int) -> int:
+    """How long a log of so many frames is at least. (64 KiB stand as 1 in the index.)"""
+    page_bytes = 64 * KIB if page_bytes == 1 else page_bytes
+    return _HEADER_BYTES + frame_count * (_FRAME_HEADER_BYTES + page_bytes) if frame_count else 0
 
 
 def check_log(database_path: Path) -> int | None:

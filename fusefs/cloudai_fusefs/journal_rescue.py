@@ -19,6 +19,7 @@ from typing import Final
 from cloudai_fusefs.damaged_journal import WhatIsLeft, read_what_is_left
 from cloudai_fusefs.journal import Journal
 from cloudai_fusefs.journal_errors import JournalDamaged
+from cloudai_fusefs.journal_log import mark_of_open
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,8 @@ def open_journal(directory: Path) -> Journal:
     if has_no_rows and staged_node_ids(directory):
         return _rescue(directory, "it is missing, and there are staged files")
     log_path, kept_log_path = directory / _LOG_NAME, directory / _KEPT_LOG_NAME
+    if kept_log_path.exists() and not log_path.exists():
+        kept_log_path.replace(log_path)  # a death came before the end of this, the last time
     kept_log_path.unlink(missing_ok=True)
     if log_path.exists():
         # SQLite removes the log when it lets go of the journal, damaged or not.
@@ -131,6 +134,7 @@ def _rescue(directory: Path, reason: str) -> Journal:
     for name in _JOURNAL_FILES[1:]:
         (directory / name).unlink(missing_ok=True)
     new_path.rename(directory / JOURNAL_NAME)
+    mark_of_open(directory / JOURNAL_NAME).unlink(missing_ok=True)  # of the damaged one: this one was closed
     log.error(
         "the journal is unusable, %s: %d changes could be read and go on; what is left of it, and %d staged "
         "files whose names are lost, are in %s",

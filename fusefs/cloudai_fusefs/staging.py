@@ -12,7 +12,6 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from typing import Final
 
 from cloudai_fusefs.chunk_reader import ChunkReader
 from cloudai_fusefs.file_content import FileContent
@@ -36,12 +35,10 @@ from cloudai_fusefs.staged_descriptors import StagedDescriptors
 from cloudai_fusefs.staged_file import StagedFile, mark_of
 from cloudai_fusefs.staging_space import StagingSpace
 from cloudai_fusefs.write_pace import WritePace
+from cloudai_model.boots import current_boot_id
 from cloudai_model.chunks import Manifest
 
 log = logging.getLogger(__name__)
-
-_BOOT_ID_PATH: Final = Path("/proc/sys/kernel/random/boot_id")
-"""Another one since the machine last started."""
 
 
 class Staging:
@@ -332,7 +329,7 @@ class Staging:
 
     def _note_boot(self, records: Sequence[JournalRecord]) -> bool:
         """Whether the machine went down since the last mount: what was not on its disk may be lost then."""
-        boot_id = _BOOT_ID_PATH.read_text().strip()
+        boot_id = current_boot_id()
         has_lost_power = self._journal.boot_id not in ("", boot_id)
         if self._journal.boot_id != boot_id:
             with self._journal.together():

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cloudai_daemon.csi.staged_records import StagedRecords, StagedVolume
-from cloudai_daemon.process_identity import boot_id
+from cloudai_model.boots import current_boot_id
 
 VOLUME = StagedVolume(
     volume_id="0123",
@@ -20,7 +20,7 @@ VOLUME = StagedVolume(
     staging=Path("/staging/0123"),
     is_read_only=False,
     flags=("uid=1000",),
-    boot_id=boot_id(),
+    boot_id=current_boot_id(),
     published={Path("/pods/first"): True},
 )
 
@@ -46,7 +46,7 @@ def test_record_that_somebody_else_has_written_is_read_again(records: StagedReco
     records.save(VOLUME)
     assert records.find(VOLUME.volume_id) == VOLUME
 
-    file_of(records).write_text(file_of(records).read_text().replace(boot_id(), "an earlier one"))
+    file_of(records).write_text(file_of(records).read_text().replace(current_boot_id(), "an earlier one"))
 
     found = records.find(VOLUME.volume_id)
     assert found == replace(VOLUME, boot_id="an earlier one")

@@ -17,10 +17,12 @@ from hypothesis import strategies as st
 from cloudai_fusefs.damaged_journal import read_what_is_left
 from cloudai_fusefs.journal import Journal
 from cloudai_fusefs.journal_errors import JournalTooNew
+from cloudai_fusefs.journal_log import mark_of_open
 from cloudai_fusefs.journal_rescue import JOURNAL_NAME, directories_set_aside, open_journal
 from cloudai_fusefs.journal_rows import JournalRecord, RemovalRecord, StrayRecord
 from cloudai_fusefs.journal_schema import SCHEMA_VERSION
 from cloudai_fusefs.node import FILE
+from support.lost_power import EARLIER_BOOT
 
 TASK_ID = "t-1"
 ROW_COUNT = 60
@@ -74,7 +76,7 @@ def make_state(directory: Path) -> Rows:
             journal.put(row)
         journal.put_stray(StrayRecord(node_id=900, user="user-123", task_id=TASK_ID, after_node_id=3))
         journal.put_removal(REMOVAL)
-        for suffix in ("", "-wal"):
+        for suffix in ("", "-wal", "-shm", ".open"):
             shutil.copy(directory / f"living{suffix}", directory / f"{JOURNAL_NAME}{suffix}")
     (directory / "living").unlink()
     for node_id in rows:
@@ -177,6 +179,29 @@ def damage_the_beginning_of_the_log(directory: Path) -> None:
     flip(directory / f"{JOURNAL_NAME}-wal", 17)
 
 
+def take_the_log_away(directory: Path) -> None:
+    (directory / f"{JOURNAL_NAME}-wal").unlink()
+
+
+def take_log_and_index_away(directory: Path) -> None:
+    for path in directory.glob(f"{JOURNAL_NAME}-*"):
+        path.unlink()
+
+
+def empty_the_log(directory: Path) -> None:
+    os.truncate(directory / f"{JOURNAL_NAME}-wal", 0)
+
+
+def cut_the_log(directory: Path) -> None:
+    log = directory / f"{JOURNAL_NAME}-wal"
+    os.truncate(log, log.stat().st_size // 2)
+
+
+def cut_the_log_and_take_its_index_away(directory: Path) -> None:
+    cut_the_log(directory)
+    (directory / f"{JOURNAL_NAME}-shm").unlink()
+
+
 @pytest.mark.parametrize(
     "damage",
     [
@@ -189,6 +214,11 @@ def damage_the_beginning_of_the_log(directory: Path) -> None:
         change_a_path,
         damage_the_log,
         damage_the_beginning_of_the_log,
+        take_the_log_away,
+        take_log_and_index_away,
+        empty_the_log,
+        cut_the_log,
+        cut_the_log_and_take_its_index_away,
     ],
 )
 def test_damaged_journal_is_set_aside_with_the_files_whose_rows_are_lost(
@@ -291,6 +321,7 @@ def test_log_whose_last_transaction_was_cut_short_is_whole(damaged: tuple[Path, 
     directory, rows = damaged
     path = directory / f"{JOURNAL_NAME}-wal"
     os.truncate(path, path.stat().st_size - 1000)
+    mark_of_open(directory / JOURNAL_NAME).write_text(EARLIER_BOOT)  # the power was lost
 
     with closing(open_journal(directory)) as journal:
         assert {row.node_id for row in journal.records()} == rows.keys()
@@ -318,3 +349,31 @@ def test_flipped_bit_anywhere_changes_no_row_and_loses_no_staged_file(
         assert (directory / "staged" / TASK_ID / "1").exists()
     finally:
         shutil.rmtree(directory.parent)
+
+
+def test_journal_that_was_closed_has_no_log_and_is_whole(damaged: tuple[Path, Rows]) -> None:
+    directory, rows = damaged
+    open_journal(directory).close()
+    assert [path.name for path in directory.iterdir() if path.is_file()] == [JOURNAL_NAME]
+
+    assert check_nothing_is_lost(directory, rows) == ROW_COUNT
+    assert directories_set_aside(directory) == []
+
+
+@pytest.mark.parametrize("first_look", [b"", bytes(32 * 1024)], ids=["empty", "not filled in"])
+def test_journal_whose_next_first_look_died_is_whole(damaged: tuple[Path, Rows], first_look: bytes) -> None:
+    """SQLite empties the index of a log before it fills it in anew."""
+    directory, rows = damaged
+    (directory / f"{JOURNAL_NAME}-shm").write_bytes(first_look)
+
+    assert check_nothing_is_lost(directory, rows) == ROW_COUNT
+    assert directories_set_aside(directory) == []
+
+
+def test_log_that_was_kept_by_one_who_died_is_put_back(damaged: tuple[Path, Rows]) -> None:
+    directory, rows = damaged
+    log = directory / f"{JOURNAL_NAME}-wal"
+    log.rename(directory / f"{JOURNAL_NAME}-wal.kept")
+
+    assert check_nothing_is_lost(directory, rows) == ROW_COUNT
+    assert directories_set_aside(directory) == []

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -17,6 +15,7 @@ from cloudai_proto.storage.v1 import names_pb2 as names
 from cloudai_proto.storage.v1 import types_pb2 as types
 from fakes.fake_master import FakeMaster
 from support.file_system_harness import FileSystemHarness, open_file_system
+from support.lost_power import lose_power
 from support.storage_requests import USER, published
 from support.two_mounts import open_both
 
@@ -108,9 +107,7 @@ async def test_file_in_doubt_that_was_replaced_elsewhere_is_waited_for_by_nobody
         await one.append(handle, b"line")
         one.copy_state(tmp_path / "next")
         one.close_handle(handle)
-        with closing(sqlite3.connect(tmp_path / "next/state/journal.sqlite")) as database:
-            database.execute("UPDATE boots SET boot_id = 'an earlier one'")
-            database.commit()
+        lose_power(tmp_path / "next/state")
 
         async with open_file_system(client, run, tmp_path / "next") as next_mount:
             with pytest.raises(ContentInDoubt):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sqlite3
 from collections.abc import Awaitable, Callable
 from contextlib import closing
 from pathlib import Path
@@ -20,6 +19,7 @@ from cloudai_proto.storage.v1 import names_pb2 as names
 from cloudai_proto.storage.v1 import types_pb2 as types
 from fakes.fake_master import FakeMaster, FakeMasterClient
 from support.file_system_harness import FileSystemHarness, open_file_system
+from support.lost_power import lose_power
 from support.storage_requests import (
     USER,
     commit_one,
@@ -406,13 +406,6 @@ async def test_name_left_at_the_master_is_removed_although_two_more_mounts_die(
         assert (journal.records(), journal.strays()) == ([], [])
 
 
-def lose_power(mounts: TwoMounts) -> None:
-    """As far as the journal can tell: the machine has another boot id since."""
-    with closing(sqlite3.connect(mounts.directory / "state/journal.sqlite")) as database:
-        database.execute("UPDATE boots SET boot_id = 'an earlier one'")
-        database.commit()
-
-
 async def stage_early_and_late(file_system: FileSystemHarness) -> None:
     """`early` is on the disk, `late` perhaps, `rewritten` was and has been written since."""
     await file_system.write_file(b"early", b"long before")
@@ -430,7 +423,7 @@ async def test_file_that_a_loss_of_power_may_have_torn_is_not_uploaded_before_so
     clock: MockClock, mounts: TwoMounts
 ) -> None:
     await mounts.leave(nothing, stage_early_and_late)
-    lose_power(mounts)
+    lose_power(mounts.directory / "state")
 
     for _ in range(2):  # the doubt outlives the next mount
         async with open_file_system(mounts.client, mounts.run, mounts.directory, timeo_seconds=10) as fs:
@@ -458,7 +451,7 @@ async def test_file_that_a_loss_of_power_may_have_torn_is_not_uploaded_before_so
 
 async def test_file_in_doubt_is_removed_like_any_other(clock: MockClock, mounts: TwoMounts) -> None:
     await mounts.leave(nothing, stage_early_and_late)
-    lose_power(mounts)
+    lose_power(mounts.directory / "state")
 
     async with open_file_system(mounts.client, mounts.run, mounts.directory, timeo_seconds=10) as fs:
         await fs.sync.wait_recovered()
@@ -490,7 +483,7 @@ async def test_loss_of_power_that_undoes_an_acknowledgement_here_makes_no_empty_
         await fs.make_all_durable()
     staged.write_bytes(kept_bytes.read_bytes())
     next_mount = TwoMounts(mounts.client, mounts.run, after, mounts.master)
-    lose_power(next_mount)
+    lose_power(next_mount.directory / "state")
 
     assert await next_mount.go_on() == {b"f": b"waits"}
 
@@ -531,7 +524,7 @@ async def test_staged_file_whose_row_a_loss_of_power_took_is_set_aside(
     leftover = mounts.directory / "state/staged" / mounts.run.task_id / "4294967999"
     leftover.parent.mkdir(exist_ok=True)
     leftover.write_bytes(b"closed just before")
-    lose_power(mounts)
+    lose_power(mounts.directory / "state")
 
     assert await mounts.go_on() == {}
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from support.lost_power import lose_power
 from support.master_process import MasterProcess
 from support.mount_process import RUN, MakeMount, MountProcess, run_in, wait_until
 
@@ -170,7 +171,7 @@ def test_file_that_a_loss_of_power_tore_is_not_uploaded_before_somebody_says_tha
     """
     mount = make_mount()
     leave_two_files(mount, master)
-    lose_power(mount)
+    lose_power(mount.state_dir)
     for path in (mount.state_dir / "staged").glob("*/*"):
         with path.open("r+b") as file:  # what a file system may leave of bytes that it had not written yet
             file.write(bytes(4))
@@ -204,7 +205,7 @@ def test_what_was_staged_when_a_mount_ended_in_order_survives_a_loss_of_power(
     master.kill()
     (run / "staged").write_bytes(b"just before the end")
     end_in_order(mount)
-    lose_power(mount)
+    lose_power(mount.state_dir)
     master.start()
 
     mount.start()
@@ -232,7 +233,7 @@ def test_loss_of_power_does_not_empty_a_file_that_was_acknowledged(
     assert not list((mount.state_dir / "spare").iterdir())
     mount.umount()
     (mount.state_dir / "rows-on-the-disk").rename(mount.state_dir / "journal.sqlite")
-    lose_power(mount)
+    lose_power(mount.state_dir)
 
     mount.start()
     mount.wait_durable()
@@ -246,10 +247,3 @@ def end_in_order(mount: MountProcess) -> None:
     subprocess.run(["umount", str(mount.mount_point)], check=True)
     wait_until(lambda: not Path(f"/proc/{mount.pid}").exists(), "the daemon's end")
     mount.pid = 0
-
-
-def lose_power(mount: MountProcess) -> None:
-    """As far as the journal can tell: the machine has another boot id since."""
-    with closing(sqlite3.connect(mount.state_dir / "journal.sqlite")) as database:
-        database.execute("UPDATE boots SET boot_id = 'an earlier one'")
-        database.commit()

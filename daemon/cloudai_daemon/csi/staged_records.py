@@ -19,7 +19,7 @@ from typing import Final
 
 from cloudai_daemon.csi.volume_ids import task_id_of
 from cloudai_daemon.places import make_private_dir
-from cloudai_daemon.process_identity import boot_id
+from cloudai_model.boots import current_boot_id
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ class StagedVolume:
 
     @property
     def is_of_this_boot(self) -> bool:
-        return self.boot_id == boot_id()
+        return self.boot_id == current_boot_id()
 
 
 class StagedRecords:

@@ -21,7 +21,7 @@ from cloudai_daemon.csi.volume_turns import VolumeTurns
 from cloudai_daemon.mount_lookup import find_at
 from cloudai_daemon.mount_shield import take_shield_away
 from cloudai_daemon.mount_table import find_mounted
-from cloudai_daemon.process_identity import boot_id
+from cloudai_model.boots import current_boot_id
 
 
 class VolumeStaging:
@@ -62,7 +62,7 @@ class VolumeStaging:
                 staging=staging,
                 is_read_only=access.is_read_only,
                 flags=access.flags,
-                boot_id=boot_id(),
+                boot_id=current_boot_id(),
                 published=known.published if known is not None and known.is_of_this_boot else {},
             )
             self._records.save(record)

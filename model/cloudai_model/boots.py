@@ -1,0 +1,10 @@
+"""Which boot of the machine this is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def current_boot_id() -> str:
+    """Another one since the machine last started."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
