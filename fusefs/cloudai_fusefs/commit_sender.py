@@ -8,10 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from cloudai_fusefs.commit_composer import ComposedCommit, compose_commit
-from cloudai_fusefs.file_content import FileContent
+from cloudai_fusefs.file_content import FileContent, is_large
 from cloudai_fusefs.master_client import new_request_id
 from cloudai_fusefs.node import Node
 from cloudai_fusefs.pending_rows import fingerprint
@@ -39,10 +39,6 @@ from cloudai_proto.storage.v1 import types_pb2 as types
 if TYPE_CHECKING:
     from cloudai_fusefs.run_uploader import RunUploader
     from cloudai_fusefs.uploader import Uploader
-
-CLOSED_CHUNKS_MAX: Final = 16_384
-"""64 GiB. The manifest of a larger file stays in memory only where somebody has it open, or reads it later: for each
-1 TiB it takes 4 MiB where the file is sparse, and up to 50."""
 
 
 class CommitSender:
@@ -221,7 +217,7 @@ class CommitSender:
         pending.left_places = ()
 
     def _note_content(self, node: Node, manifest: Manifest) -> None:
-        if not node.open_count and len(manifest.chunks) > CLOSED_CHUNKS_MAX:
+        if not node.open_count and is_large(manifest):
             return
         node.content = FileContent(
             task_id=self._tree.task_id,

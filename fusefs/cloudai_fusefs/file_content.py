@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from cloudai_model.chunks import Manifest
+
+CLOSED_CHUNKS_MAX: Final = 16_384
+"""64 GiB. The manifest of a larger file stays in memory only where somebody has it open: for each 1 TiB it takes 4 MiB
+where the file is sparse, and up to 50."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -17,3 +22,8 @@ class FileContent:
     manifest: Manifest
     label: str
     """The file's path as it stands in logs and errors."""
+
+
+def is_large(manifest: Manifest) -> bool:
+    """Whether it is asked for again rather than kept."""
+    return len(manifest.chunks) > CLOSED_CHUNKS_MAX

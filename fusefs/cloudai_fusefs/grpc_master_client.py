@@ -208,7 +208,7 @@ class GrpcMasterClient:
     # Inside a run.
 
     async def list_tree(self, task_id: str, page_token: str = "") -> names.ListTreeResponse:
-        request = names.ListTreeRequest(task_id=task_id, page_token=page_token)
+        request = names.ListTreeRequest(task_id=task_id, page_token=page_token, takes_changes=True)
         response: names.ListTreeResponse = await self._call(self._names.ListTree, request)
         return response
 

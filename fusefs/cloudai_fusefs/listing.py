@@ -26,8 +26,8 @@ class Listing:
         self._changed_nodes: dict[int, types.Node] = {}  # as the last change that tells of them left them
         self._changed_places: dict[Place, types.Edge | None] = {}  # None: without a name
         self._edges_in: dict[int, list[types.Edge]] = defaultdict(list)  # by the directory's id
-        self.was_sealed_meanwhile = False
-        """Between two pages, or removed: the run is another than the first page says."""
+        self.is_outdated = False
+        """The run was sealed or removed between two pages: it is another one than the first page says."""
         for change in (change for page in pages for change in page.changes):
             match change.WhichOneof("change"):
                 case "edge_set":
@@ -40,7 +40,7 @@ class Listing:
                 case "node_changed":
                     self._changed_nodes[change.node_changed.node_id] = change.node_changed
                 case "run_changed":
-                    self.was_sealed_meanwhile = True
+                    self.is_outdated = True
                 case _:
                     pass  # a kind of change that this version does not know
 

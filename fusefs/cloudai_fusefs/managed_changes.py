@@ -87,7 +87,8 @@ class ManagedChanges:
     async def remove_directory(self, parent: ManagedInode, name: bytes) -> None:
         """A task without runs or an open, empty run.
 
-        Raises DirectoryNotEmpty, RunSealed, PermissionRefused for what has no end here, and the client's errors.
+        Raises NotFound, DirectoryNotEmpty, RunSealed, PermissionRefused for what has no end here, and the client's
+        errors.
         """
         self._namespace.check_writable()
         inode = await self._namespace.find_managed(parent, name)

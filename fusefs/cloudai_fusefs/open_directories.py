@@ -1,6 +1,6 @@
 """The directories that programs have open: what each handle lists, and where a reader goes on.
 
-A listing is as the directory was when its reading began; what has gone since is left out.
+A handle lists the names that the directory had when its reading began; what has gone since is left out.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ DOT_COUNT: Final = 2
 @dataclass(slots=True)
 class _OpenDirectory:
     directory: Inode
-    listing: Sequence[tuple[bytes, Inode]]
+    names: Sequence[tuple[bytes, Inode]]
     holding: ExitStack
     """The names of its run, until it is closed."""
 
@@ -40,13 +40,13 @@ class OpenDirectories:
 
     async def open(self, directory: Inode) -> int:
         """A new handle. Raises NotADirectory, and as Namespace.load; cancelled, there is none."""
-        listing = await self._namespace.list(directory)
+        names = await self._namespace.list(directory)
         holding = ExitStack()
         if isinstance(directory, Node):
             holding.enter_context(directory.tree.held())
         handle = self._next_handle
         self._next_handle += 1
-        self._open[handle] = _OpenDirectory(directory, listing, holding)
+        self._open[handle] = _OpenDirectory(directory, names, holding)
         return handle
 
     def directory_of(self, handle: int) -> Inode:
@@ -55,19 +55,19 @@ class OpenDirectories:
     async def look_again(self, handle: int) -> None:
         """The handle lists what is in the directory now, at other positions than before. Raises as open."""
         opened = self._open[handle]
-        opened.listing = await self._namespace.list(opened.directory)
+        opened.names = await self._namespace.list(opened.directory)
 
     def entries(self, handle: int, start: int) -> Iterator[tuple[int, bytes, Inode]]:
         """What is listed from this position on, each with its own position, but for what is there no more."""
         opened = self._open[handle]
-        directory, listing = opened.directory, opened.listing
+        directory, names = opened.directory, opened.names
         dots = ((b".", directory), (b"..", self._namespace.parent(directory)))
         children = directory.children if isinstance(directory, Node) else None
-        for position in range(start, len(listing) + DOT_COUNT):
+        for position in range(start, len(names) + DOT_COUNT):
             if position < DOT_COUNT:
                 name, inode = dots[position]
             else:
-                name, inode = listing[position - DOT_COUNT]
+                name, inode = names[position - DOT_COUNT]
                 if children is not None and children.get(name) is not inode:
                     # Gone since: the kernel would take the entry for news and show the name again.
                     continue

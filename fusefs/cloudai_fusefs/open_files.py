@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 import trio
 
 from cloudai_fusefs.chunk_reader import ChunkReader
-from cloudai_fusefs.file_content import FileContent
+from cloudai_fusefs.file_content import FileContent, is_large
 from cloudai_fusefs.master_client import MasterClient
 from cloudai_fusefs.node import DIRECTORY, NO_GENERATION, Node
 from cloudai_fusefs.range_reader import RANGE_BYTES_MAX, RangeReader
@@ -319,6 +319,12 @@ class OpenFiles:
         self._streams.forget(file)
         node = file.node
         node.open_count -= 1
+        if (
+            not (node.open_count or node.tree.holder_count)
+            and node.content
+            and is_large(node.content.manifest)
+        ):
+            node.content = None  # (a warm-up, which holds the names, needs those that it has asked for)
         if file.can_write:
             node.writer_count -= 1
             if node.writer_count == 0:

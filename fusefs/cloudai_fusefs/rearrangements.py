@@ -165,7 +165,7 @@ class Rearrangements:
                     mtime_ns=moment_ns,
                 )
                 asking = tree.asking((source.node_id, old_name), (target.node_id, new_name))
-                with self._staging.replacing(replaced, node), asking:
+                with self._staging.rows.replacing(replaced, node), asking:
                     response = await self._client.rename(request)
                 self._finish_rename(source, old_name, target, new_name, node, replaced, response.revision)
                 for renamed in (node, replaced):
@@ -196,7 +196,7 @@ class Rearrangements:
                 node = find(directory, name)
                 moment_ns = time.time_ns()
                 revision = 0
-                with self._staging.removing(node):
+                with self._staging.rows.removing(node):
                     for node_id in node.ids_at_master:
                         revision = await self._remove_at_master(directory, name, node_id, moment_ns)
                         if node.pending is not None:

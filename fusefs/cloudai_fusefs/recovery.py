@@ -330,6 +330,6 @@ def _has_only_attributes(record: JournalRecord) -> bool:
 
 
 def _was_replaced(tree: RunTree, record: JournalRecord) -> bool:
-    """Whether the master has put in the file's place what it was asked to, see Staging.replacing."""
+    """Whether the master has put in the file's place what it was asked to, see PendingRows.replacing."""
     by = tree.nodes.get(record.parent_node_id)
     return by is not None and not by.is_directory and by.is_attached and tree.path_of(by) == record.path

@@ -71,13 +71,13 @@ class Refusals:
         self._retry_bound_seconds = RETRY_SECONDS_MIN
         self._last: CloudAIError | None = None  # of a whole call, which the log has
 
-    def note_end(self) -> None:
+    def note_accepted(self) -> None:
         """The master takes commits again."""
         self._retry_bound_seconds = RETRY_SECONDS_MIN
         self._last = None
 
-    def next_pause_seconds(self) -> float:
-        """Until the master is asked again that is away."""
+    def take_pause_seconds(self) -> float:
+        """Until the master is asked again that is away; the next one may be longer."""
         bound_seconds = self._retry_bound_seconds
         self._retry_bound_seconds = min(bound_seconds * 2, RETRY_SECONDS_MAX)
         return random.uniform(0, bound_seconds)  # noqa: S311 - noise of a jitter, not of a secret
@@ -96,7 +96,7 @@ class Refusals:
     def note_node(self, node: Node, pending: Pending, error: CloudAIError) -> None:
         """Says when to try again and, where patience alone will not do, tells those who wait and the log."""
         if isinstance(error, MasterUnavailable):
-            pending.due_seconds = trio.current_time() + self.next_pause_seconds()
+            pending.due_seconds = trio.current_time() + self.take_pause_seconds()
             self._arm(node, pending)
             return
         if _is_overtaken(node, pending, error):

@@ -195,7 +195,7 @@ class RunUploader:
                 await self._uploader.client.get_capabilities()
             self._uploader.put_in_order(ready)
             await self._commits.send(order_for_commit(ready))
-            self.refusals.note_end()
+            self.refusals.note_accepted()
 
     def _is_ready(self, node: Node, pending: Pending, now_seconds: float) -> bool:
         """Whether what is due can be committed; starts what has to come first."""
@@ -232,7 +232,7 @@ class RunUploader:
             if isinstance(error, Unauthenticated):
                 # Again each time: somebody may have begun to wait meanwhile.
                 self.refusals.note_call(error)
-            await trio.sleep(self.refusals.next_pause_seconds())
+            await trio.sleep(self.refusals.take_pause_seconds())
             try:
                 # A probe and not the commit itself, whose batch is large.
                 await self._uploader.client.get_capabilities()

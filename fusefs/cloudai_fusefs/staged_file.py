@@ -98,7 +98,7 @@ class StagedFile:
                 self._open_extents()
             else:
                 left_bytes = os.fstat(self._fd).st_size
-                self._note_writing(0, left_bytes)
+                self._note_left(left_bytes)
                 self.layout.note_truncate(left_bytes)
                 self._may_be_on_disk = left_bytes > 0
         except BaseException:
@@ -156,6 +156,19 @@ class StagedFile:
             self._written_cells.add(
                 offset_bytes - offset_bytes % CHUNK_BYTES_MAX, end_bytes + -end_bytes % CHUNK_BYTES_MAX
             )
+
+    def _note_left(self, left_bytes: int) -> None:
+        """Where an earlier mount may have written: whatever the file system does not call a hole."""
+        offset_bytes = 0
+        try:
+            while offset_bytes < left_bytes:
+                offset_bytes = os.lseek(self._fd, offset_bytes, os.SEEK_DATA)
+                end_bytes = os.lseek(self._fd, offset_bytes, os.SEEK_HOLE)
+                self._note_writing(offset_bytes, end_bytes - offset_bytes)
+                offset_bytes = end_bytes
+        except OSError as error:
+            if error.errno != errno.ENXIO:  # no data from there on
+                self._note_writing(offset_bytes, left_bytes - offset_bytes)
 
     def _was_never_written(self, start_bytes: int, end_bytes: int) -> bool:
         """Whether [start, end) lies in a gap: all of it is zeros."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from cloudai_fusefs.chunk_reader import ChunkReader
@@ -185,14 +185,6 @@ class Staging:
         for node in nameless:
             if node.pending is not None and not node.is_attached:
                 self.discard(node)
-
-    def replacing(self, replaced: Node | None, by: Node) -> AbstractContextManager[None]:
-        """See PendingRows.replacing."""
-        return self.rows.replacing(replaced, by)
-
-    def removing(self, node: Node) -> AbstractContextManager[None]:
-        """See PendingRows.removing."""
-        return self.rows.removing(node)
 
     def note_content_leaves(self, node: Node, manifest: Manifest) -> None:
         """A commit with this content is about to be sent.

@@ -235,10 +235,13 @@ class TreeSync:
                 while pages[-1].next_page_token:
                     pages.append(await self._client.list_tree(task_id, pages[-1].next_page_token))
             except GenerationChanged:
-                continue  # the master has another history by now
+                await (
+                    self._pause()
+                )  # what has changed since is forgotten, or the master has another history by now
+                continue
             listing = Listing(pages)
             # The watch would not tell again of what the listing has told; and a sealed run's is worth keeping.
-            if not listing.was_sealed_meanwhile:
+            if not listing.is_outdated:
                 return listing
         raise MasterUnavailable("the run became another one each time it was listed", task_id=task_id)
 

@@ -12,7 +12,7 @@ from cloudai_master.authorization import Caller, Run, find_run
 from cloudai_master.changes import read_run_changes
 from cloudai_master.schema import edges, manifest_chunks, nodes, superseded_contents
 from cloudai_master.stored_node import NODE_COLUMNS, Node
-from cloudai_model.errors import GenerationChanged, InvalidRequest, IsADirectory, NotFound
+from cloudai_model.errors import GenerationChanged, InvalidRequest, IsADirectory, NotFound, NotSupported
 from cloudai_model.limits import (
     MANIFEST_PAGE_CHUNKS_MAX,
     NODE_ID_MAX,
@@ -63,8 +63,11 @@ def list_tree(
     """One page: names in the order of the rows, which is none that means anything; after the last of them what has
     changed since the first page was read.
 
-    Raises GenerationChanged when those changes are not known any more.
+    Raises GenerationChanged when those changes are not known any more, NotSupported for a client that does not take
+    them.
     """
+    if not request.takes_changes:
+        raise NotSupported("the mount is older than the master and takes no changes in a listing: upgrade it")
     run = find_run(connection, caller, request.task_id)
     response = names.ListTreeResponse(revision=run.revision, sealed=run.sealed_at_ns is not None)
     if request.page_token:

@@ -172,7 +172,7 @@ class FakeMasterClient:
         return await self._call("create_run_token", self._service.create_run_token, request)
 
     async def list_tree(self, task_id: str, page_token: str = "") -> names.ListTreeResponse:
-        request = names.ListTreeRequest(task_id=task_id, page_token=page_token)
+        request = names.ListTreeRequest(task_id=task_id, page_token=page_token, takes_changes=True)
         return await self._call("list_tree", self._service.list_tree, request)
 
     async def get_manifest(self, task_id: str, node_id: int, generation: int) -> list[types.Chunk]:

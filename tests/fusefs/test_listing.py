@@ -170,10 +170,10 @@ async def test_run_that_is_sealed_between_two_pages_is_another_one(
         pages.append(await client.list_tree(run.task_id, pages[-1].next_page_token))
 
     listing = Listing(pages)
-    assert listing.was_sealed_meanwhile
+    assert listing.is_outdated
     assert not listing.is_sealed
     again = Listing(await list_pages(client, run))
-    assert not again.was_sealed_meanwhile
+    assert not again.is_outdated
     assert again.is_sealed
 
 

@@ -375,15 +375,19 @@ def test_any_writes_truncations_rests_and_reopenings_read_like_a_bytearray(
     trio.run(run)
 
 
+@pytest.mark.parametrize("is_left", [False, True], ids=["at once", "by an earlier mount"])
 @pytest.mark.parametrize("base", [b"", BASE], ids=["new", "over-a-base"])
 async def test_gap_is_neither_read_nor_hashed(
-    path: Path, monkeypatch: pytest.MonkeyPatch, base: bytes
+    path: Path, monkeypatch: pytest.MonkeyPatch, base: bytes, is_left: bool
 ) -> None:
     def refuse(*_: object) -> bytes:
         raise AssertionError("nothing is there to be read or hashed")
 
     staged = open_staged(path, base)
     await staged.write(3 * CHUNK_BYTES_MAX, b"end")
+    if is_left:
+        staged.close()
+        staged = open_staged(path, base)
     zeros = bytes(CHUNK_BYTES_MAX)
     zeros_digest = digest_of(zeros)
     monkeypatch.setattr(os, "pread", refuse)
@@ -445,6 +449,25 @@ async def test_gap_that_is_shorter_than_a_whole_chunk_is_as_long_as_it_is(path: 
     staged.drop()
 
     assert found == (bytes(100), digest_of(bytes(100)))
+
+
+async def test_all_of_what_was_left_on_a_disk_that_knows_no_holes_is_no_gap(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    staged = open_staged(path, b"")
+    await staged.write(2 * CHUNK_BYTES_MAX - 3, b"end")
+    staged.close()
+
+    def refuse(*_: object) -> int:
+        raise OSError(errno.EINVAL, "no such whence")
+
+    monkeypatch.setattr(os, "lseek", refuse)
+    staged = open_staged(path, b"")
+    content = bytes(CHUNK_BYTES_MAX - 3) + b"end"
+    found = await staged.read_with_digest(CHUNK_BYTES_MAX, CHUNK_BYTES_MAX, trio.CapacityLimiter(1))
+    staged.drop()
+
+    assert found == (content, digest_of(content))
 
 
 async def test_what_a_failed_write_has_left_is_no_gap(path: Path) -> None:

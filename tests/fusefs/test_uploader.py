@@ -10,7 +10,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from cloudai_fusefs import commit_sender, run_uploader
+from cloudai_fusefs import file_content, run_uploader
 from cloudai_fusefs.chunk_sender import PUTS_MAX, Sending
 from cloudai_fusefs.commit_pace import QUIET_SECONDS
 from cloudai_fusefs.mount_control import FileState
@@ -982,7 +982,7 @@ async def test_manifest_of_a_large_file_does_not_stay_in_memory_once_it_is_close
     clock: MockClock, file_system: FileSystemHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is asked for again by who reads the file."""
-    monkeypatch.setattr(commit_sender, "CLOSED_CHUNKS_MAX", 1)
+    monkeypatch.setattr(file_content, "CLOSED_CHUNKS_MAX", 1)
     await file_system.write_file(b"short", b"s" * CHUNK_BYTES_MAX)
     await file_system.write_file(b"large", b"l" * CHUNK_BYTES_MAX + b"end")
     handle = await file_system.create(b"open")
@@ -994,6 +994,9 @@ async def test_manifest_of_a_large_file_does_not_stay_in_memory_once_it_is_close
     assert known == [True, False, True]
     assert await file_system.read_file(b"large") == b"l" * CHUNK_BYTES_MAX + b"end"
     file_system.close_handle(handle)
+    await file_system.read_file(b"short")
+    known = [(await file_system.find(name)).content is not None for name in names]
+    assert known == [True, False, False]
 
 
 @pytest.mark.parametrize("is_closed", [True, False])

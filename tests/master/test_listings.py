@@ -7,7 +7,7 @@ import random
 import pytest
 
 from cloudai_master import changes, listings
-from cloudai_model.errors import GenerationChanged
+from cloudai_model.errors import GenerationChanged, NotSupported
 from cloudai_model.limits import COMMIT_NODES_MAX
 from cloudai_proto.storage.v1 import names_pb2 as names
 from support.local_storage import CALLER, LocalStorage
@@ -33,7 +33,7 @@ def make_tree(storage: LocalStorage, lot: random.Random) -> set[tuple[int, bytes
 
 
 def list_pages(storage: LocalStorage) -> list[names.ListTreeResponse]:
-    request = names.ListTreeRequest(task_id=storage.run.task_id)
+    request = names.ListTreeRequest(task_id=storage.run.task_id, takes_changes=True)
     pages = [storage.service.list_tree(CALLER, request)]
     while pages[-1].next_page_token:
         request.page_token = pages[-1].next_page_token
@@ -81,7 +81,7 @@ def test_listing_whose_changes_are_forgotten_begins_again(
 ) -> None:
     make_tree(storage, random.Random(6))
     monkeypatch.setattr(listings, "TREE_PAGE_EDGES_MAX", 69)
-    request = names.ListTreeRequest(task_id=storage.run.task_id)
+    request = names.ListTreeRequest(task_id=storage.run.task_id, takes_changes=True)
     request.page_token = storage.service.list_tree(CALLER, request).next_page_token
     storage.commit(file_commit(b"new", b"x"))
     monkeypatch.setattr(changes, "KEPT_SECONDS", -1)
@@ -90,3 +90,10 @@ def test_listing_whose_changes_are_forgotten_begins_again(
 
     with pytest.raises(GenerationChanged):
         storage.service.list_tree(CALLER, request)
+
+
+def test_client_that_takes_no_changes_is_refused_and_shows_no_part_for_the_whole(
+    storage: LocalStorage,
+) -> None:
+    with pytest.raises(NotSupported):
+        storage.service.list_tree(CALLER, names.ListTreeRequest(task_id=storage.run.task_id))

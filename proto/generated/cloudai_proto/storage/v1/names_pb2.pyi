@@ -194,12 +194,14 @@ class CreateRunTokenResponse(_message.Message):
     def __init__(self, token: _Optional[str] = ..., expires_at_ns: _Optional[int] = ...) -> None: ...
 
 class ListTreeRequest(_message.Message):
-    __slots__ = ("task_id", "page_token")
+    __slots__ = ("task_id", "page_token", "takes_changes")
     TASK_ID_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    TAKES_CHANGES_FIELD_NUMBER: _ClassVar[int]
     task_id: str
     page_token: str
-    def __init__(self, task_id: _Optional[str] = ..., page_token: _Optional[str] = ...) -> None: ...
+    takes_changes: bool
+    def __init__(self, task_id: _Optional[str] = ..., page_token: _Optional[str] = ..., takes_changes: _Optional[bool] = ...) -> None: ...
 
 class ListTreeResponse(_message.Message):
     __slots__ = ("root", "edges", "next_page_token", "revision", "sealed", "changes")
