@@ -95,8 +95,10 @@ class Journal:
 
     def _mark_open(self) -> None:
         """From here on its log belongs to it, which is there since the first look."""
+        mark = mark_of_open(self._path)
         try:
-            mark_of_open(self._path).write_text(current_boot_id())
+            mark.touch(mode=0o600)
+            mark.write_text(current_boot_id())
         except OSError as error:
             if not is_lack_of_room(error):
                 raise
