@@ -40,10 +40,10 @@ def check_log_is_all(database_path: Path) -> None:
     A death takes nothing of either file. A loss of power may, which is why what was opened in an earlier boot passes.
     """
     try:
-        boot_id = mark_of_open(database_path).read_text()
+        boot_id = mark_of_open(database_path).read_bytes()
     except FileNotFoundError:
         return
-    if boot_id != current_boot_id():
+    if boot_id != current_boot_id().encode():
         return
     log_path = database_path.with_name(database_path.name + "-wal")
     index_path = database_path.with_name(database_path.name + "-shm")

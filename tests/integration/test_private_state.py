@@ -52,7 +52,7 @@ def test_every_file_of_the_state_directory_is_its_owners_alone_whatever_the_umas
     assert modes_below(mount.state_dir) == {}
     mount.kill()
     for name in ("journal.sqlite", "journal.sqlite-wal", "journal.sqlite.open"):
-        (mount.state_dir / name).write_bytes(b"garbage" * 1000)
+        (mount.state_dir / name).write_bytes(b"\xffgarbage" * 1000)
     master.start()
     mount.start()
     assert list(mount.state_dir.glob("set-aside-*/staged/*/*"))
