@@ -9,7 +9,6 @@ import os
 import select
 import signal
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 from cloudai_model.boots import current_boot_id
@@ -89,7 +88,6 @@ class ProcessIdentity:
         return pidfd
 
 
-@cache
 def _start_ticks(pid: int) -> int:
     state, start_ticks = _read_stat(pid)
     if state in (b"Z", b"X"):

@@ -8,8 +8,8 @@ from typing import Final
 from cloudai_model.chunks import Manifest
 
 CLOSED_CHUNKS_MAX: Final = 16_384
-"""64 GiB. The manifest of a larger file stays in memory only where somebody has it open: for each 1 TiB it takes 4 MiB
-where the file is sparse, and up to 50."""
+"""64 GiB. The manifest of a larger file goes from memory when it is closed, unless a listing or a warm-up holds the
+names of its run: for each 1 TiB it takes 4 MiB where the file is sparse, and up to 50."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

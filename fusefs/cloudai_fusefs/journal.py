@@ -53,11 +53,11 @@ class Journal:
         self._path = path
         if _version_of(path) <= SCHEMA_VERSION:
             check_log_is_all(path)
+        self._is_marked = mark_of_open(path).exists()  # by one who died, whose log this one has now
         # The log and its index get the mode of the database, whatever the umask.
         # Kept open: closing any descriptor of the file gives up the locks that SQLite has on it (2.2 of its "How To
         # Corrupt An SQLite Database File"), and another process that looks into it would take log and index away.
         self._index_descriptor: int | None = None
-        self._is_marked = False
         self._descriptor: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=True)
         try:
@@ -95,10 +95,12 @@ class Journal:
 
     def _mark_open(self) -> None:
         """From here on its log belongs to it, which is there since the first look."""
-        mark = mark_of_open(self._path)
         try:
-            mark.touch(mode=0o600)
-            mark.write_text(current_boot_id())
+            mark = os.open(mark_of_open(self._path), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                os.write(mark, current_boot_id().encode())
+            finally:
+                os.close(mark)
         except OSError as error:
             if not is_lack_of_room(error):
                 raise
@@ -225,6 +227,9 @@ class Journal:
                 # TRUNCATE keeps writers out for as long as it takes, so most of it is done before.
                 database.execute("PRAGMA wal_checkpoint(PASSIVE)")
                 database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                if self._is_marked:
+                    with suppress(OSError):
+                        os.utime(mark_of_open(self._path))
             except sqlite3.DatabaseError as error:
                 raise _to_os_error(error, self._path) from error
             finally:

@@ -29,7 +29,10 @@ _WORD: Final = 1 << 32
 
 
 def mark_of_open(database_path: Path) -> Path:
-    """A file that is there from when the database was opened until it was closed in order: so long it has a log."""
+    """A file that is there from when the database was opened until it was closed in order: so long it has a log.
+
+    Whoever moves the log into the database meanwhile touches the mark.
+    """
     return database_path.with_name(database_path.name + ".open")
 
 
@@ -37,10 +40,14 @@ def check_log_is_all(database_path: Path) -> None:
     """Raises JournalDamaged for a database that nobody has closed and whose log, or the end of it, is gone.
 
     To be called before SQLite sees it, which takes what is there for all there was, and forgets how much that was.
-    A death takes nothing of either file. A loss of power may, which is why what was opened in an earlier boot passes.
+    A death takes nothing of either file. A loss of power may, which is why what was opened in an earlier boot passes;
+    and so does what somebody else has closed since, with SQLite alone.
     """
+    mark = mark_of_open(database_path)
+    if not database_path.exists():
+        return  # nor is there anything that a log could belong to
     try:
-        boot_id = mark_of_open(database_path).read_bytes()
+        boot_id = mark.read_bytes()
     except FileNotFoundError:
         return
     if boot_id != current_boot_id().encode():
@@ -50,6 +57,8 @@ def check_log_is_all(database_path: Path) -> None:
     try:
         log_bytes = log_path.stat().st_size
     except FileNotFoundError:
+        if database_path.stat().st_mtime_ns > mark.stat().st_mtime_ns:
+            return  # SQLite has moved the log into it
         raise JournalDamaged("its log is gone", path=str(log_path)) from None
     try:
         with index_path.open("rb") as index:

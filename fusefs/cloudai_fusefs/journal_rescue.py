@@ -12,7 +12,7 @@ import os
 import shutil
 import time
 from collections.abc import Collection, Iterable
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final
 
@@ -44,6 +44,15 @@ def open_journal(directory: Path) -> Journal:
     has_no_rows = not path.exists() or path.stat().st_size == 0
     if has_no_rows and staged_node_ids(directory):
         return _rescue(directory, "it is missing, and there are staged files")
+    try:
+        return open_undamaged(directory)
+    except JournalDamaged as error:
+        return _rescue(directory, error.detail)
+
+
+def open_undamaged(directory: Path) -> Journal:
+    """The state directory's journal. Raises JournalDamaged, with it and its log as they were; else as open_journal."""
+    path = directory / JOURNAL_NAME
     log_path, kept_log_path = directory / _LOG_NAME, directory / _KEPT_LOG_NAME
     if kept_log_path.exists() and not log_path.exists():
         kept_log_path.replace(log_path)  # a death came before the end of this, the last time
@@ -54,14 +63,15 @@ def open_journal(directory: Path) -> Journal:
             os.link(log_path, kept_log_path)
     try:
         journal = Journal(path)
-    except JournalDamaged as error:
-        reason = error.detail
-    else:
-        kept_log_path.unlink(missing_ok=True)
-        return journal
-    if kept_log_path.exists():
-        kept_log_path.replace(log_path)
-    return _rescue(directory, reason)
+    except JournalDamaged:
+        if kept_log_path.exists():
+            kept_log_path.replace(log_path)
+        raise
+    except BaseException:
+        kept_log_path.unlink(missing_ok=True)  # what was in it is in the journal
+        raise
+    kept_log_path.unlink(missing_ok=True)
+    return journal
 
 
 def directories_set_aside(directory: Path) -> list[Path]:
@@ -111,10 +121,11 @@ def _rescue(directory: Path, reason: str) -> Journal:
         shutil.rmtree(scratch)
 
     new_path = directory / f"{JOURNAL_NAME}.new"
+    mark_of_open(new_path).unlink(missing_ok=True)  # before what it says is there
     for suffix in ("", "-wal", "-shm"):
         new_path.with_name(new_path.name + suffix).unlink(missing_ok=True)
-    journal = Journal(new_path)
-    with journal.together():
+    # Closed, all of it is in the one file: it is the last connection.
+    with closing(Journal(new_path)) as journal, journal.together():
         for record in left.records.values():
             journal.put_again(record)
         for stray in left.strays.values():
@@ -123,7 +134,6 @@ def _rescue(directory: Path, reason: str) -> Journal:
         for removal in left.removals.values():
             journal.put_removal(removal)
         journal.note_boot(left.boot_id or UNKNOWN_BOOT)
-    journal.close()  # the last connection: all of it is in the one file
 
     kept = {node_id for node_id, record in left.records.items() if record.has_content}
     lost = [path for node_id, paths in staged.items() if node_id not in kept for path in paths]

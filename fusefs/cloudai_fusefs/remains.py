@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
-from cloudai_fusefs.journal import Journal
-from cloudai_fusefs.journal_rescue import JOURNAL_NAME, directories_set_aside
+from cloudai_fusefs.journal_rescue import JOURNAL_NAME, directories_set_aside, open_undamaged
 from cloudai_fusefs.state_lock import own_state_directory
 from cloudai_model.errors import CloudAIError
 
@@ -16,14 +16,11 @@ def has_remains(state_dir: Path) -> bool:
         return state_dir.is_dir() and bool(directories_set_aside(state_dir))
     try:
         with own_state_directory(state_dir):
-            return bool(directories_set_aside(state_dir)) or _has_rows(state_dir / JOURNAL_NAME)
+            return bool(directories_set_aside(state_dir)) or _has_rows(state_dir)
     except (CloudAIError, OSError):
         return True
 
 
-def _has_rows(path: Path) -> bool:
-    journal = Journal(path)
-    try:
+def _has_rows(state_dir: Path) -> bool:
+    with closing(open_undamaged(state_dir)) as journal:
         return bool(journal.records() or journal.strays() or journal.removals())
-    finally:
-        journal.close()

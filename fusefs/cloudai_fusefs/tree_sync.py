@@ -235,9 +235,8 @@ class TreeSync:
                 while pages[-1].next_page_token:
                     pages.append(await self._client.list_tree(task_id, pages[-1].next_page_token))
             except GenerationChanged:
-                await (
-                    self._pause()
-                )  # what has changed since is forgotten, or the master has another history by now
+                # What has changed meanwhile is forgotten, or the master has another history by now.
+                await self._pause()
                 continue
             listing = Listing(pages)
             # The watch would not tell again of what the listing has told; and a sealed run's is worth keeping.

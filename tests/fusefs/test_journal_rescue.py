@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sqlite3
@@ -22,6 +23,7 @@ from cloudai_fusefs.journal_rescue import JOURNAL_NAME, directories_set_aside, o
 from cloudai_fusefs.journal_rows import JournalRecord, RemovalRecord, StrayRecord
 from cloudai_fusefs.journal_schema import SCHEMA_VERSION
 from cloudai_fusefs.node import FILE
+from cloudai_fusefs.remains import has_remains
 from support.lost_power import EARLIER_BOOT
 
 TASK_ID = "t-1"
@@ -256,6 +258,7 @@ def test_journal_of_a_newer_version_stays_as_it_is(damaged: tuple[Path, Rows]) -
     directory, _ = damaged
     with closing(sqlite3.connect(directory / JOURNAL_NAME)) as database:
         database.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+    mark_of_open(directory / JOURNAL_NAME).unlink()  # as whoever closes it does
     before = {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
     with pytest.raises(JournalTooNew, match=f"version={SCHEMA_VERSION + 1}"):
@@ -377,3 +380,92 @@ def test_log_that_was_kept_by_one_who_died_is_put_back(damaged: tuple[Path, Rows
 
     assert check_nothing_is_lost(directory, rows) == ROW_COUNT
     assert directories_set_aside(directory) == []
+
+
+@pytest.mark.parametrize("failure", [OSError(errno.EIO, "no answer"), JournalTooNew(version=99)])
+def test_start_that_fails_raises_no_alarm_at_the_next(
+    damaged: tuple[Path, Rows], monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    directory, rows = damaged
+
+    def fail(_: Journal) -> None:
+        raise failure
+
+    monkeypatch.setattr(Journal, "strays", fail)
+    with pytest.raises(type(failure)):
+        open_journal(directory)
+    monkeypatch.undo()
+
+    assert [path.name for path in directory.iterdir() if path.is_file()] == [JOURNAL_NAME]
+    assert check_nothing_is_lost(directory, rows) == ROW_COUNT
+    assert directories_set_aside(directory) == []
+
+
+def test_look_with_sqlite_alone_is_no_damage(damaged: tuple[Path, Rows]) -> None:
+    directory, rows = damaged
+    os.utime(mark_of_open(directory / JOURNAL_NAME), (1, 1))  # it was opened a while ago
+    with closing(sqlite3.connect(directory / JOURNAL_NAME)) as database:
+        database.execute("SELECT * FROM pending").fetchall()
+    assert not (directory / f"{JOURNAL_NAME}-wal").exists()
+
+    assert check_nothing_is_lost(directory, rows) == ROW_COUNT
+    assert directories_set_aside(directory) == []
+
+
+async def test_log_that_is_gone_after_a_checkpoint_is_damage(tmp_path: Path) -> None:
+    """The database is newer than when it was opened, but nobody else has moved the log into it."""
+    with closing(open_journal(tmp_path)) as journal:
+        (tmp_path / "staged" / TASK_ID).mkdir(parents=True)
+        (tmp_path / "staged" / TASK_ID / "1").write_bytes(content_of(1))
+        journal.put(record(2))
+        await journal.checkpoint()
+        journal.put(record(1))
+        shutil.copytree(tmp_path, tmp_path / "left", copy_function=shutil.copy2)
+    (tmp_path / "left" / f"{JOURNAL_NAME}-wal").unlink()
+
+    open_journal(tmp_path / "left").close()
+
+    (aside,) = directories_set_aside(tmp_path / "left")
+    assert (aside / "staged" / TASK_ID / "1").read_bytes() == content_of(1)
+
+
+def test_rescue_that_is_cut_off_is_begun_again(
+    damaged: tuple[Path, Rows], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory, rows = damaged
+    cut_the_log(directory)
+    new_path = directory / f"{JOURNAL_NAME}.new"
+
+    def die(_: Journal, boot_id: str) -> None:
+        for suffix in ("", "-wal", "-shm", ".open"):
+            shutil.copy2(f"{new_path}{suffix}", tmp_of(directory) / f"{new_path.name}{suffix}")
+        raise OSError(errno.ENOSPC, "full")
+
+    tmp_of(directory).mkdir()
+    monkeypatch.setattr(Journal, "note_boot", die)
+    with pytest.raises(OSError, match="full"):
+        open_journal(directory)
+    monkeypatch.undo()
+    for path in tmp_of(directory).iterdir():
+        path.rename(directory / path.name)  # what a death in that place would have left
+    for aside in directories_set_aside(directory):
+        shutil.rmtree(aside)
+
+    check_nothing_is_lost(directory, rows)
+
+
+def tmp_of(directory: Path) -> Path:
+    return directory.with_name("what-a-death-leaves")
+
+
+def test_question_whether_anything_is_left_leaves_a_damaged_log_to_the_next_mount(
+    damaged: tuple[Path, Rows],
+) -> None:
+    directory, rows = damaged
+    mark_of_open(directory / JOURNAL_NAME).unlink()  # as after a loss of power
+    damage_the_log(directory)
+
+    assert has_remains(directory)
+
+    assert check_nothing_is_lost(directory, rows) < ROW_COUNT
+    assert len(directories_set_aside(directory)) == 1
