@@ -23,7 +23,7 @@ from typing import Any, Final
 import trio
 
 from cloudai_fusefs.journal_errors import JournalDamaged, JournalTooNew
-from cloudai_fusefs.journal_log import check_log, check_log_is_all, mark_of_open
+from cloudai_fusefs.journal_log import check_log, check_log_is_all, mark_of_open, mark_open, note_moved
 from cloudai_fusefs.journal_rows import JournalRecord, RemovalRecord, StrayRecord, record_from_row, row_of
 from cloudai_fusefs.journal_schema import (
     SCHEMA,
@@ -37,7 +37,6 @@ from cloudai_fusefs.journal_schema import (
     UPSERT_REMOVAL,
     UPSERT_STRAY,
 )
-from cloudai_model.boots import current_boot_id
 from cloudai_model.full_disks import is_lack_of_room
 from cloudai_model.limits import KIB
 
@@ -96,11 +95,7 @@ class Journal:
     def _mark_open(self) -> None:
         """From here on its log belongs to it, which is there since the first look."""
         try:
-            mark = os.open(mark_of_open(self._path), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                os.write(mark, current_boot_id().encode())
-            finally:
-                os.close(mark)
+            mark_open(self._path)
         except OSError as error:
             if not is_lack_of_room(error):
                 raise
@@ -227,12 +222,12 @@ class Journal:
                 # TRUNCATE keeps writers out for as long as it takes, so most of it is done before.
                 database.execute("PRAGMA wal_checkpoint(PASSIVE)")
                 database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-                if self._is_marked:
-                    with suppress(OSError):
-                        os.utime(mark_of_open(self._path))
             except sqlite3.DatabaseError as error:
                 raise _to_os_error(error, self._path) from error
             finally:
+                if self._is_marked:
+                    with suppress(OSError):
+                        note_moved(self._path)
                 database.close()
 
         await trio.to_thread.run_sync(run)

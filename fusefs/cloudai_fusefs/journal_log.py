@@ -29,11 +29,27 @@ _WORD: Final = 1 << 32
 
 
 def mark_of_open(database_path: Path) -> Path:
-    """A file that is there from when the database was opened until it was closed in order: so long it has a log.
-
-    Whoever moves the log into the database meanwhile touches the mark.
-    """
+    """A file that is there from when the database was opened until it was closed in order: so long it has a log."""
     return database_path.with_name(database_path.name + ".open")
+
+
+def mark_open(database_path: Path) -> None:
+    """Makes the mark, with the boot's id in it. The database and its log are there. Raises OSError."""
+    mark = os.open(mark_of_open(database_path), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.ftruncate(mark, os.write(mark, current_boot_id().encode()))
+    finally:
+        os.close(mark)
+    note_moved(database_path)
+
+
+def note_moved(database_path: Path) -> None:
+    """The log was moved into the database by who has it open: the mark has the moment of the database's last change.
+
+    Raises OSError.
+    """
+    moved_ns = database_path.stat().st_mtime_ns
+    os.utime(mark_of_open(database_path), ns=(moved_ns, moved_ns))
 
 
 def check_log_is_all(database_path: Path) -> None:
@@ -41,7 +57,8 @@ def check_log_is_all(database_path: Path) -> None:
 
     To be called before SQLite sees it, which takes what is there for all there was, and forgets how much that was.
     A death takes nothing of either file. A loss of power may, which is why what was opened in an earlier boot passes;
-    and so does what somebody else has closed since, with SQLite alone.
+    and so does a log that somebody else has moved into the database since, with SQLite alone. (An empty one leaves no
+    trace where it was moved to: it is taken for one that is gone.)
     """
     mark = mark_of_open(database_path)
     if not database_path.exists():
@@ -57,7 +74,7 @@ def check_log_is_all(database_path: Path) -> None:
     try:
         log_bytes = log_path.stat().st_size
     except FileNotFoundError:
-        if database_path.stat().st_mtime_ns > mark.stat().st_mtime_ns:
+        if database_path.stat().st_mtime_ns != mark.stat().st_mtime_ns:
             return  # SQLite has moved the log into it
         raise JournalDamaged("its log is gone", path=str(log_path)) from None
     try:

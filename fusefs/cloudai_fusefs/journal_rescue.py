@@ -7,19 +7,20 @@ is what. Blocking, at the start of a mount only.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shutil
 import time
 from collections.abc import Collection, Iterable
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Final
 
 from cloudai_fusefs.damaged_journal import WhatIsLeft, read_what_is_left
 from cloudai_fusefs.journal import Journal
 from cloudai_fusefs.journal_errors import JournalDamaged
-from cloudai_fusefs.journal_log import mark_of_open
+from cloudai_fusefs.journal_log import mark_of_open, mark_open
 
 log = logging.getLogger(__name__)
 
@@ -40,10 +41,6 @@ def open_journal(directory: Path) -> Journal:
 
     Raises JournalTooNew, and OSError when the disk refuses: nothing is changed then.
     """
-    path = directory / JOURNAL_NAME
-    has_no_rows = not path.exists() or path.stat().st_size == 0
-    if has_no_rows and staged_node_ids(directory):
-        return _rescue(directory, "it is missing, and there are staged files")
     try:
         return open_undamaged(directory)
     except JournalDamaged as error:
@@ -54,24 +51,37 @@ def open_undamaged(directory: Path) -> Journal:
     """The state directory's journal. Raises JournalDamaged, with it and its log as they were; else as open_journal."""
     path = directory / JOURNAL_NAME
     log_path, kept_log_path = directory / _LOG_NAME, directory / _KEPT_LOG_NAME
-    if kept_log_path.exists() and not log_path.exists():
-        kept_log_path.replace(log_path)  # a death came before the end of this, the last time
-    kept_log_path.unlink(missing_ok=True)
+    _put_log_back(log_path, kept_log_path)  # a death came before the end of this, the last time
+    has_no_rows = not path.exists() or path.stat().st_size == 0
+    if has_no_rows and (log_path.exists() or staged_node_ids(directory)):
+        raise JournalDamaged("it is missing, and there are changes", path=str(path))
     if log_path.exists():
         # SQLite removes the log when it lets go of the journal, damaged or not.
-        with suppress(OSError):  # a file system without links: what SQLite could read of it is kept
-            os.link(log_path, kept_log_path)
+        _keep(log_path, kept_log_path)
     try:
         journal = Journal(path)
-    except JournalDamaged:
-        if kept_log_path.exists():
-            kept_log_path.replace(log_path)
-        raise
     except BaseException:
-        kept_log_path.unlink(missing_ok=True)  # what was in it is in the journal
+        _put_log_back(log_path, kept_log_path)
         raise
     kept_log_path.unlink(missing_ok=True)
     return journal
+
+
+def _keep(log_path: Path, kept_log_path: Path) -> None:
+    try:
+        os.link(log_path, kept_log_path)
+    except OSError:  # a file system without links
+        unfinished = kept_log_path.with_name(kept_log_path.name + ".unfinished")
+        shutil.copyfile(log_path, unfinished)
+        unfinished.replace(kept_log_path)
+
+
+def _put_log_back(log_path: Path, kept_log_path: Path) -> None:
+    # (Not `replace` alone: of two names of one file it leaves both, and a log that is still kept when the journal is
+    # closed in order would be taken for that of the next.)
+    if kept_log_path.exists() and not log_path.exists():
+        kept_log_path.replace(log_path)
+    kept_log_path.unlink(missing_ok=True)
 
 
 def directories_set_aside(directory: Path) -> list[Path]:
@@ -105,43 +115,53 @@ def set_files_aside(directory: Path, paths: Iterable[Path], reason: str) -> Path
 def _rescue(directory: Path, reason: str) -> Journal:
     staged = staged_node_ids(directory)
     aside = _make_directory(directory)
-    # Copied, not moved: a crash before the end must find the journal where it was, with its log.
-    for name in _JOURNAL_FILES:
-        if (directory / name).exists():
-            shutil.copy2(directory / name, aside / name)
-    left = WhatIsLeft({}, {}, {}, "")
-    if (aside / JOURNAL_NAME).exists():
-        scratch = aside / "reading"
-        scratch.mkdir(mode=0o700)
-        # Looked at in yet another copy: SQLite may write to what it opens.
-        for name in _JOURNAL_FILES[:2]:
-            if (aside / name).exists():
-                shutil.copy2(aside / name, scratch / name)
-        left = read_what_is_left(scratch / JOURNAL_NAME, staged)
-        shutil.rmtree(scratch)
+    with ExitStack() as on_failure:
+        on_failure.callback(shutil.rmtree, aside, ignore_errors=True)  # nothing has been moved there yet
+        # Copied, not moved: a crash before the end must find the journal where it was, with its log.
+        for name in _JOURNAL_FILES:
+            if (directory / name).exists():
+                shutil.copy2(directory / name, aside / name)
+        if (directory / JOURNAL_NAME).exists():
+            mark_open(directory / JOURNAL_NAME)  # until another is in its place: a log that is gone is damage
+        left = WhatIsLeft({}, {}, {}, "")
+        if (aside / JOURNAL_NAME).exists():
+            scratch = aside / "reading"
+            scratch.mkdir(mode=0o700)
+            # Looked at in yet another copy: SQLite may write to what it opens.
+            for name in _JOURNAL_FILES[:2]:
+                if (aside / name).exists():
+                    shutil.copy2(aside / name, scratch / name)
+            left = read_what_is_left(scratch / JOURNAL_NAME, staged)
+            shutil.rmtree(scratch)
 
-    new_path = directory / f"{JOURNAL_NAME}.new"
-    mark_of_open(new_path).unlink(missing_ok=True)  # before what it says is there
-    for suffix in ("", "-wal", "-shm"):
-        new_path.with_name(new_path.name + suffix).unlink(missing_ok=True)
-    # Closed, all of it is in the one file: it is the last connection.
-    with closing(Journal(new_path)) as journal, journal.together():
-        for record in left.records.values():
-            journal.put_again(record)
-        for stray in left.strays.values():
-            if stray.node_id not in left.records:
-                journal.put_stray(stray)
-        for removal in left.removals.values():
-            journal.put_removal(removal)
-        journal.note_boot(left.boot_id or UNKNOWN_BOOT)
+        new_path = directory / f"{JOURNAL_NAME}.new"
+        mark_of_open(new_path).unlink(missing_ok=True)  # before what it says is there
+        for suffix in ("", "-wal", "-shm"):
+            new_path.with_name(new_path.name + suffix).unlink(missing_ok=True)
+        # Closed, all of it is in the one file: it is the last connection.
+        with closing(Journal(new_path)) as journal, journal.together():
+            for record in left.records.values():
+                journal.put_again(record)
+            for stray in left.strays.values():
+                if stray.node_id not in left.records:
+                    journal.put_stray(stray)
+            for removal in left.removals.values():
+                journal.put_removal(removal)
+            journal.note_boot(left.boot_id or UNKNOWN_BOOT)
+        if new_path.with_name(new_path.name + "-wal").exists():
+            # SQLite closes in silence what it could not move.
+            raise OSError(errno.ENOSPC, "the new journal cannot be written", str(new_path))
 
-    kept = {node_id for node_id, record in left.records.items() if record.has_content}
-    lost = [path for node_id, paths in staged.items() if node_id not in kept for path in paths]
-    (aside / "README").write_text(_describe(f"The journal was unusable: {reason}.", lost, len(left.records)))
+        kept = {node_id for node_id, record in left.records.items() if record.has_content}
+        lost = [path for node_id, paths in staged.items() if node_id not in kept for path in paths]
+        (aside / "README").write_text(
+            _describe(f"The journal was unusable: {reason}.", lost, len(left.records))
+        )
+        on_failure.pop_all()
     _move(lost, aside)
     # A log without its database would be taken for the new one's. Killed between here and the rename, the next
     # mount finds a damaged journal again, and loses what was in the log alone: it is in the first copy.
-    for name in _JOURNAL_FILES[1:]:
+    for name in (_KEPT_LOG_NAME, *_JOURNAL_FILES[1:]):
         (directory / name).unlink(missing_ok=True)
     new_path.rename(directory / JOURNAL_NAME)
     mark_of_open(directory / JOURNAL_NAME).unlink(missing_ok=True)  # of the damaged one: this one was closed

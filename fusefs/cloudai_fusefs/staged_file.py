@@ -165,7 +165,7 @@ class StagedFile:
                 offset_bytes = os.lseek(self._fd, offset_bytes, os.SEEK_DATA)
                 end_bytes = os.lseek(self._fd, offset_bytes, os.SEEK_HOLE)
                 self._note_writing(offset_bytes, end_bytes - offset_bytes)
-                offset_bytes = end_bytes
+                offset_bytes = end_bytes + -end_bytes % CHUNK_BYTES_MAX  # of a cell it is all the same
         except OSError as error:
             if error.errno != errno.ENXIO:  # no data from there on
                 self._note_writing(offset_bytes, left_bytes - offset_bytes)

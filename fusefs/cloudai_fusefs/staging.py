@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from cloudai_fusefs.chunk_reader import ChunkReader
@@ -58,32 +58,35 @@ class Staging:
         self._reader = reader
         self._on_change = on_change
         self._journal = open_journal(directory)
-        self.rows = PendingRows(self._journal, self._files_directory)
-        self.removals = RecordedRemovals(self._journal, on_change)
-        self._descriptors = StagedDescriptors()
-        self._spares = SpareFiles(directory / "spare")
-        self.space = StagingSpace(self._files_directory, bytes_max)
-        self.pace = WritePace()
-        marks = self._files_directory.glob(f"*/{mark_of(Path('*'))}")
-        acknowledged = {int(path.name.partition(".")[0]) for path in marks}
-        self.settling = Settling(self._journal, self._files_directory, self.rows.put)
-        records = self._journal.records()
-        removals = self._journal.removals()
-        removed_at_ns = {removal.node_id: removal.removed_at_ns for removal in removals}
-        for record in records:
-            if record.written_at_ns <= removed_at_ns.get(record.node_id, 0):
-                acknowledged.add(record.node_id)  # or it would not have been removed
-            if record.node_id in acknowledged:
-                self.rows.remove(record.node_id)
-        has_lost_power = self._note_boot(records)
-        self.recovery = Recovery(
-            self,
-            [record for record in records if record.node_id not in acknowledged],
-            self._journal.strays(),
-            removals,
-        )
-        self._directory = directory
-        self._clear_orphans(has_lost_power=has_lost_power)
+        with ExitStack() as on_failure:
+            on_failure.callback(self._journal.close)
+            self.rows = PendingRows(self._journal, self._files_directory)
+            self.removals = RecordedRemovals(self._journal, on_change)
+            self._descriptors = StagedDescriptors()
+            self._spares = SpareFiles(directory / "spare")
+            self.space = StagingSpace(self._files_directory, bytes_max)
+            self.pace = WritePace()
+            marks = self._files_directory.glob(f"*/{mark_of(Path('*'))}")
+            acknowledged = {int(path.name.partition(".")[0]) for path in marks}
+            self.settling = Settling(self._journal, self._files_directory, self.rows.put)
+            records = self._journal.records()
+            removals = self._journal.removals()
+            removed_at_ns = {removal.node_id: removal.removed_at_ns for removal in removals}
+            for record in records:
+                if record.written_at_ns <= removed_at_ns.get(record.node_id, 0):
+                    acknowledged.add(record.node_id)  # or it would not have been removed
+                if record.node_id in acknowledged:
+                    self.rows.remove(record.node_id)
+            has_lost_power = self._note_boot(records)
+            self.recovery = Recovery(
+                self,
+                [record for record in records if record.node_id not in acknowledged],
+                self._journal.strays(),
+                removals,
+            )
+            self._directory = directory
+            self._clear_orphans(has_lost_power=has_lost_power)
+            on_failure.pop_all()
 
     def list_set_aside(self) -> list[Path]:
         """Directories with what could not be used, of this mount's start or an earlier one, until removed."""

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from cloudai_fusefs.damaged_journal import read_what_is_left
 from cloudai_fusefs.journal import Journal
 from cloudai_fusefs.journal_errors import JournalTooNew
-from cloudai_fusefs.journal_log import mark_of_open
+from cloudai_fusefs.journal_log import mark_of_open, note_moved
 from cloudai_fusefs.journal_rescue import JOURNAL_NAME, directories_set_aside, open_journal
 from cloudai_fusefs.journal_rows import JournalRecord, RemovalRecord, StrayRecord
 from cloudai_fusefs.journal_schema import SCHEMA_VERSION
@@ -79,7 +79,8 @@ def make_state(directory: Path) -> Rows:
         journal.put_stray(StrayRecord(node_id=900, user="user-123", task_id=TASK_ID, after_node_id=3))
         journal.put_removal(REMOVAL)
         for suffix in ("", "-wal", "-shm", ".open"):
-            shutil.copy(directory / f"living{suffix}", directory / f"{JOURNAL_NAME}{suffix}")
+            shutil.copy2(directory / f"living{suffix}", directory / f"{JOURNAL_NAME}{suffix}")
+    note_moved(directory / JOURNAL_NAME)  # as Journal.checkpoint does
     (directory / "living").unlink()
     for node_id in rows:
         (directory / "staged" / TASK_ID / str(node_id)).write_bytes(content_of(node_id))
@@ -396,14 +397,14 @@ def test_start_that_fails_raises_no_alarm_at_the_next(
         open_journal(directory)
     monkeypatch.undo()
 
-    assert [path.name for path in directory.iterdir() if path.is_file()] == [JOURNAL_NAME]
+    left = {path.name for path in directory.iterdir() if path.is_file()}
+    assert left == {JOURNAL_NAME, f"{JOURNAL_NAME}-wal"}
     assert check_nothing_is_lost(directory, rows) == ROW_COUNT
     assert directories_set_aside(directory) == []
 
 
 def test_look_with_sqlite_alone_is_no_damage(damaged: tuple[Path, Rows]) -> None:
     directory, rows = damaged
-    os.utime(mark_of_open(directory / JOURNAL_NAME), (1, 1))  # it was opened a while ago
     with closing(sqlite3.connect(directory / JOURNAL_NAME)) as database:
         database.execute("SELECT * FROM pending").fetchall()
     assert not (directory / f"{JOURNAL_NAME}-wal").exists()
@@ -469,3 +470,53 @@ def test_question_whether_anything_is_left_leaves_a_damaged_log_to_the_next_moun
 
     assert check_nothing_is_lost(directory, rows) < ROW_COUNT
     assert len(directories_set_aside(directory)) == 1
+
+
+@pytest.mark.parametrize("damage", [take_the_log_away, empty_the_log, cut_the_log, damage_the_log])
+def test_log_of_a_damaged_journal_is_never_taken_for_the_next_ones(
+    damaged: tuple[Path, Rows], damage: Callable[[Path], None]
+) -> None:
+    directory, rows = damaged
+    damage(directory)
+    with closing(open_journal(directory)) as journal:
+        for node_id in rows:
+            journal.remove(node_id)
+
+    for _ in range(2):
+        with closing(open_journal(directory)) as journal:
+            assert journal.records() == []
+    assert not (directory / f"{JOURNAL_NAME}-wal.kept").exists()
+
+
+@pytest.mark.parametrize("damage", [cut_to_nothing, remove])
+def test_staged_files_without_a_journal_are_something_that_is_left(
+    damaged: tuple[Path, Rows], damage: Callable[[Path], None]
+) -> None:
+    directory, rows = damaged
+    damage(directory)
+
+    for _ in range(2):
+        assert has_remains(directory)
+    check_nothing_is_lost(directory, rows)
+
+
+def test_new_journal_that_a_full_disk_keeps_in_its_log_does_not_take_the_damaged_ones_place(
+    damaged: tuple[Path, Rows], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQLite closes in silence what it could not move."""
+    directory, rows = damaged
+    cut_the_log(directory)
+    close = Journal.close
+
+    def close_unmoved(journal: Journal) -> None:
+        close(journal)
+        for path in directory.glob(f"{JOURNAL_NAME}.new"):
+            path.with_name(f"{path.name}-wal").touch()
+
+    monkeypatch.setattr(Journal, "close", close_unmoved)
+    with pytest.raises(OSError, match="cannot be written"):
+        open_journal(directory)
+    monkeypatch.undo()
+
+    assert directories_set_aside(directory) == []
+    check_nothing_is_lost(directory, rows)
