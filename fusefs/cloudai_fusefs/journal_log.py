@@ -35,9 +35,10 @@ def mark_of_open(database_path: Path) -> Path:
 
 def mark_open(database_path: Path) -> None:
     """Makes the mark, with the boot's id in it. The database and its log are there. Raises OSError."""
-    mark = os.open(mark_of_open(database_path), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+    mark = os.open(mark_of_open(database_path), flags, 0o600)
     try:
-        os.ftruncate(mark, os.write(mark, current_boot_id().encode()))
+        os.write(mark, current_boot_id().encode())
     finally:
         os.close(mark)
     note_moved(database_path)
