@@ -28,6 +28,12 @@ _MAGIC_BIG_ENDIAN: Final = 0x377F0683
 _WORD: Final = 1 << 32
 
 
+def _log_and_index_of(database_path: Path) -> tuple[Path, Path]:
+    """Where SQLite has them: beside the database."""
+    name = database_path.name
+    return database_path.with_name(f"{name}-wal"), database_path.with_name(f"{name}-shm")
+
+
 def mark_of_open(database_path: Path) -> Path:
     """A file that is there from when the database was opened until it was closed in order: so long it has a log."""
     return database_path.with_name(database_path.name + ".open")
@@ -70,8 +76,7 @@ def check_log_is_all(database_path: Path) -> None:
         return
     if boot_id != current_boot_id().encode():
         return
-    log_path = database_path.with_name(database_path.name + "-wal")
-    index_path = database_path.with_name(database_path.name + "-shm")
+    log_path, index_path = _log_and_index_of(database_path)
     try:
         log_bytes = log_path.stat().st_size
     except FileNotFoundError:
@@ -88,14 +93,15 @@ def check_log_is_all(database_path: Path) -> None:
     # (Empty, or not filled in: a death has cut off SQLite's first look.)
     if len(header) == _INDEX_HEADER.size:
         is_filled_in, page_bytes, frame_count = _INDEX_HEADER.unpack(header)
-        if is_filled_in and log_bytes < _log_bytes(frame_count, page_bytes):
+        page_bytes = 64 * KIB if page_bytes == 1 else page_bytes  # 64 KiB stand as 1 there
+        # (A log without frames may be empty: it has no header either.)
+        if is_filled_in and frame_count and log_bytes < _end_of_frames(frame_count, page_bytes):
             raise JournalDamaged("the end of its log is gone", path=str(log_path))
 
 
-def _log_bytes(frame_count: int, page_bytes: int) -> int:
-    """How long a log of so many frames is at least. (64 KiB stand as 1 in the index.)"""
-    page_bytes = 64 * KIB if page_bytes == 1 else page_bytes
-    return _HEADER_BYTES + frame_count * (_FRAME_HEADER_BYTES + page_bytes) if frame_count else 0
+def _end_of_frames(frame_count: int, page_bytes: int) -> int:
+    """Where so many frames end in a log."""
+    return _HEADER_BYTES + frame_count * (_FRAME_HEADER_BYTES + page_bytes)
 
 
 def check_log(database_path: Path) -> int | None:
@@ -105,8 +111,7 @@ def check_log(database_path: Path) -> int | None:
     frame that SQLite does not see: none of a log that is whole. Returns a descriptor of the log's index, if there is
     one, to be closed once the database is: sooner, it would give up the locks that SQLite has on that file.
     """
-    log_path = database_path.with_name(database_path.name + "-wal")
-    index_path = database_path.with_name(database_path.name + "-shm")
+    log_path, index_path = _log_and_index_of(database_path)
     if not log_path.exists() or log_path.stat().st_size <= _HEADER_BYTES:
         return None
     with log_path.open("rb") as log, ExitStack() as on_failure:
@@ -124,7 +129,7 @@ def check_log(database_path: Path) -> int | None:
 
 def _has_commit_after(log: BinaryIO, header: bytes, frame_count: int) -> bool:
     page_bytes = int.from_bytes(header[8:12], "big")
-    log.seek(_HEADER_BYTES + frame_count * (_FRAME_HEADER_BYTES + page_bytes))
+    log.seek(_end_of_frames(frame_count, page_bytes))
     size_bytes = os.fstat(log.fileno()).st_size
     while log.tell() + _FRAME_HEADER_BYTES + page_bytes <= size_bytes:
         frame = log.read(_FRAME_HEADER_BYTES)

@@ -421,8 +421,7 @@ async def test_run_that_is_sealed_while_it_is_listed_is_listed_again_and_kept(
     master: FakeMaster,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for number in range(3):
-        await commit_one(client, run, file_commit(b"%d" % number, b"x"))
+    await fill(client, run, 3)
     seals = 0
 
     async def seal_once() -> None:
@@ -447,8 +446,7 @@ async def test_run_that_is_another_one_in_every_listing_is_not_there_for_now(
     run: types.Run,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for number in range(3):
-        await commit_one(client, run, file_commit(b"%d" % number, b"x"))
+    await fill(client, run, 3)
 
     async def forget() -> None:
         raise GenerationChanged("the changes are forgotten")
