@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from cloudai_fusefs.commit_composer import ComposedCommit, compose_commit
-from cloudai_fusefs.file_content import FileContent, is_large
+from cloudai_fusefs.file_content import content_of, is_large
 from cloudai_fusefs.master_client import new_request_id
 from cloudai_fusefs.node import Node
 from cloudai_fusefs.pending_rows import fingerprint
@@ -219,13 +219,7 @@ class CommitSender:
     def _note_content(self, node: Node, manifest: Manifest) -> None:
         if not node.open_count and is_large(manifest):
             return
-        node.content = FileContent(
-            task_id=self._tree.task_id,
-            node_id=node.node_id,
-            generation=node.generation,
-            manifest=manifest,
-            label=self._tree.label_of(node),
-        )
+        node.content = content_of(node, manifest)
 
     def _take_refusal(self, item: ComposedCommit, error: CloudAIError) -> None:
         pending, staged = item.pending, item.node.staged

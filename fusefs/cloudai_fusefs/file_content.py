@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from cloudai_fusefs.node import Node
 from cloudai_model.chunks import Manifest
 
 CLOSED_CHUNKS_MAX: Final = 16_384
@@ -22,6 +23,17 @@ class FileContent:
     manifest: Manifest
     label: str
     """The file's path as it stands in logs and errors."""
+
+
+def content_of(node: Node, manifest: Manifest) -> FileContent:
+    """The content of the node's generation as the master has it, by its manifest."""
+    return FileContent(
+        task_id=node.tree.task_id,
+        node_id=node.node_id,
+        generation=node.generation,
+        manifest=manifest,
+        label=node.tree.label_of(node),
+    )
 
 
 def is_large(manifest: Manifest) -> bool:

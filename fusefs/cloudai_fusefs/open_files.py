@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 import trio
 
 from cloudai_fusefs.chunk_reader import ChunkReader
-from cloudai_fusefs.file_content import FileContent, is_large
+from cloudai_fusefs.file_content import FileContent, content_of, is_large
 from cloudai_fusefs.master_client import MasterClient
 from cloudai_fusefs.node import DIRECTORY, NO_GENERATION, Node
 from cloudai_fusefs.range_reader import RANGE_BYTES_MAX, RangeReader
@@ -414,13 +414,7 @@ class OpenFiles:
 
     @staticmethod
     def _note_content(node: Node, manifest: Manifest) -> FileContent:
-        node.content = FileContent(
-            task_id=node.tree.task_id,
-            node_id=node.node_id,
-            generation=node.generation,
-            manifest=manifest,
-            label=node.tree.label_of(node),
-        )
+        node.content = content_of(node, manifest)
         return node.content
 
     async def _load_manifest(self, node: Node, generation: int) -> Manifest | None:
