@@ -26,6 +26,9 @@ from cloudai_model.errors import CloudAIError
 ROUND_SECONDS: Final = 1.0
 """Between two looks at the limit: 30,000 names are listed meanwhile where a program does nothing else."""
 
+QUIET_ROUND_SECONDS: Final = 60.0
+"""The same where no run is listed and nothing is to go: a look that wakes the daemon costs it 2 ms, once a second."""
+
 REST_SECONDS: Final = 2.0
 """Without a look, until a run is let go of: of two that are walked through at once neither is."""
 
@@ -74,7 +77,11 @@ class TreeMemory:
         """Never returns."""
         while True:
             await trio.sleep(ROUND_SECONDS)
+            run_was_listed = self._sync.run_was_listed
             await self.shrink()
+            if len(self._managed.inodes) <= self.names_max and not self._asked_at_seconds:
+                with trio.move_on_after(QUIET_ROUND_SECONDS):
+                    await run_was_listed.wait()
 
     async def shrink(self) -> None:
         """Lets go of as many runs as the limit wants. What the kernel has of them goes soon afterwards.

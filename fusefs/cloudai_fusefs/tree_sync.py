@@ -69,6 +69,8 @@ class TreeSync:
         self._sealed_cache = sealed_cache
         self._tell_kernel = tell_kernel
         self._nursery = nursery
+        self.run_was_listed = trio.Event()
+        """Set when the names of a run are taken into memory, again perhaps; another one is in its place then."""
         self.recovery_errors: dict[str, CloudAIError] = {}  # of runs that are gone, by task id
         self._run_watches: dict[RunTree, trio.CancelScope] = {}  # the longest followed first
         self._recovering: set[str] = set()
@@ -227,6 +229,8 @@ class TreeSync:
                 await trio.lowlevel.checkpoint()
         self._tell_kernel(told)
         self._staging.note_listing(tree)
+        self.run_was_listed.set()
+        self.run_was_listed = trio.Event()
 
     async def _list(self, task_id: str) -> Listing:
         for _ in range(LISTING_ATTEMPTS_MAX):

@@ -548,3 +548,38 @@ async def test_limit_is_looked_at_again_and_again(
         await trio.sleep(tree_memory.COMES_BACK_SECONDS)
 
     assert mount.tree_memory.let_go_count == 3
+
+
+async def test_limit_is_seldom_looked_at_while_nothing_is_listed(
+    clock: MockClock, mount: FileSystemHarness, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mount.tree_memory.names_max = len(mount.managed.inodes)
+    look_count = 0
+
+    async def count_look() -> None:
+        nonlocal look_count
+        look_count += 1
+
+    monkeypatch.setattr(mount.tree_memory, "shrink", count_look)
+    nursery.start_soon(mount.tree_memory.run)
+    await trio.sleep(3600)
+
+    assert look_count <= 3600 / tree_memory.QUIET_ROUND_SECONDS + 1
+
+
+async def test_limit_is_looked_at_within_a_second_of_a_listing(
+    clock: MockClock, client: FakeMasterClient, mount: FileSystemHarness, nursery: trio.Nursery
+) -> None:
+    mount.tree_memory.names_max = len(mount.managed.inodes)
+    nursery.start_soon(mount.tree_memory.run)
+    await trio.sleep(3 * tree_memory.ROUND_SECONDS)  # it is at rest now
+
+    for _ in range(2):
+        further = await make_run(client, USER)
+        await fill(client, further)
+        await seal(client, further)
+        await trio.sleep(REST_SECONDS)
+        await mount.namespace.load(mount.managed.runs[further.task_id].root)
+    await trio.sleep(tree_memory.ROUND_SECONDS + 0.1)
+
+    assert mount.tree_memory.let_go_count > 0
