@@ -11,6 +11,7 @@ import math
 import secrets
 import time
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from cloudai_fusefs.answered_names import NewsOfName, Place
@@ -34,6 +35,12 @@ SYMLINK = types.NODE_KIND_SYMLINK
 def new_node_id() -> int:
     """A random id for a node made here; two of 10 million nodes meet with a chance of 1 in 100,000."""
     return NODE_ID_MIN + secrets.randbelow(NODE_ID_MAX - NODE_ID_MIN + 1)
+
+
+@lru_cache(1024)
+def _shared(number: int) -> int:
+    """An equal number that other nodes have as well, most likely: one object of 32 bytes for all of them."""
+    return number
 
 
 class NodeAttributes(NamedTuple):
@@ -146,8 +153,10 @@ class Node:
     """The state of one inode inside a run, changed by its tree and by the operations."""
 
     __slots__ = (
-        "_edges",
+        "_directory",
+        "_further_edges",
         "_growths_hidden",
+        "_name",
         "_shown_size_bytes",
         "atime_ns",
         "children",
@@ -198,7 +207,11 @@ class Node:
         self.digest = b""
         self.xattrs: Mapping[bytes, bytes] = NO_XATTRS  # never changed but replaced
         self.children: dict[bytes, Node] | None = {} if kind == DIRECTORY else None
-        self._edges: list[tuple[Node, bytes]] = []
+        # The first of its names without a tuple around it, and no list: nearly all nodes have one, and it is a KiB
+        # of memory for each that counts.
+        self._directory: Node | None = None
+        self._name = b""
+        self._further_edges: tuple[tuple[Node, bytes], ...] = ()
         self.subdirectory_count = 0
 
         self.pending: Pending | None = None
@@ -239,20 +252,41 @@ class Node:
         return self.kind == FILE
 
     @property
-    def edges(self) -> list[tuple[Node, bytes]]:
-        """Its names: (directory, name). A directory has one, the run's root none."""
-        return self._edges
+    def edges(self) -> tuple[tuple[Node, bytes], ...]:
+        """Its names: (directory, name), in the order in which it was given them. A directory has one, the run's root
+        none.
+        """
+        return () if self._directory is None else ((self._directory, self._name), *self._further_edges)
+
+    def add_edge(self, directory: Node, name: bytes) -> None:
+        """One more name, which it does not have yet."""
+        if self._directory is None:
+            self._directory, self._name = directory, name
+        else:
+            self._further_edges += ((directory, name),)
+
+    def remove_edge(self, directory: Node, name: bytes) -> None:
+        """Raises ValueError for a name that it does not have."""
+        left = list(self.edges)
+        left.remove((directory, name))
+        self.clear_edges()
+        for edge in left:
+            self.add_edge(*edge)
+
+    def clear_edges(self) -> None:
+        """It has no name any more."""
+        self._directory, self._name, self._further_edges = None, b"", ()
 
     @property
     def link_count(self) -> int:
         if self.children is not None:
             # Removed, it may still be open: programs tell by the count that it is gone.
             return 2 + self.subdirectory_count if self.is_attached else 0
-        return len(self._edges)
+        return 0 if self._directory is None else 1 + len(self._further_edges)
 
     @property
     def is_attached(self) -> bool:
-        return bool(self._edges) or (self is self.tree.root and not self.tree.is_removed)
+        return self._directory is not None or (self is self.tree.root and not self.tree.is_removed)
 
     @property
     def is_unknown_to_master(self) -> bool:
@@ -350,14 +384,15 @@ class Node:
     def take_first_state(self, message: types.Node) -> None:
         """What the master says of a node that is new here."""
         given = message.attributes
-        self.mode = given.mode
-        self.uid = given.uid
-        self.gid = given.gid
-        self.mtime_ns = given.mtime_ns
-        self.ctime_ns = given.ctime_ns
-        self.atime_ns = given.atime_ns
-        self.revision = message.revision
-        self.generation = message.generation
+        self.mode = _shared(given.mode)
+        self.uid = _shared(given.uid)
+        self.gid = _shared(given.gid)
+        self.mtime_ns = mtime_ns = given.mtime_ns
+        # Of a file that was written and left alone all three are one moment, and one object then.
+        self.ctime_ns = mtime_ns if given.ctime_ns == mtime_ns else given.ctime_ns
+        self.atime_ns = mtime_ns if given.atime_ns == mtime_ns else given.atime_ns
+        self.revision = _shared(message.revision)
+        self.generation = _shared(message.generation)
         self.size_bytes = self.published_size_bytes = message.size_bytes
         self.digest = message.digest
         self.symlink_target = message.symlink_target

@@ -173,7 +173,7 @@ class RunNodes:
                 above += [parent for parent, _ in node.edges]
         for node in list(self.nodes.values()):
             if node not in staying:
-                node.edges.clear()
+                node.clear_edges()
                 if node.children:
                     node.children = {}
                 self._drop_node(node)
@@ -245,7 +245,7 @@ class RunNodes:
                 assert parent.children is not None
                 del parent.children[name]
                 unused.append(parent)
-            node.edges.clear()
+            node.clear_edges()
             self._drop_node(node)
 
     def _drop_node(self, node: Node) -> None:
@@ -328,7 +328,7 @@ class RunNodes:
     def _detach(parent: Node, name: bytes) -> Node:
         assert parent.children is not None
         node = parent.children.pop(name)
-        node.edges.remove((parent, name))
+        node.remove_edge(parent, name)
         parent.subdirectory_count -= node.is_directory
         node.kernel_attributes = parent.kernel_attributes = None  # they carry the link counts
         return node
@@ -339,7 +339,7 @@ class RunNodes:
             # Whoever looked for a path in a circle would never come back.
             raise InternalError("a directory would be inside itself", node_id=node.node_id)
         parent.children[name] = node
-        node.edges.append((parent, name))
+        node.add_edge(parent, name)
         parent.subdirectory_count += node.is_directory
         node.kernel_attributes = parent.kernel_attributes = None
 

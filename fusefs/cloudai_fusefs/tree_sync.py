@@ -15,6 +15,7 @@ from typing import Final
 
 import trio
 
+from cloudai_fusefs import freed_memory
 from cloudai_fusefs.background import keep_running
 from cloudai_fusefs.listing import Listing
 from cloudai_fusefs.managed_tree import ManagedTree, UserDirectory
@@ -47,6 +48,9 @@ RECOVERED_AT_ONCE: Final = 50
 
 LISTING_ATTEMPTS_MAX: Final = 5
 """Of a tree of more than one page: a run is sealed once, and a master seldom has another history than before."""
+
+LARGE_LISTING_NAMES: Final = 10_000
+"""2.5 MiB of messages and more."""
 
 TellKernel = Callable[[Iterable[Invalidation]], None]
 
@@ -125,9 +129,11 @@ class TreeSync:
 
     async def _load_run(self, tree: RunTree) -> None:
         if tree.is_sealed and await self._load_sealed(tree):
+            self._give_memory_back(tree)
             tree.is_kept = True
             return
         is_final = await self._list_run(tree)
+        self._give_memory_back(tree)
         await self._recover(tree)
         tree.listed_at_seconds = trio.current_time()
         tree.is_kept = True
@@ -140,6 +146,11 @@ class TreeSync:
             # What is shown before the watch answers carries short timeouts, and is built and asked for again.
             with trio.move_on_after(WATCH_PATIENCE_SECONDS):
                 await tree.watch_was_tried.wait()
+
+    def _give_memory_back(self, tree: RunTree) -> None:
+        """What the listing took beside the names; nobody waits for it."""
+        if len(tree.nodes) >= LARGE_LISTING_NAMES:
+            self._nursery.start_soon(trio.to_thread.run_sync, freed_memory.give_back)
 
     def _end_watch(self, tree: RunTree) -> None:
         """What the tree shows was exact until now; it is listed again when it is next looked into."""

@@ -195,5 +195,5 @@ def test_directory_moved_elsewhere_into_one_that_was_renamed_into_it_here_makes_
     tell_set(tree, edge(OWN_ID, b"theirs", OTHER_ID, DIRECTORY, revision=3))
 
     assert tree.is_in_doubt
-    assert (tree.root.children, theirs.edges) == ({b"theirs": theirs}, [(tree.root, b"theirs")])
+    assert (tree.root.children, theirs.edges) == ({b"theirs": theirs}, ((tree.root, b"theirs"),))
     assert tree.path_of(own) == b"theirs/own"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from itertools import pairwise
@@ -11,7 +12,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from cloudai_fusefs import run_tree, tree_sync
+from cloudai_fusefs import freed_memory, run_tree, tree_sync
 from cloudai_fusefs.relisting import UNFOLLOWED_SECONDS_MAX
 from cloudai_fusefs.tree_sync import RECONNECT_SECONDS_MAX, WATCH_PATIENCE_SECONDS
 from cloudai_master import listings
@@ -95,6 +96,27 @@ async def test_others_have_a_turn_while_a_large_run_is_taken(
         await load(file_system)
     assert turn_count >= 200 // 10 - 1
     assert len(file_system.tree.root.children or {}) == 200
+
+
+@pytest.mark.parametrize("has_memory_to_give", [True, False])
+async def test_memory_of_a_large_listing_is_given_back(
+    file_system: FileSystemHarness,
+    client: FakeMasterClient,
+    run: types.Run,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    has_memory_to_give: bool,
+) -> None:
+    given_back = threading.Event()
+    monkeypatch.setattr(freed_memory, "give_back", given_back.set)
+    await fill(client, run, 20)
+    monkeypatch.setattr(tree_sync, "LARGE_LISTING_NAMES", 21 if has_memory_to_give else 22)  # with the root
+
+    await load(file_system)
+
+    assert (
+        await trio.to_thread.run_sync(given_back.wait, 5 if has_memory_to_give else 0.2) == has_memory_to_give
+    )
 
 
 async def test_run_is_whole_when_whoever_looked_first_was_cancelled(
