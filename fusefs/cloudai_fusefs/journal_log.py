@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import struct
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -40,14 +40,21 @@ def mark_of_open(database_path: Path) -> Path:
 
 
 def mark_open(database_path: Path) -> None:
-    """Makes the mark, with the boot's id in it. The database and its log are there. Raises OSError."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-    mark = os.open(mark_of_open(database_path), flags, 0o600)
+    """Makes the mark, with the boot's id in it. The database and its log are there. Raises OSError.
+
+    In one stroke: a death or a full disk leaves the mark that was there, which may be all that tells of a lost log.
+    """
+    mark = mark_of_open(database_path)
+    unfinished = mark.with_name(mark.name + ".unfinished")
     try:
-        os.write(mark, current_boot_id().encode())
-    finally:
-        os.close(mark)
-    note_moved(database_path)
+        unfinished.touch(mode=0o600)
+        unfinished.write_text(current_boot_id())
+        _give_moment(unfinished, database_path)
+        unfinished.rename(mark)
+    except OSError:
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+        raise
 
 
 def note_moved(database_path: Path) -> None:
@@ -55,8 +62,12 @@ def note_moved(database_path: Path) -> None:
 
     Raises OSError.
     """
+    _give_moment(mark_of_open(database_path), database_path)
+
+
+def _give_moment(mark: Path, database_path: Path) -> None:
     moved_ns = database_path.stat().st_mtime_ns
-    os.utime(mark_of_open(database_path), ns=(moved_ns, moved_ns))
+    os.utime(mark, ns=(moved_ns, moved_ns))
 
 
 def check_log_is_all(database_path: Path) -> None:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from cloudai_fusefs.damaged_journal import read_what_is_left
 from cloudai_fusefs.journal import Journal
 from cloudai_fusefs.journal_errors import JournalTooNew
-from cloudai_fusefs.journal_log import mark_of_open, note_moved
+from cloudai_fusefs.journal_log import mark_of_open, mark_open, note_moved
 from cloudai_fusefs.journal_rescue import JOURNAL_NAME, directories_set_aside, open_journal
 from cloudai_fusefs.journal_rows import JournalRecord, RemovalRecord, StrayRecord
 from cloudai_fusefs.journal_schema import SCHEMA_VERSION
@@ -520,3 +520,41 @@ def test_new_journal_that_a_full_disk_keeps_in_its_log_does_not_take_the_damaged
 
     assert directories_set_aside(directory) == []
     check_nothing_is_lost(directory, rows)
+
+
+@pytest.mark.parametrize("damage", [take_the_log_away, empty_the_log, cut_the_log])
+def test_rescue_that_cannot_make_its_mark_leaves_what_tells_of_the_lost_log(
+    damaged: tuple[Path, Rows], monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path], None]
+) -> None:
+    """A death there leaves the same, and the next mount must not take what is there for all that there was."""
+    directory, rows = damaged
+    damage(directory)
+    mark = mark_of_open(directory / JOURNAL_NAME)
+    before = mark.read_bytes(), mark.stat().st_mtime_ns
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "no answer")
+
+    monkeypatch.setattr(os, "utime", fail)
+    with pytest.raises(OSError, match="no answer"):
+        mark_open(directory / JOURNAL_NAME)
+    monkeypatch.undo()
+
+    assert (mark.read_bytes(), mark.stat().st_mtime_ns) == before
+    assert not list(directory.glob("*.unfinished"))
+    assert check_nothing_is_lost(directory, rows) < ROW_COUNT
+
+
+def test_new_journal_that_cannot_be_marked_raises_no_alarm_at_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "no answer")
+
+    monkeypatch.setattr(os, "utime", fail)
+    with pytest.raises(OSError, match="no answer"):
+        open_journal(tmp_path)
+    monkeypatch.undo()
+
+    open_journal(tmp_path).close()
+    assert directories_set_aside(tmp_path) == []
