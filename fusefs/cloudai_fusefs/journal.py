@@ -58,7 +58,11 @@ class Journal:
         # Corrupt An SQLite Database File"), and another process that looks into it would take log and index away.
         self._index_descriptor: int | None = None
         self._descriptor: int | None = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=True)
+        try:
+            self._database = _connect(path)
+        except BaseException:
+            os.close(self._descriptor)
+            raise
         try:
             self._prepare()
             self.records()
@@ -217,7 +221,7 @@ class Journal:
         """
 
         def run() -> None:
-            database = sqlite3.connect(self._path, isolation_level=None)
+            database = _connect(self._path)
             try:
                 # TRUNCATE keeps writers out for as long as it takes, so most of it is done before.
                 database.execute("PRAGMA wal_checkpoint(PASSIVE)")
@@ -250,6 +254,14 @@ class Journal:
             self._database.execute(statement, values)
         except sqlite3.DatabaseError as error:
             raise _to_os_error(error, self._path) from error
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    """For the calling thread. Raises OSError: SQLite opens the file at once, and there may be no descriptor left."""
+    try:
+        return sqlite3.connect(path, isolation_level=None, check_same_thread=True)
+    except sqlite3.DatabaseError as error:
+        raise _to_os_error(error, path) from error
 
 
 def _version_of(path: Path) -> int:

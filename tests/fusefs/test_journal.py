@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import shutil
 import sqlite3
 import subprocess
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -363,3 +364,42 @@ def test_another_process_that_looks_into_it_takes_nothing_away(tmp_path: Path, h
         journal.put(record(2))
     with closing(Journal(path)) as reopened:
         assert {found.node_id for found in reopened.records()} == {1, 2}
+
+
+@contextmanager
+def descriptors_left(count: int) -> Iterator[None]:
+    """So many files can be opened, and then no more."""
+    first_free = os.open("/dev/null", os.O_RDONLY)
+    os.close(first_free)
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (first_free + count, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+async def test_checkpoint_without_a_descriptor_left_is_refused_as_by_a_disk(journal: Journal) -> None:
+    """A mount goes on without: an error of SQLite's own would end it."""
+    journal.put(record(5))
+
+    with descriptors_left(0), pytest.raises(OSError, match="journal cannot be written"):
+        await journal.checkpoint()
+
+    assert [row.node_id for row in journal.records()] == [5]
+
+
+@pytest.mark.parametrize("count", range(12))
+def test_journal_without_enough_descriptors_is_refused_as_by_a_disk_and_keeps_none(
+    journal: Journal, path: Path, count: int
+) -> None:
+    journal.put(record(5))
+    journal.close()
+    before = os.listdir("/proc/self/fd")
+
+    with descriptors_left(count), suppress(OSError), closing(Journal(path)):
+        pass
+
+    assert os.listdir("/proc/self/fd") == before
+    with closing(Journal(path)) as again:
+        assert [row.node_id for row in again.records()] == [5]
