@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from cloudai_fusefs.journal_errors import UNREADABLE
 from cloudai_fusefs.journal_rows import JournalRecord, RemovalRecord, StrayRecord, record_from_row
 from cloudai_fusefs.journal_schema import (
     SELECT_PENDING,
@@ -43,7 +44,7 @@ def read_what_is_left(path: Path, node_ids: Iterable[int]) -> WhatIsLeft:
     boot_id = ""
     database = sqlite3.connect(path, isolation_level=None)
     try:
-        with suppress(sqlite3.DatabaseError):
+        with suppress(*UNREADABLE):
             # It must not be changed by a look at it: what a person may want to read stays.
             database.execute("PRAGMA wal_autocheckpoint = 0")
         select = SELECT_PENDING
@@ -61,7 +62,7 @@ def read_what_is_left(path: Path, node_ids: Iterable[int]) -> WhatIsLeft:
         for order in ("ASC", "DESC"):
             _take_rows(database, f"{SELECT_STRAYS} ORDER BY node_id {order}", (), StrayRecord, strays)
             _take_rows(database, f"{SELECT_REMOVALS} ORDER BY node_id {order}", (), RemovalRecord, removals)
-        with suppress(sqlite3.DatabaseError):
+        with suppress(*UNREADABLE):
             boot_id = "".join(str(row[0]) for row in database.execute("SELECT boot_id FROM boots"))
     finally:
         database.close()
@@ -72,7 +73,7 @@ def _has_column(database: sqlite3.Connection, name: str) -> bool:
     """False of rows that an earlier version has made, which did not know it."""
     try:
         database.execute(f"SELECT {name} FROM pending LIMIT 0")  # noqa: S608 - a column's name only
-    except sqlite3.DatabaseError as error:
+    except UNREADABLE as error:
         return "no such column" not in str(error)
     return True
 
@@ -84,7 +85,7 @@ def _take_rows(
     record_type: type[Any],
     found: dict[int, Any],
 ) -> None:
-    with suppress(sqlite3.DatabaseError):
+    with suppress(*UNREADABLE):
         for row in database.execute(query, values):
             record = record_from_row(record_type, row)
             if record is not None:

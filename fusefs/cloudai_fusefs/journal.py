@@ -22,7 +22,7 @@ from typing import Any, Final
 
 import trio
 
-from cloudai_fusefs.journal_errors import JournalDamaged, JournalTooNew
+from cloudai_fusefs.journal_errors import UNREADABLE, JournalDamaged, JournalTooNew, is_damage
 from cloudai_fusefs.journal_log import check_log, check_log_is_all, mark_of_open, mark_open, note_moved
 from cloudai_fusefs.journal_rows import JournalRecord, RemovalRecord, StrayRecord, record_from_row, row_of
 from cloudai_fusefs.journal_schema import (
@@ -68,8 +68,9 @@ class Journal:
             self.records()
             self.strays()
             self.removals()
+            self.boot_id  # noqa: B018 - to be verified as well
             self._mark_open()
-        except sqlite3.DatabaseError as error:
+        except UNREADABLE as error:
             self.close()
             raise _to_refusal(error, path) from error
         except BaseException:
@@ -273,20 +274,8 @@ def _version_of(path: Path) -> int:
         return 0
 
 
-# What SQLite says of bytes that it, or a statement of ours, did not expect there. The rest is the disk's.
-_DAMAGE_CODES: Final = (
-    sqlite3.SQLITE_CORRUPT,
-    sqlite3.SQLITE_NOTADB,
-    sqlite3.SQLITE_ERROR,
-    sqlite3.SQLITE_MISMATCH,
-    sqlite3.SQLITE_CONSTRAINT,
-    sqlite3.SQLITE_TOOBIG,
-)
-
-
-def _to_refusal(error: sqlite3.DatabaseError, path: Path) -> Exception:
-    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF  # without the extended bits
-    if code in _DAMAGE_CODES:
+def _to_refusal(error: sqlite3.DatabaseError | UnicodeDecodeError, path: Path) -> Exception:
+    if is_damage(error):
         return JournalDamaged(str(error), path=str(path))
     return _to_os_error(error, path)
 
@@ -298,7 +287,7 @@ _PROBE_BYTES: Final = 64 * KIB
 """More than a row takes of the log, and than the log's index grows by at a time."""
 
 
-def _to_os_error(error: sqlite3.DatabaseError, path: Path) -> OSError:
+def _to_os_error(error: Exception, path: Path) -> OSError:
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
     number = errno.ENOSPC if code in _FULL_DISK_CODES else errno.EIO
     if code & 0xFF == sqlite3.SQLITE_IOERR:

@@ -558,3 +558,25 @@ def test_new_journal_that_cannot_be_marked_raises_no_alarm_at_the_next_start(
 
     open_journal(tmp_path).close()
     assert directories_set_aside(tmp_path) == []
+
+
+@pytest.mark.parametrize("mask", [0x01, 0x80])
+def test_flipped_bit_in_the_words_of_the_last_table_keeps_no_mount_from_starting(
+    damaged: tuple[Path, Rows], mask: int
+) -> None:
+    """It is read by the mount's start alone; and SQLite's message about it may be no UTF-8."""
+    directory, rows = damaged
+    open_journal(directory).close()
+    data = (directory / JOURNAL_NAME).read_bytes()
+    whole = directory.with_name("whole")
+    shutil.copytree(directory, whole)
+    words = b"boot_id TEXT"
+    for offset_bytes in range(data.index(b"boots"), data.index(words) + len(words)):
+        shutil.rmtree(directory)
+        shutil.copytree(whole, directory)
+        flip(directory / JOURNAL_NAME, offset_bytes, mask)
+
+        check_nothing_is_lost(directory, rows)
+
+        with closing(open_journal(directory)) as journal, journal.together():
+            journal.note_boot(journal.boot_id)
