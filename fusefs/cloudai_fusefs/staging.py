@@ -77,7 +77,8 @@ class Staging:
                     acknowledged.add(record.node_id)  # or it would not have been removed
                 if record.node_id in acknowledged:
                     self.rows.remove(record.node_id)
-            has_lost_power = self._note_boot(records)
+            boot_id = current_boot_id()
+            has_lost_power = self._journal.boot_id not in ("", boot_id)
             self.recovery = Recovery(
                 self,
                 [record for record in records if record.node_id not in acknowledged],
@@ -86,6 +87,8 @@ class Staging:
             )
             self._directory = directory
             self._clear_orphans(has_lost_power=has_lost_power)
+            # Not before: a start that ends in between must not leave the orphans to one that knows of no loss.
+            self._note_boot(boot_id, records if has_lost_power else ())
             on_failure.pop_all()
 
     def list_set_aside(self) -> list[Path]:
@@ -322,20 +325,17 @@ class Staging:
 
     # --- the last mount's leftovers ---------------------------------------------------------------------
 
-    def _note_boot(self, records: Sequence[JournalRecord]) -> bool:
-        """Whether the machine went down since the last mount: what was not on its disk may be lost then."""
-        boot_id = current_boot_id()
-        has_lost_power = self._journal.boot_id not in ("", boot_id)
+    def _note_boot(self, boot_id: str, maybe_lost: Sequence[JournalRecord]) -> None:
+        """Writes down the boot, and which rows speak of what was not on the disk when the machine went down."""
         if self._journal.boot_id != boot_id:
             with self._journal.together():
-                for record in records if has_lost_power else ():
+                for record in maybe_lost:
                     if record.has_content and record.disk_state == DiskState.UNKNOWN:
                         record.disk_state = DiskState.MAYBE_LOST
                         self._journal.put_again(record)
                 self._journal.note_boot(boot_id)
             # Before anything is written: a loss of power must not find the word of an earlier boot.
             self._journal.sync_now()
-        return has_lost_power
 
     def _clear_orphans(self, *, has_lost_power: bool) -> None:
         """Staged files without a row were removed or acknowledged; what belongs to no row has no name.

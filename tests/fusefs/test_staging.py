@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Awaitable, Callable
 from contextlib import closing
@@ -11,6 +12,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from cloudai_fusefs import staging
 from cloudai_fusefs.journal import Journal
 from cloudai_fusefs.recovery import ContentInDoubt
 from cloudai_fusefs.refusals import REFUSED_RETRY_SECONDS
@@ -531,6 +533,29 @@ async def test_staged_file_whose_row_a_loss_of_power_took_is_set_aside(
     (aside,) = (mounts.directory / "state").glob("set-aside-*")
     assert (aside / "staged" / mounts.run.task_id / "4294967999").read_bytes() == b"closed just before"
     assert "4294967999  18 bytes" in (aside / "README").read_text()
+
+
+async def test_start_that_fails_after_a_loss_of_power_leaves_what_it_did_not_set_aside_to_the_next(
+    clock: MockClock, mounts: TwoMounts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await mounts.leave(nothing, nothing)
+    leftover = mounts.directory / "state/staged" / mounts.run.task_id / "4294967999"
+    leftover.parent.mkdir(exist_ok=True)
+    leftover.write_bytes(b"closed just before")
+    lose_power(mounts.directory / "state")
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(staging, "set_files_aside", fail)
+    with pytest.raises(ExceptionGroup):
+        await mounts.go_on()
+    monkeypatch.undo()
+
+    assert await mounts.go_on() == {}
+
+    (aside,) = (mounts.directory / "state").glob("set-aside-*")
+    assert (aside / "staged" / mounts.run.task_id / "4294967999").read_bytes() == b"closed just before"
 
 
 def note_calls(monkeypatch: pytest.MonkeyPatch, *methods: tuple[type, str]) -> list[str]:
