@@ -5,13 +5,14 @@ Of an earlier version's as well, which is not upgraded for it: what a person may
 
 from __future__ import annotations
 
+import errno
 import sqlite3
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cloudai_fusefs.journal_errors import UNREADABLE
+from cloudai_fusefs.journal_errors import UNREADABLE, is_damage
 from cloudai_fusefs.journal_rows import JournalRecord, RemovalRecord, StrayRecord, record_from_row
 from cloudai_fusefs.journal_schema import (
     SELECT_PENDING,
@@ -36,15 +37,18 @@ def read_what_is_left(path: Path, node_ids: Iterable[int]) -> WhatIsLeft:
     """What can be saved of a damaged journal.
 
     `node_ids` are looked up one by one: a page that cannot be read hides what a scan finds behind it.
-    Raises nothing of SQLite's.
+    Raises OSError where it is not for the bytes that they cannot be read, and nothing of SQLite's.
     """
     records: dict[int, JournalRecord] = {}
     strays: dict[int, StrayRecord] = {}
     removals: dict[int, RemovalRecord] = {}
     boot_id = ""
-    database = sqlite3.connect(path, isolation_level=None)
     try:
-        with suppress(*UNREADABLE):
+        database = sqlite3.connect(path, isolation_level=None)
+    except sqlite3.DatabaseError as error:
+        raise _refusal(error) from error
+    try:
+        with _passing_over_damage():
             # It must not be changed by a look at it: what a person may want to read stays.
             database.execute("PRAGMA wal_autocheckpoint = 0")
         select = SELECT_PENDING
@@ -62,11 +66,25 @@ def read_what_is_left(path: Path, node_ids: Iterable[int]) -> WhatIsLeft:
         for order in ("ASC", "DESC"):
             _take_rows(database, f"{SELECT_STRAYS} ORDER BY node_id {order}", (), StrayRecord, strays)
             _take_rows(database, f"{SELECT_REMOVALS} ORDER BY node_id {order}", (), RemovalRecord, removals)
-        with suppress(*UNREADABLE):
+        with _passing_over_damage():
             boot_id = "".join(str(row[0]) for row in database.execute("SELECT boot_id FROM boots"))
     finally:
         database.close()
     return WhatIsLeft(records, strays, removals, boot_id)
+
+
+@contextmanager
+def _passing_over_damage() -> Iterator[None]:
+    """Raises OSError for all else: on a full disk every row would be one that cannot be read."""
+    try:
+        yield
+    except UNREADABLE as error:
+        if not is_damage(error):
+            raise _refusal(error) from error
+
+
+def _refusal(error: Exception) -> OSError:
+    return OSError(errno.EIO, f"the damaged journal cannot be read: {error}")
 
 
 def _has_column(database: sqlite3.Connection, name: str) -> bool:
@@ -74,6 +92,8 @@ def _has_column(database: sqlite3.Connection, name: str) -> bool:
     try:
         database.execute(f"SELECT {name} FROM pending LIMIT 0")  # noqa: S608 - a column's name only
     except UNREADABLE as error:
+        if not is_damage(error):
+            raise _refusal(error) from error
         return "no such column" not in str(error)
     return True
 
@@ -85,7 +105,7 @@ def _take_rows(
     record_type: type[Any],
     found: dict[int, Any],
 ) -> None:
-    with suppress(*UNREADABLE):
+    with _passing_over_damage():
         for row in database.execute(query, values):
             record = record_from_row(record_type, row)
             if record is not None:

@@ -7,7 +7,7 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from cloudai_fusefs.journal_schema import SCHEMA_VERSION
 from cloudai_fusefs.node import FILE
 from cloudai_fusefs.remains import has_remains
 from support.lost_power import EARLIER_BOOT
+from support.small_disk import fill, small_disk
 
 TASK_ID = "t-1"
 ROW_COUNT = 60
@@ -580,3 +581,25 @@ def test_flipped_bit_in_the_words_of_the_last_table_keeps_no_mount_from_starting
 
         with closing(open_journal(directory)) as journal, journal.together():
             journal.note_boot(journal.boot_id)
+
+
+def test_rows_that_a_full_disk_keeps_from_being_read_are_not_taken_for_lost(
+    damaged: tuple[Path, Rows], tmp_path: Path
+) -> None:
+    """SQLite needs room to look at a log; what is copied for its look leaves enough for a journal of no rows."""
+    whole, rows = damaged
+    damage_the_log(whole)
+    counts = set()
+    with small_disk(tmp_path / "disk", 2) as disk:
+        for free_kib in range(100, 900, 8):
+            directory = disk / "state"
+            shutil.copytree(whole, directory, copy_function=shutil.copy2)
+            filler = fill(disk)
+            os.truncate(filler, filler.stat().st_size - 1024 * free_kib)
+            with suppress(OSError):
+                counts.add(check_nothing_is_lost(directory, rows))
+            filler.unlink()
+            shutil.rmtree(directory)
+
+    assert len(counts) == 1
+    assert counts.pop() > ROW_COUNT * 2 // 3
