@@ -33,6 +33,7 @@ UNKNOWN_BOOT: Final = "unknown"
 
 _LOG_NAME: Final = f"{JOURNAL_NAME}-wal"
 _KEPT_LOG_NAME: Final = f"{JOURNAL_NAME}-wal.kept"
+_RESCUED_NAME: Final = f"{JOURNAL_NAME}.rescued"
 _JOURNAL_FILES: Final = (JOURNAL_NAME, _LOG_NAME, f"{JOURNAL_NAME}-shm")
 
 
@@ -51,6 +52,7 @@ def open_undamaged(directory: Path) -> Journal:
     """The state directory's journal. Raises JournalDamaged, with it and its log as they were; else as open_journal."""
     path = directory / JOURNAL_NAME
     log_path, kept_log_path = directory / _LOG_NAME, directory / _KEPT_LOG_NAME
+    _finish_rescue(directory)
     _put_log_back(log_path, kept_log_path)  # a death came before the end of this, the last time
     has_no_rows = not path.exists() or path.stat().st_size == 0
     if has_no_rows and (log_path.exists() or staged_node_ids(directory)):
@@ -159,12 +161,8 @@ def _rescue(directory: Path, reason: str) -> Journal:
         )
         on_failure.pop_all()
     _move(lost, aside)
-    # A log without its database would be taken for the new one's. Killed between here and the rename, the next
-    # mount finds a damaged journal again, and loses what was in the log alone: it is in the first copy.
-    for name in (_KEPT_LOG_NAME, *_JOURNAL_FILES[1:]):
-        (directory / name).unlink(missing_ok=True)
-    new_path.rename(directory / JOURNAL_NAME)
-    mark_of_open(directory / JOURNAL_NAME).unlink(missing_ok=True)  # of the damaged one: this one was closed
+    new_path.rename(directory / _RESCUED_NAME)
+    _finish_rescue(directory)
     log.error(
         "the journal is unusable, %s: %d changes could be read and go on; what is left of it, and %d staged "
         "files whose names are lost, are in %s",
@@ -174,6 +172,21 @@ def _rescue(directory: Path, reason: str) -> Journal:
         aside,
     )
     return Journal(directory / JOURNAL_NAME)
+
+
+def _finish_rescue(directory: Path) -> None:
+    """Puts the journal that a rescue has made in the place of the damaged one, if there is one.
+
+    In several strokes, as a log without its database would be taken for the new one's: whoever is killed between them
+    leaves the rest to the next start.
+    """
+    rescued = directory / _RESCUED_NAME
+    if rescued.exists():
+        for name in (_KEPT_LOG_NAME, *_JOURNAL_FILES[1:]):
+            (directory / name).unlink(missing_ok=True)
+        # Of the damaged one: this one was closed.
+        mark_of_open(directory / JOURNAL_NAME).unlink(missing_ok=True)
+        rescued.rename(directory / JOURNAL_NAME)
 
 
 def _make_directory(directory: Path) -> Path:

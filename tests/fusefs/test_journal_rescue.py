@@ -603,3 +603,29 @@ def test_rows_that_a_full_disk_keeps_from_being_read_are_not_taken_for_lost(
 
     assert len(counts) == 1
     assert counts.pop() > ROW_COUNT * 2 // 3
+
+
+@pytest.mark.parametrize("name", [f"{JOURNAL_NAME}-wal", f"{JOURNAL_NAME}-shm", f"{JOURNAL_NAME}.open"])
+def test_rescue_that_is_cut_off_at_its_end_is_finished_by_the_next_start(
+    damaged: tuple[Path, Rows], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """The damaged log is gone then, and what could be read of it must not be."""
+    directory, rows = damaged
+    cut_the_log(directory)
+    shutil.copytree(directory, tmp_of(directory), copy_function=shutil.copy2)
+    count = check_nothing_is_lost(tmp_of(directory), rows)
+    assert count > ROW_COUNT * 2 // 3
+    unlink = Path.unlink
+
+    def die(path: Path, missing_ok: bool = False) -> None:
+        if path == directory / name:
+            raise OSError(errno.EIO, "no answer")
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", die)
+    with pytest.raises(OSError, match="no answer"):
+        open_journal(directory)
+    monkeypatch.undo()
+
+    assert check_nothing_is_lost(directory, rows) == count
+    assert {path.name for path in directory.iterdir() if path.is_file()} == {JOURNAL_NAME}
