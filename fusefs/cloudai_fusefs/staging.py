@@ -79,16 +79,12 @@ class Staging:
                     self.rows.remove(record.node_id)
             boot_id = current_boot_id()
             has_lost_power = self._journal.boot_id not in ("", boot_id)
-            self.recovery = Recovery(
-                self,
-                [record for record in records if record.node_id not in acknowledged],
-                self._journal.strays(),
-                removals,
-            )
+            left = [record for record in records if record.node_id not in acknowledged]
+            self.recovery = Recovery(self, left, self._journal.strays(), removals)
             self._directory = directory
             self._clear_orphans(has_lost_power=has_lost_power)
             # Not before: a start that ends in between must not leave the orphans to one that knows of no loss.
-            self._note_boot(boot_id, records if has_lost_power else ())
+            self._note_boot(boot_id, left if has_lost_power else ())
             on_failure.pop_all()
 
     def list_set_aside(self) -> list[Path]:

@@ -16,7 +16,7 @@ from cloudai_fusefs import staging
 from cloudai_fusefs.journal import Journal
 from cloudai_fusefs.recovery import ContentInDoubt
 from cloudai_fusefs.refusals import REFUSED_RETRY_SECONDS
-from cloudai_fusefs.staged_file import StagedFile
+from cloudai_fusefs.staged_file import StagedFile, mark_of
 from cloudai_proto.storage.v1 import names_pb2 as names
 from cloudai_proto.storage.v1 import types_pb2 as types
 from fakes.fake_master import FakeMaster, FakeMasterClient
@@ -533,6 +533,23 @@ async def test_staged_file_whose_row_a_loss_of_power_took_is_set_aside(
     (aside,) = (mounts.directory / "state").glob("set-aside-*")
     assert (aside / "staged" / mounts.run.task_id / "4294967999").read_bytes() == b"closed just before"
     assert "4294967999  18 bytes" in (aside / "README").read_text()
+
+
+async def test_row_of_what_was_acknowledged_does_not_come_back_with_a_loss_of_power(
+    clock: MockClock, mounts: TwoMounts
+) -> None:
+    async def write(file_system: FileSystemHarness) -> None:
+        await file_system.write_file(b"f", b"durable, as its mark says")
+
+    await mounts.leave(nothing, write)
+    (staged,) = (mounts.directory / "state/staged").glob("*/*")
+    mark_of(staged).touch()
+    lose_power(mounts.directory / "state")
+
+    assert await mounts.go_on() == {}
+
+    with closing(Journal(mounts.directory / "state/journal.sqlite")) as journal:
+        assert journal.records() == []
 
 
 async def test_start_that_fails_after_a_loss_of_power_leaves_what_it_did_not_set_aside_to_the_next(
