@@ -142,6 +142,28 @@ def test_memory_up_to_150_mib_over_the_budget_is_good_enough() -> None:
     assert "0.02 s of CPU in 10 idle seconds: met" in met
 
 
+def test_idle_daemon_may_take_two_steps_of_the_clock_in_ten_seconds() -> None:
+    costs = DaemonCosts(
+        contender="cloudai",
+        resident_bytes=100 * MIB,
+        resident_bytes_peak=100 * MIB,
+        budget_bytes=256 * MIB,
+        idle_seconds=10.0,
+        idle_cpu_seconds=0.03,
+    )
+
+    text = print_report(sequential("cloudai", 1.0), daemon_costs=costs)
+
+    assert "0.03 s of CPU in 10 idle seconds: MISSED" in text
+
+
+def test_report_says_what_machine_it_ran_on() -> None:
+    first, second, *_ = print_report(sequential("cloudai", 1.0)).splitlines()
+
+    assert first == ("2026-11-20T15:04:05+00:00, 2 cores (a processor), 24 GiB, Linux 6.18, ext4, load 0.5")
+    assert second == "sshfs: SSHFS version 3.7.3"
+
+
 def test_report_says_when_it_was_not_the_whole_size() -> None:
     assert "At scale 0.05" in print_report(sequential("cloudai", 1.0), scale=0.05)
     assert "At scale" not in print_report(sequential("cloudai", 1.0))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -38,6 +38,10 @@ class RecordedContender(Local):
 
     def unmount(self) -> None:
         self.calls.append("unmount")
+
+    def served_files(self, dataset: Dataset) -> Iterable[Path]:
+        self.calls.append("warm")
+        return super().served_files(dataset)
 
     def begin_writing(self, *, writer_count: int, with_follower: bool) -> WritePlace:
         self.calls.append("begin")
@@ -99,18 +103,33 @@ def run(*contenders: RecordedContender, source: Source, workload: str, round_cou
 
 
 def test_caches_are_dropped_before_cold_and_stay_for_again(tmp_path: Path) -> None:
+    """And the server's page cache is warm for all."""
     source = Source(tmp_path)
     contender = RecordedContender("local", source)
 
     runner = run(contender, source=source, workload="sequential", round_count=2)
 
-    assert contender.calls == ["start", "drop", "unmount", "drop", "unmount", "stop"]
+    assert contender.calls == ["start", "drop", "warm", "unmount", "drop", "warm", "unmount", "stop"]
     assert [(each.phase, each.round, each.error) for each in runner.measurements] == [
         ("cold", 0, None),
         ("again", 0, None),
         ("cold", 1, None),
         ("again", 1, None),
     ]
+
+
+def test_contenders_take_turns_in_each_round_in_an_order_drawn_by_lot(tmp_path: Path) -> None:
+    """A slow minute of the machine falls on all, and nobody is always the first."""
+    source = Source(tmp_path)
+    contenders = [RecordedContender(name, source) for name in ("local", "sshfs", "rclone")]
+
+    runner = run(*contenders, source=source, workload="first-byte", round_count=4)
+
+    turns = [each.contender for each in runner.measurements]
+    rounds = [turns[first : first + 3] for first in range(0, 12, 3)]
+    assert [each.round for each in runner.measurements] == [number for number in range(4) for _ in rounds[0]]
+    assert [sorted(names) for names in rounds] == [["local", "rclone", "sshfs"]] * 4
+    assert len({names[0] for names in rounds}) > 1
 
 
 def test_contender_that_does_not_start_fails_in_every_row_and_the_others_go_on(tmp_path: Path) -> None:

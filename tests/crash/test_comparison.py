@@ -65,6 +65,23 @@ def test_script_is_the_same_for_the_same_seed() -> None:
     assert first_operations() == first_operations()
 
 
+def test_scripts_do_all_that_programs_do() -> None:
+    tree, found = ExpectedTree(), []
+    steps = Script(7, tree, sync_share=0.1, asks_master=True).operations()
+    for step, _ in zip(steps, range(3000), strict=False):
+        if not isinstance(step, Pause):
+            size_bytes = len(tree.slots[step.slot].content) if step.call is Call.WRITE else 0
+            is_rename_over = step.call is Call.RENAME and step.target in dict(tree.files())
+            is_append = step.call is Call.WRITE and 0 < step.number == size_bytes
+            is_overwrite = step.call is Call.WRITE and step.number < size_bytes
+            kinds = {"rename over": is_rename_over, "append": is_append, "overwrite": is_overwrite}
+            found += [step.call, *(kind for kind, is_one in kinds.items() if is_one)]
+            tree.apply(step)
+
+    # (An extended attribute is seldom removed: of a file that has two.)
+    assert {*found, Call.REMOVE_XATTR} == {*Call, "rename over", "append", "overwrite"}
+
+
 def test_missing_file_is_a_difference(tmp_path: Path) -> None:
     seen = seen_after(tmp_path / "root")
 

@@ -67,3 +67,15 @@ def test_failed_round_is_no_success(ran_seeds: list[int], capsys: pytest.Capture
     assert command.main(["--rounds", "3", "--seed", "99"]) == 1
     assert ran_seeds == [99, 100]
     assert 'once more: make test-crash ARGS="--seed 100 --rounds 1"' in capsys.readouterr().out
+
+
+def test_two_hundred_rounds_are_asked_for_where_nobody_says_how_many(
+    ran_seeds: list[int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("CRASH_ROUNDS", "CRASH_SEED", "CRASH_SECONDS"):
+        monkeypatch.delenv(name, raising=False)
+
+    command.main(["--seed", "101"])
+
+    assert len(ran_seeds) == 399  # those with odd seeds count
+    assert "200 of 399 rounds counted" in capsys.readouterr().out

@@ -1,11 +1,15 @@
-"""What `cloudai status` says of reads: where they were answered from, and what that took."""
+"""What `cloudai status` says: of files that are not durable, and of reads, where they were answered from."""
 
 from __future__ import annotations
 
 import json
+import re
 
-from cloudai_daemon.commands.status import describe_counters
-from cloudai_fusefs.mount_control import MountCounters
+import pytest
+
+from cloudai_daemon.commands.status import describe_counters, print_pending_files
+from cloudai_daemon.control_server import report_status
+from cloudai_fusefs.mount_control import FileState, FileStatus, MountCounters, MountStatus
 from support.fake_mount import FakeMount, RunCloudai
 
 MIB = 1024 * 1024
@@ -56,3 +60,35 @@ def test_json_has_them_all(cloudai: RunCloudai, fake_mount: FakeMount) -> None:
     (answer,) = json.loads(cloudai("status", "--json").stdout)
     assert answer["counters"]["memory_hits"] == 7
     assert set(answer["counters"]) == set(MountCounters.__dataclass_fields__)
+
+
+def test_states_of_files_are_lines_for_a_person(capsys: pytest.CaptureFixture[str]) -> None:
+    def pending(path: str, state: FileState, uploaded_bytes: int, reason: str = "") -> FileStatus:
+        return FileStatus(
+            path=path, state=state, size_bytes=100 * MIB, uploaded_bytes=uploaded_bytes, reason=reason
+        )
+
+    status = MountStatus(
+        source="127.0.0.1:7443",
+        user="user-123",
+        connected=True,
+        staged_bytes=300 * MIB,
+        pending=[
+            pending("user-123/a", FileState.FAILED, 0, "quota exceeded"),
+            pending("user-123/b", FileState.UPLOADING, 63 * MIB),
+            pending("user-123/c", FileState.STAGED, 0),
+        ],
+    )
+
+    print_pending_files(report_status(status, MountCounters()))
+
+    assert [line.split("  ") for line in map(squeeze, capsys.readouterr().out.splitlines())] == [
+        ["failed", "0 B of 100.0 MiB", "user-123/a", "quota exceeded"],
+        ["uploading 63 %", "63.0 MiB of 100.0 MiB", "user-123/b"],
+        ["staged", "0 B of 100.0 MiB", "user-123/c"],
+    ]
+
+
+def squeeze(line: str) -> str:
+    """Columns apart by two spaces, however wide they are."""
+    return re.sub(r"  +", "  ", line.strip())

@@ -116,6 +116,19 @@ async def test_digests_are_made_off_the_loop(
     assert threads != [threading.get_ident()]
 
 
+async def test_disk_is_waited_for_off_the_loop(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[int] = []
+    staged = open_staged(path, BASE)
+    await staged.write(0, b"x")
+    monkeypatch.setattr(os, "fsync", lambda _: threads.append(threading.get_ident()))
+
+    await staged.sync()
+    staged.drop()
+
+    assert threads  # of the bytes, and of which they are
+    assert threading.get_ident() not in threads
+
+
 async def test_hole_between_writes_reads_as_zeros(path: Path) -> None:
     staged = open_staged(path, b"")
     await staged.write(5, b"x")

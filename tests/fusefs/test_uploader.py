@@ -17,7 +17,7 @@ from cloudai_fusefs.mount_control import FileState
 from cloudai_fusefs.refusals import REFUSED_RETRY_SECONDS, RETRY_SECONDS_MAX
 from cloudai_fusefs.run_uploader import PUBLISH_INTERVAL_SECONDS
 from cloudai_model.chunks import digest_of
-from cloudai_model.errors import MasterUnavailable, NoSpace, RunSealed
+from cloudai_model.errors import MasterUnavailable, NoSpace, QuotaExceeded, RunSealed
 from cloudai_model.limits import CHUNK_BYTES_MAX, KIB, MIB
 from cloudai_proto.storage.v1 import names_pb2 as names
 from cloudai_proto.storage.v1 import types_pb2 as types
@@ -463,6 +463,34 @@ async def test_upload_into_a_run_sealed_elsewhere_fails_visibly_and_keeps_the_by
     assert [path.read_bytes() for path in staged] == [b"kept"]
 
 
+async def test_used_up_quota_at_the_master_fails_fsync_is_one_line_in_the_log_and_keeps_the_bytes(
+    clock: MockClock,
+    file_system: FileSystemHarness,
+    client: FakeMasterClient,
+    run: types.Run,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def refuse(task_id: str, digest: bytes, data: bytes | memoryview) -> None:
+        raise QuotaExceeded
+
+    handle = await file_system.create(b"f")
+    await file_system.write(handle, 0, LARGE)
+    with monkeypatch.context() as patched:
+        patched.setattr(client, "put_chunk", refuse)
+        for _ in range(3):
+            with pytest.raises(QuotaExceeded):
+                await file_system.fsync(handle)
+            await trio.sleep(REFUSED_RETRY_SECONDS)
+        (pending,) = [file for file in file_system.control.status().pending if file.path.endswith("/f")]
+
+    assert (pending.state, pending.reason) == (FileState.FAILED, "quota exceeded")
+    assert len([record for record in caplog.records if "quota exceeded" in record.getMessage()]) == 1
+    await trio.sleep(REFUSED_RETRY_SECONDS)
+    assert await published(client, run) == {b"f": LARGE}
+    file_system.close_handle(handle)
+
+
 async def test_full_master_fails_fsync_and_is_tried_again_by_itself(
     clock: MockClock,
     file_system: FileSystemHarness,
@@ -601,6 +629,36 @@ async def test_one_changed_chunk_of_a_published_file_is_sent_alone(
     assert content[CHUNK_BYTES_MAX + 6 : CHUNK_BYTES_MAX + 15] == b"bchangedb"
     assert len(content) == 2 * CHUNK_BYTES_MAX + len(LARGE)
     assert master.call_count["put_chunk"] == 1
+
+
+async def test_file_that_is_opened_again_to_append_to_it_is_neither_fetched_nor_copied(
+    clock: MockClock,
+    file_system: FileSystemHarness,
+    master: FakeMaster,
+    client: FakeMasterClient,
+    run: types.Run,
+    tmp_path: Path,
+) -> None:
+    content = b"a" * CHUNK_BYTES_MAX + b"b" * CHUNK_BYTES_MAX + LARGE
+    await file_system.write_file(b"f", content)
+    await file_system.make_all_durable()
+    async with open_file_system(client, run, tmp_path / "other", timeo_seconds=10) as other:
+        await other.find(b"f")
+        master.call_count.clear()
+
+        handle = await other.open(b"f", os.O_WRONLY | os.O_APPEND)
+        await other.append(handle, b"more")
+
+        staged = [path for path in (other.state_dir / "staged").rglob("*") if path.is_file()]
+        assert sum(path.stat().st_blocks * 512 for path in staged) < 64 * KIB
+        other.close_handle(handle)
+        await other.make_all_durable()
+    calls = {name: master.call_count[name] for name in ("read_chunk", "read_files", "put_chunk")}
+    assert calls["read_chunk"] + calls["read_files"] <= 1, (
+        calls
+    )  # the last chunk alone, made one with its end
+    assert calls["put_chunk"] <= 1
+    assert await published(client, run) == {b"f": content + b"more"}
 
 
 async def test_drain_sends_complete_files_newest_first_and_then_what_is_still_being_written(

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from cloudai_fusefs.journal_schema import SCHEMA_VERSION
 from support.master_process import MasterProcess
 from support.mount_process import MakeMount, MountProcess, run_in, wait_until
 from support.tree_snapshot import snapshot_tree
@@ -81,6 +82,11 @@ def older_master(left: Path, tmp_path: Path) -> Iterator[MasterProcess]:
     master.start()
     yield master
     master.kill()
+
+
+def test_each_version_of_the_journal_is_among_them() -> None:
+    """Also that of today, of which there is nothing else to try tomorrow's with."""
+    assert set(VERSIONS) == {f"state-v{version}" for version in range(1, SCHEMA_VERSION + 1)}
 
 
 def test_every_file_that_an_older_version_left_is_shown_and_uploaded(
