@@ -186,5 +186,41 @@ def test_name_that_a_sealed_run_lacks_is_not_looked_up_for_each_stat(mount: Moun
         os.close(directory)
 
 
+def test_file_that_is_opened_again_is_read_from_the_kernels_pages(
+    mount: MountProcess, make_mount: MakeMount
+) -> None:
+    writer = make_mount("writer")
+    (writer.make_run(RUN) / "file").write_bytes(CONTENT)
+    writer.wait_durable()
+    path = mount.mount_point / "user-123" / "training" / RUN / "file"
+    wait_until(path.exists, "the file")
+    assert path.read_bytes() == CONTENT
+    before = request_count(mount, "read")
+
+    for _ in range(20):
+        assert path.read_bytes() == CONTENT
+
+    # None in the usual case; the kernel may let go of what it remembers.
+    assert request_count(mount, "read") - before < 10
+
+
+def test_attributes_that_were_listed_are_not_asked_for_again(mount: MountProcess) -> None:
+    run = mount.make_run(RUN)
+    for number in range(100):
+        (run / f"{number}").touch()
+    mount.wait_durable()
+    run_tool("ls", "-l", run)
+    names = ("lookup", "getattr")
+    before = sum(request_count(mount, name) for name in names)
+
+    run_tool("ls", "-l", run)
+
+    assert sum(request_count(mount, name) for name in names) - before < 50
+
+
 def lookup_count(mount: MountProcess) -> int:
-    return int(mount.status()["counters"]["request_counts"]["lookup"])
+    return request_count(mount, "lookup")
+
+
+def request_count(mount: MountProcess, name: str) -> int:
+    return int(mount.status()["counters"]["request_counts"].get(name, 0))

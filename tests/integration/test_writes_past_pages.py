@@ -2,14 +2,48 @@
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
 import stat
 from pathlib import Path
 
+import pytest
+
+from cloudai_fusefs.kernel_knobs import shows_direct_writes
 from support.tree_snapshot import CheckElsewhere
 
 PAGE = mmap.PAGESIZE
+MIB = 1024 * 1024
+
+
+@pytest.mark.skipif(not shows_direct_writes(os.uname().release), reason="this kernel would keep old pages")
+def test_handle_that_only_writes_leaves_no_pages_behind(run: Path) -> None:
+    path = run / "model"
+    writer = os.open(path, os.O_WRONLY | os.O_CREAT)
+    reader = os.open(path, os.O_RDONLY)
+    os.write(writer, os.urandom(MIB))
+
+    assert resident_page_count(reader, MIB) == 0
+    assert len(os.read(reader, MIB)) == MIB
+    assert resident_page_count(reader, MIB) == MIB // PAGE
+    os.close(writer)
+    os.close(reader)
+
+
+def resident_page_count(descriptor: int, size_bytes: int) -> int:
+    """How many pages of a file the kernel has. Without a look at its size, after which it drops those of before."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.mmap.restype = ctypes.c_void_p
+    size = ctypes.c_size_t(size_bytes)
+    found = (ctypes.c_ubyte * (size_bytes // PAGE))()
+    begin = ctypes.c_void_p(
+        libc.mmap(None, size, mmap.PROT_READ, mmap.MAP_SHARED, descriptor, ctypes.c_long(0))
+    )
+    status = libc.mincore(begin, size, found)
+    assert status == 0, os.strerror(ctypes.get_errno())
+    libc.munmap(begin, size)
+    return sum(flags & 1 for flags in found)
 
 
 def test_mapping_and_reader_show_each_write_of_another_handle(
