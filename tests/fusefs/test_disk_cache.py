@@ -24,6 +24,7 @@ from cloudai_fusefs.chunk_files import ChunkFiles
 from cloudai_fusefs.disk_cache import ABSENCE_SECONDS_MAX, DiskChunkCache
 from cloudai_model.chunks import Chunk, block_digests_of, digest_of
 from cloudai_model.limits import BLOCK_BYTES
+from support.direct_writes import note_direct_writes
 
 ROOMY = 1 << 30
 SCOPE = "master.example:7443/user-123"
@@ -71,6 +72,16 @@ async def test_chunk_that_was_put_is_got(tmp_path: Path, nursery: trio.Nursery) 
     cache = make_cache(tmp_path, nursery)
     await cache.put(digest, memoryview(data))
     assert await cache.get(digest, len(data)) == data
+
+
+async def test_whole_chunk_is_written_past_the_page_cache(
+    tmp_path: Path, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_direct = note_direct_writes(monkeypatch)
+
+    await make_cache(tmp_path, nursery).put(digest_of(RANGED), RANGED)
+
+    assert any(is_direct)  # but for the digests of its blocks
 
 
 async def test_chunk_outlives_the_process_and_is_seen_by_a_neighbour(

@@ -13,7 +13,9 @@ from cloudai_master.chunk_store import READ_BYTES, ChunkStore, ChunkUnreachable,
 from cloudai_master.disk_chunk_store import SYNC_EACH_MAX, DiskChunkStore
 from cloudai_model.chunks import digest_of
 from cloudai_model.errors import ChunkDamaged, CloudAIError, InternalError, InvalidName
+from cloudai_model.limits import CHUNK_BYTES_MAX
 from fakes.memory_chunk_store import MemoryChunkStore
+from support.direct_writes import note_direct_writes
 from support.other_kinds import OTHER_KINDS, put_in_place
 
 DATA = b"0123456789"
@@ -66,6 +68,17 @@ def test_whole_chunk_is_read_past_the_cache(store: ChunkStore, size_bytes: int) 
     data = b"0123456789" * (size_bytes // 10) + b"x" * (size_bytes % 10)
     store.put("user-123", {digest_of(data): data})
     assert b"".join(store.read_past_cache("user-123", digest_of(data))) == data
+
+
+def test_whole_chunk_is_written_past_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = bytes(CHUNK_BYTES_MAX)
+    store = DiskChunkStore(tmp_path)
+    is_direct = note_direct_writes(monkeypatch)
+
+    store.put("user-123", {digest_of(data): data})
+
+    assert is_direct
+    assert all(is_direct)
 
 
 def test_chunk_that_is_gone_is_damage_past_the_cache_too(store: ChunkStore) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import select, update
 
+from cloudai_master.cli import serve
 from cloudai_master.periodic_scrub import NS_PER_SECOND, PeriodicScrub
 from cloudai_master.schema import scrub as scrub_rows
 from cloudai_model.chunks import digest_of
@@ -216,6 +217,12 @@ async def test_master_scrubs_in_the_background_while_it_serves(tmp_path: Path) -
         assert f"/f, node {node.node_id}, chunk 0" in master.log_text()
     finally:
         assert master.terminate() == 0
+
+
+def test_master_scrubs_each_week_where_nobody_says_how_often() -> None:
+    (hours,) = [option.default for option in serve.params if option.name == "scrub_interval_hours"]
+
+    assert hours == WEEK_SECONDS / 3600
 
 
 async def test_master_that_is_told_so_never_scrubs(tmp_path: Path) -> None:
