@@ -495,8 +495,18 @@ STEP_SECONDS_MAX = 2.5
 CHECKPOINT_BYTES = 5 * MIB
 
 
+def go_silent(network: NetworkProxy) -> None:
+    network.swallow(*Way)
+
+
+@pytest.mark.parametrize("fail", [NetworkProxy.refuse, go_silent])
 def test_outage_during_a_training_run_costs_it_nothing(
-    run: Path, elsewhere: Path, mount: MountProcess, proxy: NetworkProxy, beside: ThreadPoolExecutor
+    run: Path,
+    elsewhere: Path,
+    mount: MountProcess,
+    proxy: NetworkProxy,
+    beside: ThreadPoolExecutor,
+    fail: Callable[[NetworkProxy], None],
 ) -> None:
     """For the minute that is promised: `make test-crash`, or CLOUDAI_TEST_OUTAGE_SECONDS=60 in the environment."""
     training = Training(run)
@@ -505,7 +515,7 @@ def test_outage_during_a_training_run_costs_it_nothing(
     try:
         wait_until(lambda: training.step_count > 3 * Training.CHECKPOINT_STEPS, "the first checkpoints")
         wait_until(lambda: (elsewhere / "last").exists(), "a checkpoint elsewhere")
-        proxy.refuse()
+        fail(proxy)
         first_step = training.step_count
         outage_over = threading.Timer(OUTAGE_SECONDS, proxy.restore)
         outage_over.start()
