@@ -23,7 +23,15 @@ from typing import Any, Final
 import trio
 
 from cloudai_fusefs.journal_errors import UNREADABLE, JournalDamaged, JournalTooNew, is_damage
-from cloudai_fusefs.journal_log import check_log, check_log_is_all, mark_of_open, mark_open, note_moved
+from cloudai_fusefs.journal_log import (
+    check_log,
+    check_log_is_all,
+    cut_off_refused,
+    mark_of_open,
+    mark_open,
+    note_moved,
+    open_index,
+)
 from cloudai_fusefs.journal_rows import JournalRecord, RemovalRecord, StrayRecord, record_from_row, row_of
 from cloudai_fusefs.journal_schema import (
     SCHEMA,
@@ -93,6 +101,9 @@ class Journal:
         execute("PRAGMA synchronous = NORMAL")
         if version < SCHEMA_VERSION:
             self._upgrade(version)
+        if self._index_descriptor is None:
+            with suppress(FileNotFoundError):  # a file system on which SQLite keeps no log
+                self._index_descriptor = open_index(self._path)
         check = execute("PRAGMA quick_check").fetchone()[0]
         if check != "ok":
             raise JournalDamaged(str(check), path=str(self._path))
@@ -156,6 +167,7 @@ class Journal:
         except BaseException:
             if self._database.in_transaction:
                 self._database.execute("ROLLBACK")
+            self._cut_off_refused()
             raise
 
     def put(self, record: JournalRecord) -> None:
@@ -254,7 +266,21 @@ class Journal:
         try:
             self._database.execute(statement, values)
         except sqlite3.DatabaseError as error:
+            if not self._database.in_transaction:
+                self._cut_off_refused()
             raise _to_os_error(error, self._path) from error
+
+    def _cut_off_refused(self) -> None:
+        """Of a transaction that is taken back, nothing may be there after a death."""
+        if self._index_descriptor is not None:
+            with suppress(OSError, sqlite3.DatabaseError):
+                self._database.execute(
+                    "BEGIN IMMEDIATE"
+                )  # a checkpoint, or another process, would move the end
+                try:
+                    cut_off_refused(self._path, self._index_descriptor)
+                finally:
+                    self._database.execute("ROLLBACK")
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -103,11 +103,34 @@ def check_log_is_all(database_path: Path) -> None:
         ) from None
     # (Empty, or not filled in: a death has cut off SQLite's first look.)
     if len(header) == _INDEX_HEADER.size:
-        is_filled_in, page_bytes, frame_count = _INDEX_HEADER.unpack(header)
-        page_bytes = 64 * KIB if page_bytes == 1 else page_bytes  # 64 KiB stand as 1 there
+        is_filled_in, page_bytes, frame_count = _read_index(header)
         # (A log without frames may be empty: it has no header either.)
         if is_filled_in and frame_count and log_bytes < _end_of_frames(frame_count, page_bytes):
             raise JournalDamaged("the end of its log is gone", path=str(log_path))
+
+
+def _read_index(header: bytes) -> tuple[bool, int, int]:
+    """Whether it is filled in, the bytes of a page, and the log's frames up to its last commit."""
+    is_filled_in, page_bytes, frame_count = _INDEX_HEADER.unpack(header)
+    return is_filled_in, 64 * KIB if page_bytes == 1 else page_bytes, frame_count  # 64 KiB stand as 1 there
+
+
+def open_index(database_path: Path) -> int:
+    """A descriptor of the log's index, to be closed once the database is, see check_log. Raises OSError."""
+    return os.open(_log_and_index_of(database_path)[1], os.O_RDONLY | os.O_CLOEXEC)
+
+
+def cut_off_refused(database_path: Path, index: int) -> None:
+    """Takes from the log what is behind its last commit. The caller keeps all other writers out. Raises OSError.
+
+    Where the index cannot grow, SQLite refuses a transaction that is in the log already, with its commit: after a
+    death it would be there all the same, or, half written over, look like damage.
+    """
+    is_filled_in, page_bytes, frame_count = _read_index(os.pread(index, _INDEX_HEADER.size, 0))
+    log_path = _log_and_index_of(database_path)[0]
+    end_bytes = _end_of_frames(frame_count, page_bytes)
+    if is_filled_in and log_path.stat().st_size > end_bytes:
+        os.truncate(log_path, end_bytes)
 
 
 def _end_of_frames(frame_count: int, page_bytes: int) -> int:
@@ -122,11 +145,11 @@ def check_log(database_path: Path) -> int | None:
     frame that SQLite does not see: none of a log that is whole. Returns a descriptor of the log's index, if there is
     one, to be closed once the database is: sooner, it would give up the locks that SQLite has on that file.
     """
-    log_path, index_path = _log_and_index_of(database_path)
+    log_path, _ = _log_and_index_of(database_path)
     if not log_path.exists() or log_path.stat().st_size <= _HEADER_BYTES:
         return None
     with log_path.open("rb") as log, ExitStack() as on_failure:
-        index = os.open(index_path, os.O_RDONLY | os.O_CLOEXEC)
+        index = open_index(database_path)
         on_failure.callback(os.close, index)
         header = log.read(_HEADER_BYTES)
         if not _is_header(header):

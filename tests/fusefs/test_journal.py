@@ -403,3 +403,32 @@ def test_journal_without_enough_descriptors_is_refused_as_by_a_disk_and_keeps_no
     assert os.listdir("/proc/self/fd") == before
     with closing(Journal(path)) as again:
         assert [row.node_id for row in again.records()] == [5]
+
+
+@pytest.mark.parametrize("count_after", [0, 1, 2])
+def test_what_a_full_disk_refused_does_not_come_back_after_a_death(tmp_path: Path, count_after: int) -> None:
+    """SQLite has written all of it to its log, the commit as well, when the log's index cannot grow."""
+    left = tmp_path / "left"
+    left.mkdir()
+    last_refusal = ""
+    with disk_of(tmp_path / "disk", "32m") as disk, closing(Journal(disk / "journal.sqlite")) as journal:
+        log = disk / "journal.sqlite-wal"
+        while log.stat().st_size < INDEX_GROWTH_BYTES - 4 * PAGE_BYTES:
+            journal.put(record(5))
+        fill(disk)
+        while last_refusal != "SQLITE_IOERR_SHMSIZE":
+            try:
+                with journal.together():
+                    journal.remove(5)
+                    for node_id in range(6, 60):
+                        journal.put(replace(record(node_id), base=bytes(2000)))
+            except OSError as refusal:
+                last_refusal = getattr(refusal.__cause__, "sqlite_errorname", "")
+                os.truncate(disk / "filler", (disk / "filler").stat().st_size - PAGE_BYTES)
+        for _ in range(count_after):
+            journal.put(record(5))
+        # By another process: to close the files in this one would give up SQLite's locks.
+        subprocess.run(["cp", "-p", *disk.glob("journal.sqlite*"), left], check=True)
+
+    with closing(Journal(left / "journal.sqlite")) as reopened:
+        assert [row.node_id for row in reopened.records()] == [5]
