@@ -253,8 +253,12 @@ class Journal:
         """Twice is once."""
         if self._is_marked:
             # Before SQLite takes the log away: a death in between must not leave the mark without it.
-            with suppress(OSError):
-                mark_of_open(self._path).unlink(missing_ok=True)
+            mark = mark_of_open(self._path)
+            try:
+                mark.unlink(missing_ok=True)
+            except OSError:
+                with suppress(OSError):
+                    os.utime(mark, ns=(0, 0))  # as if SQLite alone had moved the log: none is missed
             self._is_marked = False
         self._database.close()
         for descriptor in (self._descriptor, self._index_descriptor):

@@ -629,3 +629,22 @@ def test_rescue_that_is_cut_off_at_its_end_is_finished_by_the_next_start(
 
     assert check_nothing_is_lost(directory, rows) == count
     assert {path.name for path in directory.iterdir() if path.is_file()} == {JOURNAL_NAME}
+
+
+def test_mark_that_the_disk_keeps_raises_no_alarm_at_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_journal(tmp_path).close()
+    unlink = Path.unlink
+
+    def keep(path: Path, missing_ok: bool = False) -> None:
+        if path == mark_of_open(tmp_path / JOURNAL_NAME):
+            raise OSError(errno.EDQUOT, "no room for a change")
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", keep)
+    open_journal(tmp_path).close()
+    monkeypatch.undo()
+
+    open_journal(tmp_path).close()
+    assert directories_set_aside(tmp_path) == []
