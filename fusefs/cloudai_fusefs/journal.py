@@ -99,6 +99,10 @@ class Journal:
         # A checkpoint syncs; checkpoint() does it off the loop.
         execute("PRAGMA wal_autocheckpoint = 0")
         execute("PRAGMA synchronous = NORMAL")
+        # A file that cannot be opened for writing in this moment, SQLite opens for reading, without a word.
+        execute("BEGIN")
+        execute(f"PRAGMA user_version = {version}")
+        execute("ROLLBACK")
         if version < SCHEMA_VERSION:
             self._upgrade(version)
         if self._index_descriptor is None:

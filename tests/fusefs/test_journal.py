@@ -432,3 +432,19 @@ def test_what_a_full_disk_refused_does_not_come_back_after_a_death(tmp_path: Pat
 
     with closing(Journal(left / "journal.sqlite")) as reopened:
         assert [row.node_id for row in reopened.records()] == [5]
+
+
+def test_journal_that_sqlite_could_open_for_reading_alone_is_refused(
+    journal: Journal, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it does without a word where the system has no file left for a moment: each row would be refused later."""
+    journal.close()
+    connect = sqlite3.connect
+    monkeypatch.setattr(
+        sqlite3,
+        "connect",
+        lambda database, **options: connect(f"file:{database}?mode=ro", uri=True, **options),
+    )
+
+    with pytest.raises(OSError, match="readonly"):
+        Journal(path)
