@@ -208,10 +208,10 @@ class Node:
         self.xattrs: Mapping[bytes, bytes] = NO_XATTRS  # never changed but replaced
         self.children: dict[bytes, Node] | None = {} if kind == DIRECTORY else None
         # The first of its names without a tuple around it, and no list: nearly all nodes have one, and it is a KiB
-        # of memory for each that counts.
+        # of memory for each that counts. None: it has no further ones.
         self._directory: Node | None = None
         self._name = b""
-        self._further_edges: tuple[tuple[Node, bytes], ...] = ()
+        self._further_edges: list[tuple[Node, bytes]] | None = None
         self.subdirectory_count = 0
 
         self.pending: Pending | None = None
@@ -256,33 +256,44 @@ class Node:
         """Its names: (directory, name), in the order in which it was given them. A directory has one, the run's root
         none.
         """
-        return () if self._directory is None else ((self._directory, self._name), *self._further_edges)
+        if self._directory is None:
+            return ()
+        return ((self._directory, self._name), *(self._further_edges or ()))
 
     def add_edge(self, directory: Node, name: bytes) -> None:
         """One more name, which it does not have yet."""
         if self._directory is None:
             self._directory, self._name = directory, name
+        elif self._further_edges is None:
+            self._further_edges = [(directory, name)]
         else:
-            self._further_edges += ((directory, name),)
+            self._further_edges.append((directory, name))
 
     def remove_edge(self, directory: Node, name: bytes) -> None:
         """Raises ValueError for a name that it does not have."""
-        left = list(self.edges)
-        left.remove((directory, name))
-        self.clear_edges()
-        for edge in left:
-            self.add_edge(*edge)
+        # In place: a file may have many thousand names, and nothing else is done here while they are gone through.
+        further = self._further_edges
+        if directory is not self._directory or name != self._name:
+            if further is None:
+                raise ValueError("the node does not have this name")
+            further.remove((directory, name))
+        elif further is None:
+            self.clear_edges()
+        else:
+            self._directory, self._name = further.pop(0)
+        if not further:
+            self._further_edges = None
 
     def clear_edges(self) -> None:
         """It has no name any more."""
-        self._directory, self._name, self._further_edges = None, b"", ()
+        self._directory, self._name, self._further_edges = None, b"", None
 
     @property
     def link_count(self) -> int:
         if self.children is not None:
             # Removed, it may still be open: programs tell by the count that it is gone.
             return 2 + self.subdirectory_count if self.is_attached else 0
-        return 0 if self._directory is None else 1 + len(self._further_edges)
+        return 0 if self._directory is None else 1 + len(self._further_edges or ())
 
     @property
     def is_attached(self) -> bool:

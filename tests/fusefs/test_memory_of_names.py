@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import sys
+import time
+
+import pytest
 
 from cloudai_fusefs.node import DIRECTORY, FILE, Node
 from cloudai_fusefs.run_tree import RunTree
@@ -95,3 +99,36 @@ def test_node_without_its_last_name_has_none() -> None:
     directory.remove_edge(tree.root, b"d")
 
     assert (directory.edges, directory.is_attached) == ((), False)
+
+
+def test_names_go_in_any_order_and_the_others_keep_theirs() -> None:
+    tree = make_tree()
+    lot = random.Random(1)
+    for _ in range(200):
+        file = Node(tree, 2, FILE)
+        names = [b"%d" % number for number in range(lot.randrange(1, 6))]
+        for name in names:
+            file.add_edge(tree.root, name)
+        while names:
+            name = lot.choice(names)
+            names.remove(name)
+            file.remove_edge(tree.root, name)
+            with pytest.raises(ValueError):
+                file.remove_edge(tree.root, name)
+
+            assert file.edges == tuple((tree.root, left) for left in names)
+            assert (file.link_count, file.is_attached) == (len(names), bool(names))
+
+
+def test_name_of_a_file_with_many_goes_without_all_the_others_being_gone_through_for_each() -> None:
+    tree = make_tree()
+    file = Node(tree, 2, FILE)
+    for number in range(30_000):
+        file.add_edge(tree.root, b"%d" % number)
+
+    began_seconds = time.process_time()
+    for number in range(20):
+        file.remove_edge(tree.root, b"%d" % (29_999 - number))
+
+    assert file.link_count == 29_980
+    assert time.process_time() - began_seconds < 1  # 0.01 s; it was 2 s for each
