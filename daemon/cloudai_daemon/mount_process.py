@@ -59,15 +59,17 @@ class MountDaemon:
         given_seconds = config.drain_seconds
         self._drain_seconds = DRAIN_SECONDS_DEFAULT if given_seconds is None else given_seconds
         self._is_unmounted = False
+        self._has_left_something = False
         self._notifier = ServiceNotifier()
         self._serving = trio.CancelScope()
         self._control: MountControl | None = None
         self._failure: OSError | None = None
 
-    async def run(self, on_ready: Callable[[], None]) -> None:
+    async def run(self, on_ready: Callable[[], None]) -> ExitCode:
         """Serves until the mount is gone or a signal ends it; `on_ready` once it can be used.
 
-        Raises what the serve function raises, OSError when the control socket cannot be made.
+        NOT_DURABLE: it ended in order, and what it named in the log is for the next mount to send. Raises what the
+        serve function raises, OSError when the control socket cannot be made.
         """
         failure: CloudAIError | OSError | None = None
         async with trio.open_nursery() as nursery:
@@ -87,6 +89,7 @@ class MountDaemon:
         if failure or self._failure:
             raise failure or self._failure or AssertionError
         log.info("unmounted %s", self._config.mount_point)
+        return ExitCode.NOT_DURABLE if self._has_left_something else ExitCode.OK
 
     async def _open_to_requests(self, control: MountControl, on_ready: Callable[[], None]) -> None:
         registry_dir = runtime_dir()
@@ -157,6 +160,7 @@ class MountDaemon:
     def _name_what_is_left(self, status: MountStatus) -> None:
         if not status.pending:
             return
+        self._has_left_something = True
         log.warning(
             "%d files (%d bytes) are staged in %s and not durable; the next mount sends them",
             len(status.pending),
@@ -221,7 +225,7 @@ def run_daemon(config: MountConfig, serve: ServeMount, report: Report, *, to_std
         report(None)
 
     try:
-        trio.run(MountDaemon(config, serve).run, on_ready)
+        return trio.run(MountDaemon(config, serve).run, on_ready)
     # The root of the process: whatever it was goes to the log with its trace, and to the caller as a line.
     except Exception as error:
         line = describe_failure(config, error)
@@ -233,7 +237,6 @@ def run_daemon(config: MountConfig, serve: ServeMount, report: Report, *, to_std
         log.error("could not mount: %s", line)  # noqa: TRY400  # expected failures carry no trace
         report(line)
         return ExitCode.MOUNT_FAILED
-    return ExitCode.OK
 
 
 def _raise_descriptor_limit() -> None:

@@ -95,7 +95,7 @@ class Supervisor:
         while daemon is not None:
             began_seconds = time.monotonic()
             exit_status = _await_end(daemon, self._config.mount_point)
-            if exit_status == ExitCode.OK:
+            if exit_status in (ExitCode.OK, ExitCode.NOT_DURABLE):
                 return exit_status
             if _is_unmounted(self._config.mount_point):
                 log.error("the mount daemon ended with %d after the unmount", exit_status)

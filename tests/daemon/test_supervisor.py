@@ -76,6 +76,12 @@ def test_daemon_that_keeps_dying_is_started_after_pauses_that_double_up_to_a_bou
     assert pauses == [0.0, *(min(seconds, PAUSE_SECONDS_MAX) for seconds in doubled)]
 
 
+@pytest.mark.parametrize("end", [ExitCode.OK, ExitCode.NOT_DURABLE])
+def test_daemon_that_ended_in_order_is_not_started_again(end: ExitCode, pauses: list[float]) -> None:
+    assert Supervisor(CONFIG, Daemons(end).start).run(lambda: None) == end
+    assert pauses == []
+
+
 def test_daemon_that_has_served_for_long_is_started_again_at_once(
     pauses: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,9 +6,18 @@ import json
 import os
 import signal
 import subprocess
+from pathlib import Path
 
 from support.master_process import MasterProcess
-from support.mount_process import RUN, MakeMount, MountProcess, run_in, wait_until
+from support.mount_process import (
+    PROGRAM,
+    RUN,
+    WAIT_SECONDS_MAX,
+    MakeMount,
+    MountProcess,
+    run_in,
+    wait_until,
+)
 
 NOT_DURABLE = 75
 FILE_BYTES = 200_000
@@ -100,6 +109,25 @@ def test_sigterm_drains_for_as_long_as_the_mount_option_says_and_names_what_is_l
     wait_until(mount.has_ended, "the daemon's end")
 
     assert f"'user-123/training/{RUN}/model.bin', 0 of {FILE_BYTES} bytes sent" in mount.log_text()
+    master.start()
+    mount.start()
+    assert_next_mount_sends(mount, master, make_mount("other"), content)
+
+
+def test_mount_in_the_foreground_says_by_its_exit_status_that_something_is_left(
+    make_mount: MakeMount, master: MasterProcess
+) -> None:
+    mount = make_mount(options="insecure,timeo=20,drain=0.2")
+    mount.umount()
+    command: list[str | Path] = [PROGRAM, *mount.mount_arguments, "--foreground"]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        mount.pid = process.pid
+        wait_until(mount.mount_point.is_mount, "the mount")
+        content = make_backlog(mount, master)
+
+        process.terminate()
+
+        assert process.wait(WAIT_SECONDS_MAX) == NOT_DURABLE
     master.start()
     mount.start()
     assert_next_mount_sends(mount, master, make_mount("other"), content)
