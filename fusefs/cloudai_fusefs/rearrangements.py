@@ -12,9 +12,12 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from cloudai_fusefs.master_client import MasterClient, new_request_id
+import trio
+
+from cloudai_fusefs.master_client import new_request_id
 from cloudai_fusefs.namespace import Inode, Namespace, children_of
 from cloudai_fusefs.node import Node
+from cloudai_fusefs.retrying_master_client import RetryingMasterClient
 from cloudai_fusefs.run_nodes import Invalidation, is_inside, stays
 from cloudai_fusefs.run_tree import RunTree
 from cloudai_fusefs.staging import Staging
@@ -24,6 +27,7 @@ from cloudai_model.errors import (
     DirectoryNotEmpty,
     InvalidRequest,
     IsADirectory,
+    MasterUnavailable,
     NotADirectory,
     NotFound,
     OutsideRun,
@@ -43,7 +47,7 @@ class Rearrangements:
     """Changes of the names in one mount's runs."""
 
     def __init__(
-        self, client: MasterClient, namespace: Namespace, staging: Staging, uploader: Uploader
+        self, client: RetryingMasterClient, namespace: Namespace, staging: Staging, uploader: Uploader
     ) -> None:
         self._client = client
         self._namespace = namespace
@@ -62,7 +66,7 @@ class Rearrangements:
             raise PermissionRefused("a directory has one name")
         if node.tree is not directory.tree:
             raise CrossRun
-        await self._uploader.make_durable([node, directory])
+        await self._make_durable(node, directory)
         tree = node.tree
         async with self._namespace.changing_names(tree):
             if not directory.is_attached:
@@ -144,7 +148,7 @@ class Rearrangements:
                 return
             # The master knows it under the old name, or something that it replaces there: that stays until this one has
             # come. Its content goes first: a reader of the new name must not find half of what was written here.
-            await self._uploader.make_durable([node, target])
+            await self._make_durable(node, target)
             async with self._namespace.changing_names(tree):
                 if children_of(source).get(old_name) is not node or (
                     node.pending is not None and node.pending.place
@@ -175,6 +179,15 @@ class Rearrangements:
                 return
 
     # --- within ------------------------------------------------------------------------------------------
+
+    async def _make_durable(self, *nodes: Node) -> None:
+        """As that of Uploader, for as long as the master is waited for: an outage is waited out once, and not by each
+        name in a directory.
+        """
+        with trio.move_on_after(self._client.wait_seconds):
+            await self._uploader.make_durable(nodes)
+            return
+        raise MasterUnavailable("what is to be sent before is not stored")
 
     def _record_removal(self, directory: Node, name: bytes) -> Node | None:
         """The node that had the name, which is removed here; None: the master is to be asked first."""

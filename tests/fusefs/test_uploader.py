@@ -1090,3 +1090,39 @@ async def test_many_chunks_of_one_file_are_given_to_the_sender_in_parts(
     assert max(given) == 2
     if not is_closed:
         file_system.close_handle(handle)
+
+
+@pytest.mark.parametrize("is_silent", [True, False])
+async def test_outage_is_waited_out_once_by_all_names_beside_what_is_pending(
+    clock: MockClock,
+    master: FakeMaster,
+    client: FakeMasterClient,
+    run: types.Run,
+    tmp_path: Path,
+    *,
+    is_silent: bool,
+) -> None:
+    """`mv` of a hundred files would wait a hundred times, and cannot be killed meanwhile."""
+    async with open_file_system(client, run, tmp_path / "mount", timeo_seconds=10) as file_system:
+        await file_system.mkdir(b"d")
+        for number in range(6):
+            await file_system.write_file(b"d/f%d" % number, b"stored")
+        await file_system.make_all_durable()
+        if is_silent:
+            master.latency_seconds = master.news_latency_seconds = 3600
+        else:
+            master.go_away()
+        await file_system.write_file(b"d/new", b"waits")
+        await file_system.set_attributes(b"d", mtime_ns=1)
+        began_seconds = trio.current_time()
+
+        for number in range(6):
+            with pytest.raises(MasterUnavailable):
+                await file_system.rename(b"d/f%d" % number, b"d/moved%d" % number)
+
+        assert trio.current_time() - began_seconds <= 10 + 5 * 1.01
+        master.latency_seconds = master.news_latency_seconds = 0
+        master.come_back()
+        await trio.sleep(60)
+        await file_system.rename(b"d/f0", b"d/moved0")
+        assert await file_system.find(b"d/moved0")
