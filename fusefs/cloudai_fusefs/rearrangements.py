@@ -12,8 +12,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
-import trio
-
 from cloudai_fusefs.master_client import new_request_id
 from cloudai_fusefs.namespace import Inode, Namespace, children_of
 from cloudai_fusefs.node import Node
@@ -27,7 +25,6 @@ from cloudai_model.errors import (
     DirectoryNotEmpty,
     InvalidRequest,
     IsADirectory,
-    MasterUnavailable,
     NotADirectory,
     NotFound,
     OutsideRun,
@@ -181,13 +178,8 @@ class Rearrangements:
     # --- within ------------------------------------------------------------------------------------------
 
     async def _make_durable(self, *nodes: Node) -> None:
-        """As that of Uploader, for as long as the master is waited for: an outage is waited out once, and not by each
-        name in a directory.
-        """
-        with trio.move_on_after(self._client.wait_seconds):
-            await self._uploader.make_durable(nodes)
-            return
-        raise MasterUnavailable("what is to be sent before is not stored")
+        """As that of Uploader; an outage is waited out once, and not by each name in a directory."""
+        await self._client.wait_out(lambda: self._uploader.make_durable(nodes))
 
     def _record_removal(self, directory: Node, name: bytes) -> Node | None:
         """The node that had the name, which is removed here; None: the master is to be asked first."""

@@ -63,16 +63,6 @@ class RetryingMasterClient:
         """When a call, or message of a watch, was last answered, by trio's clock; -inf: never."""
         return self._answered_at_seconds
 
-    @property
-    def wait_seconds(self) -> float:
-        """How long who needs the master now is to wait for it: `timeo`; less, and at last a short last chance, where it
-        has been silent for a part of that; 0: somebody was given that in vain just now.
-        """
-        patience_seconds = self._patience_seconds()
-        if patience_seconds <= 0 and trio.current_time() < self._hushed_until_seconds:
-            return 0.0
-        return max(patience_seconds, min(LAST_CHANCE_SECONDS, self._timeo_seconds))
-
     async def get_capabilities(self) -> names.GetCapabilitiesResponse:
         return await self.note_outcome(self._client.get_capabilities)
 
@@ -178,6 +168,18 @@ class RetryingMasterClient:
         async with self._client.watch(request) as messages:
             yield _NotedMessages(self, messages)
 
+    async def wait_out(self, wait: Callable[[], Awaitable[None]]) -> None:
+        """Waits for what comes once the master has answered the calls of others, as long as a call would be repeated.
+
+        Raises MasterUnavailable, and what the wait raises. Cancelled: so is the wait.
+        """
+        while True:
+            if self._patience_seconds() <= 0:
+                # It may be back, while the others pause before they ask again.
+                await self._repeat(self._client.get_capabilities)
+            with trio.move_on_after(self._patience_seconds()):
+                return await wait()
+
     async def _repeat(self, call: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
         last_error = MasterUnavailable("no answer in time", timeo_seconds=self._timeo_seconds)
 
@@ -195,11 +197,12 @@ class RetryingMasterClient:
 
         # The scope is the bound, by trio's clock; tenacity's own stop conditions look at another one.
         began_seconds = trio.current_time()
-        wait_seconds = self.wait_seconds
-        if not wait_seconds:
+        patience_seconds = self._patience_seconds()
+        if patience_seconds <= 0 and began_seconds < self._hushed_until_seconds:
             raise last_error
-        with trio.move_on_after(wait_seconds):
-            if self._patience_seconds() <= 0:
+        last_chance_seconds = min(LAST_CHANCE_SECONDS, self._timeo_seconds)
+        with trio.move_on_after(max(patience_seconds, last_chance_seconds)):
+            if patience_seconds <= 0:
                 return await attempt_call()
             # The usual case first, without the machinery for the other.
             with suppress(MasterUnavailable):
