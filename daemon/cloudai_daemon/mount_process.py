@@ -135,12 +135,17 @@ class MountDaemon:
                         continue
                     if self._is_unmounted:
                         log.info("not waiting for uploads")
-                        self._serving.cancel()
+                        self._end_at_once()
                         continue
                     nursery.start_soon(self._drain_and_stop)
                     await anext(signals)
                     log.info("asked again: not waiting for uploads")
-                    self._serving.cancel()
+                    self._end_at_once()
+
+    def _end_at_once(self) -> None:
+        if self._control is not None:
+            self._name_what_is_left(self._control.status())
+        self._serving.cancel()
 
     async def _drain_and_stop(self) -> None:
         """Waits for uploads within the bound, then ends the mount whatever is left."""

@@ -8,6 +8,8 @@ import signal
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from support.master_process import MasterProcess
 from support.mount_process import (
     PROGRAM,
@@ -114,11 +116,13 @@ def test_sigterm_drains_for_as_long_as_the_mount_option_says_and_names_what_is_l
     assert_next_mount_sends(mount, master, make_mount("other"), content)
 
 
+@pytest.mark.parametrize("drain_seconds", [0.2, 60], ids=["in-time", "asked-again"])
 def test_mount_in_the_foreground_says_by_its_exit_status_that_something_is_left(
-    make_mount: MakeMount, master: MasterProcess
+    make_mount: MakeMount, master: MasterProcess, drain_seconds: float
 ) -> None:
-    mount = make_mount(options="insecure,timeo=20,drain=0.2")
+    mount = make_mount(options=f"insecure,timeo=20,drain={drain_seconds}")
     mount.umount()
+    assert "SIGTERM" not in mount.log_text()
     command: list[str | Path] = [PROGRAM, *mount.mount_arguments, "--foreground"]
     with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
         mount.pid = process.pid
@@ -126,8 +130,12 @@ def test_mount_in_the_foreground_says_by_its_exit_status_that_something_is_left(
         content = make_backlog(mount, master)
 
         process.terminate()
+        if drain_seconds > WAIT_SECONDS_MAX:
+            wait_until(lambda: "SIGTERM" in mount.log_text(), "the first signal is taken")
+            process.terminate()
 
         assert process.wait(WAIT_SECONDS_MAX) == NOT_DURABLE
+    assert "1 files (200000 bytes) are staged in" in mount.log_text()
     master.start()
     mount.start()
     assert_next_mount_sends(mount, master, make_mount("other"), content)
