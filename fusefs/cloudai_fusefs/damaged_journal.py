@@ -5,13 +5,13 @@ Of an earlier version's as well, which is not upgraded for it: what a person may
 
 from __future__ import annotations
 
-import errno
 import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from cloudai_fusefs.journal import to_os_error
 from cloudai_fusefs.journal_errors import UNREADABLE, is_damage
 from cloudai_fusefs.journal_rows import JournalRecord, RemovalRecord, StrayRecord, record_from_row
 from cloudai_fusefs.journal_schema import (
@@ -39,14 +39,18 @@ def read_what_is_left(path: Path, node_ids: Iterable[int]) -> WhatIsLeft:
     `node_ids` are looked up one by one: a page that cannot be read hides what a scan finds behind it.
     Raises OSError where it is not for the bytes that they cannot be read, and nothing of SQLite's.
     """
+    try:
+        return _read(path, node_ids)
+    except sqlite3.DatabaseError as error:  # of damage it is none: that was passed over
+        raise to_os_error(error, path) from error
+
+
+def _read(path: Path, node_ids: Iterable[int]) -> WhatIsLeft:
     records: dict[int, JournalRecord] = {}
     strays: dict[int, StrayRecord] = {}
     removals: dict[int, RemovalRecord] = {}
     boot_id = ""
-    try:
-        database = sqlite3.connect(path, isolation_level=None)
-    except sqlite3.DatabaseError as error:
-        raise _refusal(error) from error
+    database = sqlite3.connect(path, isolation_level=None)
     try:
         with _passing_over_damage():
             # It must not be changed by a look at it: what a person may want to read stays.
@@ -75,16 +79,12 @@ def read_what_is_left(path: Path, node_ids: Iterable[int]) -> WhatIsLeft:
 
 @contextmanager
 def _passing_over_damage() -> Iterator[None]:
-    """Raises OSError for all else: on a full disk every row would be one that cannot be read."""
+    """Raises all else: on a full disk every row would be one that cannot be read."""
     try:
         yield
     except UNREADABLE as error:
         if not is_damage(error):
-            raise _refusal(error) from error
-
-
-def _refusal(error: Exception) -> OSError:
-    return OSError(errno.EIO, f"the damaged journal cannot be read: {error}")
+            raise
 
 
 def _has_column(database: sqlite3.Connection, name: str) -> bool:
@@ -93,7 +93,7 @@ def _has_column(database: sqlite3.Connection, name: str) -> bool:
         database.execute(f"SELECT {name} FROM pending LIMIT 0")  # noqa: S608 - a column's name only
     except UNREADABLE as error:
         if not is_damage(error):
-            raise _refusal(error) from error
+            raise
         return "no such column" not in str(error)
     return True
 

@@ -99,10 +99,7 @@ class Journal:
         # A checkpoint syncs; checkpoint() does it off the loop.
         execute("PRAGMA wal_autocheckpoint = 0")
         execute("PRAGMA synchronous = NORMAL")
-        # A file that cannot be opened for writing in this moment, SQLite opens for reading, without a word.
-        execute("BEGIN")
-        execute(f"PRAGMA user_version = {version}")
-        execute("ROLLBACK")
+        self._check_writable(version)
         if version < SCHEMA_VERSION:
             self._upgrade(version)
         if self._index_descriptor is None:
@@ -111,6 +108,17 @@ class Journal:
         check = execute("PRAGMA quick_check").fetchone()[0]
         if check != "ok":
             raise JournalDamaged(str(check), path=str(self._path))
+
+    def _check_writable(self, version: int) -> None:
+        """What cannot be opened for writing in this moment, SQLite has opened for reading, without a word."""
+        try:
+            self._database.execute("BEGIN")
+            self._database.execute(f"PRAGMA user_version = {version}")
+            self._database.execute("ROLLBACK")
+        except sqlite3.OperationalError as error:
+            if _header_of(self._path)[_WRITE_FORMAT_OFFSET] > _WRITE_FORMAT_MAX:
+                raise JournalDamaged("its format is none", path=str(self._path)) from error
+            raise
 
     def _mark_open(self) -> None:
         """From here on its log belongs to it, which is there since the first look."""
@@ -168,10 +176,11 @@ class Journal:
         try:
             yield
             self._execute("COMMIT", ())
-        except BaseException:
+        except BaseException as error:
             if self._database.in_transaction:
                 self._database.execute("ROLLBACK")
-            self._cut_off_refused()
+            if not _is_busy(error.__cause__):
+                self._cut_off_refused()
             raise
 
     def put(self, record: JournalRecord) -> None:
@@ -244,7 +253,7 @@ class Journal:
                 database.execute("PRAGMA wal_checkpoint(PASSIVE)")
                 database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
             except sqlite3.DatabaseError as error:
-                raise _to_os_error(error, self._path) from error
+                raise to_os_error(error, self._path) from error
             finally:
                 if self._is_marked:
                     with suppress(OSError):
@@ -274,17 +283,16 @@ class Journal:
         try:
             self._database.execute(statement, values)
         except sqlite3.DatabaseError as error:
-            if not self._database.in_transaction:
+            if not self._database.in_transaction and not _is_busy(error):
                 self._cut_off_refused()
-            raise _to_os_error(error, self._path) from error
+            raise to_os_error(error, self._path) from error
 
     def _cut_off_refused(self) -> None:
         """Of a transaction that is taken back, nothing may be there after a death."""
         if self._index_descriptor is not None:
             with suppress(OSError, sqlite3.DatabaseError):
-                self._database.execute(
-                    "BEGIN IMMEDIATE"
-                )  # a checkpoint, or another process, would move the end
+                # A checkpoint, or another process, would move the end.
+                self._database.execute("BEGIN IMMEDIATE")
                 try:
                     cut_off_refused(self._path, self._index_descriptor)
                 finally:
@@ -296,22 +304,38 @@ def _connect(path: Path) -> sqlite3.Connection:
     try:
         return sqlite3.connect(path, isolation_level=None, check_same_thread=True)
     except sqlite3.DatabaseError as error:
-        raise _to_os_error(error, path) from error
+        raise to_os_error(error, path) from error
+
+
+# In the header of a database, see 1.3 of https://www.sqlite.org/fileformat2.html.
+_WRITE_FORMAT_OFFSET: Final = 18
+_WRITE_FORMAT_MAX: Final = 2
+_VERSION_OFFSET: Final = 60
+
+
+def _header_of(path: Path) -> bytes:
+    """As much of the file's header as is looked at without SQLite; zeros where there is none."""
+    length_bytes = _VERSION_OFFSET + 4
+    try:
+        with path.open("rb") as file:
+            return file.read(length_bytes).ljust(length_bytes, b"\0")
+    except FileNotFoundError:
+        return bytes(length_bytes)
 
 
 def _version_of(path: Path) -> int:
-    """As the file's header has it, without SQLite (1.3.15 of its file format); 0 where there is none."""
-    try:
-        with path.open("rb") as file:
-            return int.from_bytes(file.read(64)[60:], "big")
-    except FileNotFoundError:
-        return 0
+    return int.from_bytes(_header_of(path)[_VERSION_OFFSET:], "big")
+
+
+def _is_busy(error: BaseException | None) -> bool:
+    """Whether another has the lock: it was waited for, and nothing was written."""
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF == sqlite3.SQLITE_BUSY
 
 
 def _to_refusal(error: sqlite3.DatabaseError | UnicodeDecodeError, path: Path) -> Exception:
     if is_damage(error):
         return JournalDamaged(str(error), path=str(path))
-    return _to_os_error(error, path)
+    return to_os_error(error, path)
 
 
 # What SQLite says when the disk is full: plainly, or while its log's index grows.
@@ -321,7 +345,8 @@ _PROBE_BYTES: Final = 64 * KIB
 """More than a row takes of the log, and than the log's index grows by at a time."""
 
 
-def _to_os_error(error: Exception, path: Path) -> OSError:
+def to_os_error(error: Exception, path: Path) -> OSError:
+    """What SQLite says of a refusal of the disk: ENOSPC or EDQUOT where there is no room, else EIO."""
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
     number = errno.ENOSPC if code in _FULL_DISK_CODES else errno.EIO
     if code & 0xFF == sqlite3.SQLITE_IOERR:

@@ -9,7 +9,7 @@ import shutil
 import sqlite3
 import subprocess
 from collections.abc import Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -416,7 +416,9 @@ def test_what_a_full_disk_refused_does_not_come_back_after_a_death(tmp_path: Pat
         while log.stat().st_size < INDEX_GROWTH_BYTES - 4 * PAGE_BYTES:
             journal.put(record(5))
         fill(disk)
-        while last_refusal != "SQLITE_IOERR_SHMSIZE":
+        for _ in range(200):
+            if last_refusal == "SQLITE_IOERR_SHMSIZE":
+                break
             try:
                 with journal.together():
                     journal.remove(5)
@@ -425,6 +427,7 @@ def test_what_a_full_disk_refused_does_not_come_back_after_a_death(tmp_path: Pat
             except OSError as refusal:
                 last_refusal = getattr(refusal.__cause__, "sqlite_errorname", "")
                 os.truncate(disk / "filler", (disk / "filler").stat().st_size - PAGE_BYTES)
+        assert last_refusal == "SQLITE_IOERR_SHMSIZE"
         for _ in range(count_after):
             journal.put(record(5))
         # By another process: to close the files in this one would give up SQLite's locks.
@@ -432,6 +435,42 @@ def test_what_a_full_disk_refused_does_not_come_back_after_a_death(tmp_path: Pat
 
     with closing(Journal(left / "journal.sqlite")) as reopened:
         assert [row.node_id for row in reopened.records()] == [5]
+
+
+def test_row_whose_removal_a_full_disk_refused_is_there_after_a_death(tmp_path: Path) -> None:
+    left = tmp_path / "left"
+    left.mkdir()
+    refusals: list[str] = []
+    with disk_of(tmp_path / "disk", "32m") as disk, closing(Journal(disk / "journal.sqlite")) as journal:
+        log = disk / "journal.sqlite-wal"
+        journal.put(record(7))
+        while log.stat().st_size < INDEX_GROWTH_BYTES:
+            journal.put(record(5))
+        fill(disk)
+        while "SQLITE_IOERR_SHMSIZE" not in refusals and len(refusals) < 20:
+            with pytest.raises(OSError, match="journal cannot be written") as refused:
+                journal.remove(7)
+            refusals.append(getattr(refused.value.__cause__, "sqlite_errorname", ""))
+            os.truncate(disk / "filler", (disk / "filler").stat().st_size - PAGE_BYTES)
+        subprocess.run(["cp", "-p", *disk.glob("journal.sqlite*"), left], check=True)
+
+    with closing(Journal(left / "journal.sqlite")) as reopened:
+        assert [row.node_id for row in reopened.records()] == [5, 7]
+
+
+@pytest.mark.parametrize("is_together", [False, True])
+def test_lock_of_another_is_waited_for_once(journal: Journal, path: Path, *, is_together: bool) -> None:
+    """Nothing was written: there is nothing to be cut off the log, for which it would have to be waited again."""
+    statements: list[str] = []
+    journal._database.execute("PRAGMA busy_timeout = 0")
+    journal._database.set_trace_callback(statements.append)
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+
+        with pytest.raises(OSError, match="locked"), journal.together() if is_together else nullcontext():
+            journal.put(record(5))
+
+    assert "BEGIN IMMEDIATE" not in statements
 
 
 def test_journal_that_sqlite_could_open_for_reading_alone_is_refused(

@@ -583,6 +583,21 @@ def test_flipped_bit_in_the_words_of_the_last_table_keeps_no_mount_from_starting
             journal.note_boot(journal.boot_id)
 
 
+@pytest.mark.parametrize("bit", range(16))
+def test_flipped_bit_in_the_header_that_says_the_format_keeps_no_mount_from_starting(
+    damaged: tuple[Path, Rows], bit: int
+) -> None:
+    """SQLite opens a format that it does not know for reading alone."""
+    directory, rows = damaged
+    open_journal(directory).close()
+    flip(directory / JOURNAL_NAME, 18 + bit // 8, 1 << bit % 8)
+
+    check_nothing_is_lost(directory, rows)
+
+    with closing(open_journal(directory)) as journal, journal.together():
+        journal.note_boot("written")
+
+
 def test_rows_that_a_full_disk_keeps_from_being_read_are_not_taken_for_lost(
     damaged: tuple[Path, Rows], tmp_path: Path
 ) -> None:
