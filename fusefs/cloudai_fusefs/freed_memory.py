@@ -14,6 +14,6 @@ _malloc_trim: Final = getattr(ctypes.CDLL(None), "malloc_trim", None)
 
 
 def give_back() -> None:
-    """Blocks for some 10 ms; other threads run meanwhile."""
+    """Blocks for some 10 ms. Other threads run meanwhile, until they want memory from what is being looked through."""
     if _malloc_trim is not None:
         _malloc_trim(0)

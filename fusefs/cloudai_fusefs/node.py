@@ -260,6 +260,11 @@ class Node:
             return ()
         return ((self._directory, self._name), *(self._further_edges or ()))
 
+    @property
+    def first_edge(self) -> tuple[Node, bytes] | None:
+        """The first of its names, which its path is made of; None: it has none."""
+        return None if self._directory is None else (self._directory, self._name)
+
     def add_edge(self, directory: Node, name: bytes) -> None:
         """One more name, which it does not have yet."""
         if self._directory is None:

@@ -55,8 +55,8 @@ class RunNodes:
     def path_of(self, node: Node) -> bytes:
         """The node's path in the run by its first name; b"" for the root and for a node without a name."""
         components: list[bytes] = []
-        while node.edges:
-            node, name = node.edges[0]
+        while (edge := node.first_edge) is not None:
+            node, name = edge
             components.append(name)
         return b"/".join(reversed(components))
 
@@ -310,14 +310,15 @@ class RunNodes:
     ) -> None:
         """`was_removed`: the master says so, and did not only put something else in its place."""
         node = self._detach(parent, name)
-        if node.pending is not None and not node.edges:
+        has_name = node.first_edge is not None
+        if node.pending is not None and not has_name:
             self.nameless.add(node)
-        if node.children and not node.edges and not any(map(stays, node.children.values())):
+        if node.children and not has_name and not any(map(stays, node.children.values())):
             # With a name in what has none, a file that is open would be committed in the run's root.
             for child_name in list(node.children):
                 self._drop_edge(node, child_name, told)
         # (A directory that the kernel takes for removed is empty for good: not one that may be moved.)
-        is_gone = not node.edges and (was_removed or not node.is_directory)
+        is_gone = not has_name and (was_removed or not node.is_directory)
         told.append(Invalidation(parent.ino, name, node.ino if is_gone else 0))
         told.append(Invalidation(parent.ino))
         if is_gone and node.is_directory:
@@ -380,9 +381,10 @@ def _must_stay(node: Node) -> bool:
 def is_inside(node: Node, directory: Node) -> bool:
     """Whether the node is the directory or anywhere below it."""
     while node is not directory:
-        if not node.edges:
+        edge = node.first_edge
+        if edge is None:
             return False
-        node = node.edges[0][0]
+        node, _ = edge
     return True
 
 

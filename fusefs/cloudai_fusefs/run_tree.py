@@ -304,7 +304,7 @@ class RunTree(RunNodes):
                 case _:
                     pass  # a kind of change that this version does not know
         # A file that was committed where its directory had been has gone with that here.
-        self.is_in_doubt |= any(len(node.edges) > count for node, count in self._given_names.items())
+        self.is_in_doubt |= any(node.link_count > count for node, count in self._given_names.items())
         self._given_names.clear()
         self.revision = max(self.revision, response.revision)
         self.answered.forget_until(self.revision)
@@ -446,10 +446,10 @@ class RunTree(RunNodes):
                 else:
                     self.is_in_doubt = True
                 return
-        if node is not None and node.is_directory and node.edges:
+        if node is not None and node.is_directory and node.first_edge is not None:
             # Moved: its new name comes before the removal of the old one, and it has only one. What had the new name
             # may be above the old.
-            old_parent, old_name = node.edges[0]
+            old_parent, old_name = node.first_edge
             self._detach(old_parent, old_name)
             self.directories_with_stale_rows.add(node)
             told += [Invalidation(old_parent.ino, old_name), Invalidation(old_parent.ino)]
@@ -461,7 +461,7 @@ class RunTree(RunNodes):
         if node is None:
             node = Node(self, edge.node.node_id, edge.node.kind)
             self._add_node(node)
-        if node.is_file and node.edges:
+        if node.is_file and node.first_edge is not None:
             self._given_names[node] = edge.node.link_count
         self._attach(parent, edge.name, node)
         node.take_server_state(edge.node)  # all of it, now that it has a name
