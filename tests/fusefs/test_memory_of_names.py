@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import random
-import subprocess
-import sys
 import time
 
 import pytest
@@ -13,8 +10,8 @@ import pytest
 from cloudai_fusefs.node import DIRECTORY, FILE, Node
 from cloudai_fusefs.run_tree import RunTree
 from cloudai_proto.storage.v1 import types_pb2 as types
+from support.resident_memory import numbers_printed_by
 
-# In a process of its own: another test's memory would be counted as well.
 LIST_A_LARGE_RUN = """
 import os, random
 from cloudai_fusefs import freed_memory
@@ -59,15 +56,7 @@ print(kept_bytes // FILES, (resident_bytes() - before_bytes) // FILES)
 
 
 def test_name_takes_less_than_a_kib_and_its_listing_nothing_any_more() -> None:
-    process = subprocess.run(
-        [sys.executable, "-c", LIST_A_LARGE_RUN],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    kept_bytes, given_back_bytes = map(int, process.stdout.split())
+    kept_bytes, given_back_bytes = numbers_printed_by(LIST_A_LARGE_RUN)
 
     assert given_back_bytes < 900  # 240 more for what `stat` is answered with are no KiB either, by and large
     assert given_back_bytes < kept_bytes - 150

@@ -519,14 +519,19 @@ async def test_file_that_waited_is_written_again_only_when_its_acknowledgement_i
         assert said == ["StagedFile._pwrite"]
 
 
-async def test_staged_file_whose_row_a_loss_of_power_took_is_set_aside(
-    clock: MockClock, mounts: TwoMounts
-) -> None:
+async def lose_power_and_row(mounts: TwoMounts) -> None:
+    """A loss of power has taken the row of a file that was staged."""
     await mounts.leave(nothing, nothing)
     leftover = mounts.directory / "state/staged" / mounts.run.task_id / "4294967999"
     leftover.parent.mkdir(exist_ok=True)
     leftover.write_bytes(b"closed just before")
     lose_power(mounts.directory / "state")
+
+
+async def test_staged_file_whose_row_a_loss_of_power_took_is_set_aside(
+    clock: MockClock, mounts: TwoMounts
+) -> None:
+    await lose_power_and_row(mounts)
 
     assert await mounts.go_on() == {}
 
@@ -555,11 +560,7 @@ async def test_row_of_what_was_acknowledged_does_not_come_back_with_a_loss_of_po
 async def test_start_that_fails_after_a_loss_of_power_leaves_what_it_did_not_set_aside_to_the_next(
     clock: MockClock, mounts: TwoMounts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await mounts.leave(nothing, nothing)
-    leftover = mounts.directory / "state/staged" / mounts.run.task_id / "4294967999"
-    leftover.parent.mkdir(exist_ok=True)
-    leftover.write_bytes(b"closed just before")
-    lose_power(mounts.directory / "state")
+    await lose_power_and_row(mounts)
 
     def fail(*_: object) -> None:
         raise OSError(errno.ENOSPC, "full")

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,6 +9,7 @@ from cloudai_fusefs.wire_manifests import encode_manifest, manifest_from_wire
 from cloudai_model.chunks import Chunk, Manifest
 from cloudai_model.limits import CHUNK_BYTES_MAX, DIGEST_BYTES, MIB
 from cloudai_proto.storage.v1 import types_pb2 as types
+from support.resident_memory import numbers_printed_by
 
 # Around the lengths at which a length takes one byte more, and some beside each other that are equal.
 LENGTHS = st.one_of(
@@ -34,7 +31,6 @@ def test_manifest_is_written_as_its_message_is(chunks: list[Chunk]) -> None:
     assert manifest_from_wire(types.Manifest.FromString(encoded).chunks) == Manifest(chunks)
 
 
-# In a process of its own: what other tests have left to one counts as well.
 ENCODE_A_TEBIBYTE = """
 import os
 from cloudai_fusefs.wire_manifests import encode_manifest
@@ -50,15 +46,7 @@ print(len(encode_manifest(manifest)), memory.grown_bytes())
 
 def test_manifest_of_a_tebibyte_is_written_in_little_more_memory_than_it_takes() -> None:
     """It is written for each commit, and the daemon's memory is bounded."""
-    process = subprocess.run(
-        [sys.executable, "-c", ENCODE_A_TEBIBYTE],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    encoded_bytes, grown_bytes = map(int, process.stdout.split())
+    encoded_bytes, grown_bytes = numbers_printed_by(ENCODE_A_TEBIBYTE)
 
     assert 10 * MIB < encoded_bytes < 11 * MIB
     assert grown_bytes < 30 * MIB

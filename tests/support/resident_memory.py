@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 
@@ -10,6 +12,19 @@ def resident_bytes() -> int:
     """What this process takes."""
     resident_pages = int(Path("/proc/self/statm").read_text().split()[1])
     return resident_pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def numbers_printed_by(program: str) -> list[int]:
+    """By Python code in a process of its own: in this one, another test's memory would be counted as well."""
+    process = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    return [int(word) for word in process.stdout.split()]
 
 
 class ResidentMemory:
