@@ -177,8 +177,22 @@ class RetryingMasterClient:
             if self._patience_seconds() <= 0:
                 # It may be back, while the others pause before they ask again.
                 await self._repeat(self._client.get_capabilities)
-            with trio.move_on_after(self._patience_seconds()):
+            began_seconds = trio.current_time()
+            patience_seconds = self._patience_seconds()
+            is_long = patience_seconds > LAST_CHANCE_SECONDS
+            with trio.move_on_after(patience_seconds - is_long * LAST_CHANCE_SECONDS):
                 return await wait()
+            if is_long and self._answered_at_seconds <= began_seconds:
+                # Of a silence that began with this wait, the calls of others tell only when their own time is over.
+                await self._ask_for_a_word(began_seconds)
+
+    async def _ask_for_a_word(self, since_seconds: float) -> None:
+        """Finds out whether the master is there, of which nothing has been heard since then."""
+        with trio.move_on_after(LAST_CHANCE_SECONDS) as patience, suppress(CloudAIError):
+            await self.note_outcome(self._client.get_capabilities)
+        if patience.cancelled_caught:
+            self._note_silence(since_seconds)
+            self._hushed_until_seconds = trio.current_time() + LAST_CHANCE_SECONDS
 
     async def _repeat(self, call: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
         last_error = MasterUnavailable("no answer in time", timeo_seconds=self._timeo_seconds)

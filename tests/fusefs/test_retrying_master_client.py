@@ -157,6 +157,35 @@ async def test_one_call_that_hangs_while_others_are_answered_is_no_outage(autoju
     assert len(master.call_times) == 4
 
 
+@pytest.mark.parametrize(
+    ("script", "silent_seconds"), [([HANGS] * 10, 0.0), (away(1000), 5.0)], ids=["hangs", "away"]
+)
+async def test_wait_ends_once_the_master_has_been_silent_for_timeo(
+    autojump_clock: MockClock, script: list[Exception | str], silent_seconds: float
+) -> None:
+    """However late the calls of others began, whose own time may be over only then."""
+    client = make_client(ScriptedMaster(*script), timeo_seconds=30.0)
+    async with trio.open_nursery() as nursery:
+
+        async def ask_later() -> None:
+            await trio.sleep(5)
+            with pytest.raises(MasterUnavailable):
+                await client.list_users()
+
+        nursery.start_soon(ask_later)
+        began_seconds = trio.current_time()
+        with pytest.raises(MasterUnavailable):
+            await client.wait_out(trio.sleep_forever)
+        assert trio.current_time() - began_seconds == pytest.approx(silent_seconds + 30.0)
+
+
+async def test_wait_goes_on_for_as_long_as_the_master_answers(autojump_clock: MockClock) -> None:
+    """Nobody may have asked for anything meanwhile: a file is read from a slow disk."""
+    end_seconds = trio.current_time() + 100.0
+    await make_client(ScriptedMaster(), timeo_seconds=30.0).wait_out(lambda: trio.sleep_until(end_seconds))
+    assert trio.current_time() == pytest.approx(end_seconds)
+
+
 async def test_refusal_is_an_answer_and_passes_at_once(autojump_clock: MockClock) -> None:
     master = ScriptedMaster(NotFound(), NotFound())
     client = make_client(master)

@@ -1,0 +1,58 @@
+"""Names that were given up here by nodes that the master may still have under them. Pure state.
+
+A node that is renamed before the master has answered its commit has two names for a while, until its next commit: that
+here, and that at the master.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cloudai_fusefs.node import Edge, Node
+
+
+class LeftNames:
+    """Of one run. What was left here and is not at the master any more may be among them until the next commit."""
+
+    def __init__(self) -> None:
+        self._nodes: dict[Edge, Node] = {}
+        self._edges: dict[Node, tuple[Edge, ...]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._edges)
+
+    def note(self, node: Node, edge: Edge) -> None:
+        """The node does not have the name here any more; the master may still have it there."""
+        self._nodes[edge] = node
+        edges = self._edges.get(node, ())
+        if edge not in edges:
+            self._edges[node] = (*edges, edge)
+
+    def forget(self, node: Node) -> Sequence[Edge]:
+        """The master has the node where it is here, or not at all. Returns where it may have been."""
+        edges = self._edges.pop(node, ())
+        for edge in edges:
+            if self._nodes[edge] is node:
+                del self._nodes[edge]
+        return edges
+
+    def pass_on(self, node: Node, successor: Node) -> None:
+        """The node has been replaced here: it goes at the master once its successor is there."""
+        for edge in self.forget(node):
+            self.note(successor, edge)
+
+    def inside(self, directory: Node) -> list[Node]:
+        """What has left names in the directory."""
+        return [
+            node for node, edges in self._edges.items() if any(parent is directory for parent, _ in edges)
+        ]
+
+    def in_the_way(self, edge: Edge, node: Node | None) -> Node | None:
+        """Whom the master may have under the name, and does not let the node replace: of two files or symlinks the
+        later gets the name, and the earlier is committed again under its own. None for the node: a further name for
+        something, which replaces nothing.
+        """
+        holder = self._nodes.get(edge)
+        if holder is None or holder is node or not holder.is_attached or edge in holder.edges:
+            return None
+        return holder if node is None or node.is_directory or holder.is_directory else None
