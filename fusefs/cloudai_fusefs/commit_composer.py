@@ -5,10 +5,10 @@ A commit reads the node's `change_count` before its attributes and bytes: what i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from cloudai_fusefs.node import Node, Pending
+from cloudai_fusefs.node import Edge, Node, Pending
 from cloudai_fusefs.pending_rows import fingerprint
 from cloudai_fusefs.wire_manifests import encode_manifest
 from cloudai_fusefs.wire_xattrs import xattrs_to_wire
@@ -30,7 +30,7 @@ class ComposedCommit:
     """Of the content that it brings; None: it brings none."""
     xattrs: Mapping[bytes, bytes] | None
     """The extended attributes that it brings; None: it brings none."""
-    edge: tuple[Node, bytes] | None = None
+    edge: Edge | None = None
     """The name it was sent for."""
 
     @property
@@ -42,7 +42,7 @@ class ComposedCommit:
         """Fills in the name as it is now. With no await before the sending."""
         self.message.path = self.node.tree.path_of(self.node)
         self.message.place = self.pending.place
-        self.edge = self.node.edges[0] if self.node.edges else None
+        self.edge = self.node.first_edge
         self.pending.sent = True
 
 
@@ -122,19 +122,3 @@ def fits_inline(node: Node) -> bool:
         return True
     is_log = staged.has_only_grown and not (pending is not None and pending.is_urgent)
     return node.generation == 0 and not is_log
-
-
-def unplaced_line(node: Node) -> list[Node]:
-    """The directories above that the master does not have yet, from the top, then the node."""
-    line = [node]
-    directory = node
-    while directory.edges:
-        directory = directory.edges[0][0]
-        if directory.pending is not None and directory.pending.place:
-            line.append(directory)
-    return line[::-1]
-
-
-def order_for_commit(nodes: Iterable[Node]) -> list[Node]:
-    """The nodes in their order, each behind the directories it needs: each commit finds its directory."""
-    return list({member: None for node in nodes for member in unplaced_line(node)})

@@ -11,9 +11,10 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from cloudai_fusefs.commit_composer import ComposedCommit, compose_commit
+from cloudai_fusefs.commit_order import find_in_the_way
 from cloudai_fusefs.file_content import content_of, is_large
 from cloudai_fusefs.master_client import new_request_id
-from cloudai_fusefs.node import Node
+from cloudai_fusefs.node import Edge, Node, Pending
 from cloudai_fusefs.pending_rows import fingerprint
 from cloudai_fusefs.run_tree import RunTree
 from cloudai_fusefs.wire_errors import error_from_detail
@@ -58,9 +59,24 @@ class CommitSender:
     async def send(self, nodes: Sequence[Node]) -> None:
         """One batch, or several where it is too much for one, each with the run's mutation lock held.
 
+        What has something in its way at the master comes in a later batch than that; what stays behind is put off.
         Raises what a whole call fails with, of the removals before it too. Cancelled: a batch that was sent is
         repeated first of all.
         """
+        behind = await self._send_batches(nodes)
+        while behind:
+            still_behind = await self._send_batches(behind)
+            if len(still_behind) == len(behind):
+                break
+            behind = still_behind
+        for node in behind:
+            holder = find_in_the_way(node)
+            if holder is not None and holder.pending is not None and node.pending is not None:
+                self._run.refusals.note_behind(node, node.pending, holder.pending)
+
+    async def _send_batches(self, nodes: Sequence[Node]) -> list[Node]:
+        """As `send`; returns those of the nodes that have something in their way."""
+        behind: list[Node] = []
         position = 0
         while position < len(nodes):
             async with self._tree.mutation_lock:
@@ -68,11 +84,15 @@ class CommitSender:
                 composed: list[ComposedCommit] = []
                 batch_bytes = 0
                 while position < len(nodes) and len(composed) < COMMIT_NODES_MAX:
-                    item = await self._compose(nodes[position])
+                    node = nodes[position]
+                    position += 1
+                    if find_in_the_way(node) is not None:
+                        behind.append(node)
+                        continue
+                    item = await self._compose(node)
                     if item is not None:
                         batch_bytes += item.message.ByteSize()
                         composed.append(item)
-                    position += 1
                     if batch_bytes + INLINE_BYTES_MAX + XATTR_BYTES_MAX > COMMIT_INLINE_BYTES_MAX:
                         break
                 # Reading a file's bytes let others run, and news have taken last names.
@@ -88,6 +108,7 @@ class CommitSender:
                         request.commits.append(item.message)
                         item.message = request.commits[-1]  # the one it was copied from may be of 20 MiB
                     await self._send(request, composed)
+        return behind
 
     async def send_unanswered(self) -> None:
         """Repeats the commit whose answer was lost, if there is one, with the run's mutation lock held.
@@ -177,13 +198,11 @@ class CommitSender:
         pending.publication = None
         if node.xattrs is item.xattrs:
             pending.xattrs = False
-        if pending.stray_ids:
-            for node_id in pending.stray_ids:
-                staging.note_stray(self._tree, node_id)
-            pending.stray_ids = ()
         # (An older master does not say that it has brought back what was removed elsewhere.)
         if (item.message.place or result.placed) and item.edge is not None:
             self._note_placed(item, item.edge, message, revision)
+        if pending.stray_ids and not pending.place:
+            self._note_strays(node, pending)
         is_acknowledged = pending.change_count == item.change_count and not pending.place
         if is_acknowledged:
             staging.acknowledge(node)
@@ -196,25 +215,33 @@ class CommitSender:
             with suppress(OSError):  # a full disk: the row as it was repeats a commit, and that is harmless
                 staging.record(node)
 
-    def _note_placed(
-        self, item: ComposedCommit, edge: tuple[Node, bytes], message: types.Node, revision: int
-    ) -> None:
+    def _note_strays(self, node: Node, pending: Pending) -> None:
+        """What the node has replaced here goes, wherever the master has it."""
+        strays, pending.stray_ids = pending.stray_ids, ()
+        for node_id in strays:
+            if node_id == node.node_id:
+                self._uploader.staging.forget_stray(node_id)  # a directory, and this one has become it there
+            else:
+                self._uploader.staging.note_stray(self._tree, node_id)
+
+    def _note_placed(self, item: ComposedCommit, edge: Edge, message: types.Node, revision: int) -> None:
         """The master has the node under the name that the commit was sent for, whatever it is called by now."""
         node, pending, answered = item.node, item.pending, self._tree.answered
         parent, name = edge
         place = (parent.node_id, name)
         answered.note_place(place, revision)
-        if not node.edges or node.edges[0] != edge:
+        if node.first_edge != edge:
             # Nothing has been replaced yet under the name that it was given meanwhile.
-            pending.left_places += (place,)
+            self._tree.left_names.note(node, edge)
             return
         pending.place = False
         pending.covered_ids = ()
+        left_edges = self._tree.left_names.forget(node)
         if message.link_count == len(node.edges):
-            for left in pending.left_places:
+            for left_parent, left_name in left_edges:
+                left = (left_parent.node_id, left_name)
                 if left != place:
                     answered.note_absence(left, node.node_id, revision)
-        pending.left_places = ()
 
     def _note_content(self, node: Node, manifest: Manifest) -> None:
         if not node.open_count and is_large(manifest):

@@ -85,7 +85,6 @@ class Pending:
         "held_news",
         "held_state",
         "is_recovered",
-        "left_places",
         "overtaken_since_seconds",
         "place",
         "publication",
@@ -117,8 +116,6 @@ class Pending:
         self.held_state: types.Node | None = None  # likewise of the node itself, the latest
         # Which the node had before news told that the master has the directory under another: rows may be theirs.
         self.former_ids: tuple[int, ...] = ()
-        # Where commits have put it before it was renamed here: the next one takes it away there.
-        self.left_places: tuple[Place, ...] = ()
         self.sent = False  # a commit with it has left: the master may know of it
         self.is_recovered = False  # left by an earlier daemon, and not written since
         self.due_seconds = math.inf  # on trio's clock; infinite: not yet given one
@@ -135,6 +132,11 @@ class Pending:
     @property
     def is_urgent(self) -> bool:
         return self.acknowledged_count < self.wanted_count
+
+    @property
+    def replaced_ids(self) -> tuple[int, ...]:
+        """What the master may still have of what was replaced here."""
+        return (*self.covered_ids, *self.stray_ids) if self.place else self.stray_ids
 
     def uncover(self, node_id: int) -> None:
         """The master does not have this node under the name any more; others may be on their way there."""
@@ -252,7 +254,7 @@ class Node:
         return self.kind == FILE
 
     @property
-    def edges(self) -> tuple[tuple[Node, bytes], ...]:
+    def edges(self) -> tuple[Edge, ...]:
         """Its names: (directory, name), in the order in which it was given them. A directory has one, the run's root
         none.
         """
@@ -261,7 +263,7 @@ class Node:
         return ((self._directory, self._name), *(self._further_edges or ()))
 
     @property
-    def first_edge(self) -> tuple[Node, bytes] | None:
+    def first_edge(self) -> Edge | None:
         """The first of its names, which its path is made of; None: it has none."""
         return None if self._directory is None else (self._directory, self._name)
 
@@ -436,3 +438,7 @@ class Node:
     def wire_xattrs(self) -> types.Xattrs | None:
         """As of a node on the wire; None: it has none."""
         return xattrs_to_wire(self.xattrs) if self.xattrs else None
+
+
+Edge = tuple[Node, bytes]
+"""A directory and a name in it."""

@@ -12,12 +12,12 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 
+from cloudai_fusefs.commit_order import nodes_before
 from cloudai_fusefs.master_client import new_request_id
 from cloudai_fusefs.namespace import Inode, Namespace, children_of
 from cloudai_fusefs.node import Node
 from cloudai_fusefs.retrying_master_client import RetryingMasterClient
 from cloudai_fusefs.run_nodes import Invalidation, is_inside, stays
-from cloudai_fusefs.run_tree import RunTree
 from cloudai_fusefs.staging import Staging
 from cloudai_fusefs.uploader import Uploader
 from cloudai_model.errors import (
@@ -63,29 +63,33 @@ class Rearrangements:
             raise PermissionRefused("a directory has one name")
         if node.tree is not directory.tree:
             raise CrossRun
-        await self._make_durable(node, directory)
         tree = node.tree
-        async with self._namespace.changing_names(tree):
-            if not directory.is_attached:
-                raise NotFound("the directory is removed")
-            request = names.LinkRequest(
-                request_id=new_request_id(),
-                task_id=tree.task_id,
-                node_id=node.node_id,
-                parent_node_id=directory.node_id,
-                name=new_name,
-                mtime_ns=time.time_ns(),
-            )
-            with tree.asking((directory.node_id, new_name)):
-                response = await self._client.link(request)
-            # The watch may have told of the name before, of what became of it since, or of the directory's end.
-            if response.revision > tree.revision and directory.is_attached:
-                self._give_name(directory, new_name, node)
-            tree.answered.note_place((directory.node_id, new_name), response.revision)
-            directory.touch()
-            self._staging.note_times(directory)
-            node.take_server_state(response.node)
-        return node
+        while True:
+            in_the_way = tree.left_names.in_the_way((directory, new_name), None)
+            await self._make_durable(node, directory, in_the_way)
+            async with self._namespace.changing_names(tree):
+                if not directory.is_attached:
+                    raise NotFound("the directory is removed")
+                if tree.left_names.in_the_way((directory, new_name), None) is not None:
+                    continue
+                request = names.LinkRequest(
+                    request_id=new_request_id(),
+                    task_id=tree.task_id,
+                    node_id=node.node_id,
+                    parent_node_id=directory.node_id,
+                    name=new_name,
+                    mtime_ns=time.time_ns(),
+                )
+                with tree.asking((directory.node_id, new_name)):
+                    response = await self._client.link(request)
+                # The watch may have told of the name before, of what became of it since, or of the directory's end.
+                if response.revision > tree.revision and directory.is_attached:
+                    self._give_name(directory, new_name, node)
+                tree.answered.note_place((directory.node_id, new_name), response.revision)
+                directory.touch()
+                self._staging.note_times(directory)
+                node.take_server_state(response.node)
+                return node
 
     # --- taking away -------------------------------------------------------------------------------------
 
@@ -139,17 +143,25 @@ class Rearrangements:
                 return
             tree.check_place(target, new_name, node)
             pending = node.pending
-            if pending is not None and pending.place and not pending.covered_ids:
+            in_the_way = tree.left_names.in_the_way((target, new_name), node)
+            inside = tree.left_names.inside(replaced) if replaced is not None else ()
+            if (
+                (pending is not None and pending.place and not pending.covered_ids)
+                and not inside
+                and not _is_needed_by(node, target, in_the_way)
+            ):
                 self._rename_here(source, old_name, target, new_name, node)
                 _leave_inode(replaced)
                 return
             # The master knows it under the old name, or something that it replaces there: that stays until this one has
             # come. Its content goes first: a reader of the new name must not find half of what was written here.
-            await self._make_durable(node, target)
+            await self._make_durable(node, target, in_the_way, *inside)
             async with self._namespace.changing_names(tree):
                 if children_of(source).get(old_name) is not node or (
                     node.pending is not None and node.pending.place
                 ):
+                    continue
+                if tree.left_names.in_the_way((target, new_name), node) is not None:
                     continue
                 if _check_rename(node, target, new_name, no_replace=no_replace) is not replaced:
                     continue
@@ -166,6 +178,8 @@ class Rearrangements:
                     mtime_ns=moment_ns,
                 )
                 asking = tree.asking((source.node_id, old_name), (target.node_id, new_name))
+                if replaced is not None and len(replaced.edges) == 1:
+                    await self._remove_strays(replaced, moment_ns)
                 with self._staging.rows.replacing(replaced, node), asking:
                     response = await self._client.rename(request)
                 self._finish_rename(source, old_name, target, new_name, node, replaced, response.revision)
@@ -177,9 +191,10 @@ class Rearrangements:
 
     # --- within ------------------------------------------------------------------------------------------
 
-    async def _make_durable(self, *nodes: Node) -> None:
+    async def _make_durable(self, *nodes: Node | None) -> None:
         """As that of Uploader; an outage is waited out once, and not by each name in a directory."""
-        await self._client.wait_out(lambda: self._uploader.make_durable(nodes))
+        wanted = [node for node in nodes if node is not None]
+        await self._client.wait_out(lambda: self._uploader.make_durable(wanted))
 
     def _record_removal(self, directory: Node, name: bytes) -> Node | None:
         """The node that had the name, which is removed here; None: the master is to be asked first."""
@@ -194,7 +209,12 @@ class Rearrangements:
     async def _remove(self, directory: Node, name: bytes, find: Callable[[Node, bytes], Node]) -> Node:
         """`find` says what the name stands for, or raises what speaks against removing it."""
         tree = directory.tree
-        node = find(directory, name)
+        while True:
+            node = find(directory, name)
+            # The master would find it full.
+            if not (inside := tree.left_names.inside(node)):
+                break
+            await self._make_durable(*inside)
         moment_ns = time.time_ns()
         if node.ids_at_master or node.stray_ids:
             async with self._namespace.changing_names(tree):
@@ -206,9 +226,7 @@ class Rearrangements:
                         revision = await self._remove_at_master(directory, name, node_id, moment_ns)
                         if node.pending is not None:
                             node.pending.uncover(node_id)  # whatever becomes of the next one
-                    for node_id in node.stray_ids:
-                        await self._remove_everywhere(tree, node_id, moment_ns)
-                        self._staging.forget_stray(node_id)
+                    await self._remove_strays(node, moment_ns)
                 # (What has the name by now of a directory that is not there was hidden by what was staged in it.)
                 tree.is_in_doubt |= node.is_directory and not revision
                 is_told = 0 < revision <= tree.revision and not stays(node)
@@ -255,19 +273,25 @@ class Rearrangements:
             return response.revision
         return 0
 
-    async def _remove_everywhere(self, tree: RunTree, node_id: int, moment_ns: int) -> None:
-        request = names.RemoveRequest(
-            request_id=new_request_id(), task_id=tree.task_id, node_id=node_id, mtime_ns=moment_ns
-        )
-        with suppress(NotFound):  # as above: either way it is gone
-            response = await self._client.remove(request)
-            tree.answered.note_removed(node_id, response.revision)
+    async def _remove_strays(self, node: Node, moment_ns: int) -> None:
+        """What the master may have of the node, and of what that has replaced, under names that nobody here knows."""
+        tree = node.tree
+        for node_id in node.stray_ids:
+            request = names.RemoveRequest(
+                request_id=new_request_id(), task_id=tree.task_id, node_id=node_id, mtime_ns=moment_ns
+            )
+            with suppress(NotFound):  # as above: either way it is gone
+                response = await self._client.remove(request)
+                tree.answered.note_removed(node_id, response.revision)
+            self._staging.forget_stray(node_id)
 
     def _rename_here(self, source: Node, old_name: bytes, target: Node, new_name: bytes, node: Node) -> None:
         """Renames what the master has not placed yet; the commit will place it. Raises OSError: nothing changed."""
         tree = source.tree
         replaced = tree.move(source, old_name, target, new_name)
         pending = tree.note_pending(node)
+        if pending.sent:
+            tree.left_names.note(node, (source, old_name))
         tree.note_left(pending, (source.node_id, old_name))
         pending.covered_ids = replaced.ids_at_master if replaced is not None else ()
         strays_before = pending.stray_ids
@@ -282,6 +306,8 @@ class Rearrangements:
             if replaced is not None:
                 tree.add(target, new_name, replaced)
             raise
+        if replaced is not None:
+            tree.left_names.pass_on(replaced, node)
         if replaced is not None and replaced.edges:
             # The commit takes a name from it, and says nothing of its change time: news of that would move it back.
             self._staging.note_times(replaced)
@@ -344,6 +370,16 @@ class Rearrangements:
         self._staging.note_times(source)
         if target is not source:
             self._staging.note_times(target)
+
+
+def _is_needed_by(node: Node, target: Node, in_the_way: Node | None) -> bool:
+    """Whether the master must be told of the node, or of something in it, before it can be of the target, or of what
+    has left its new name to it: with that name, each would wait for the other.
+    """
+    if not node.tree.left_names:
+        return False
+    before = nodes_before(target) + (nodes_before(in_the_way) if in_the_way is not None else [])
+    return any(is_inside(member, node) for member in before)
 
 
 def _leave_inode(removed: Node | None) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, cast
 from google.protobuf.message import DecodeError
 
 from cloudai_fusefs.journal_rows import DiskState, JournalRecord, RemovalRecord, StrayRecord
-from cloudai_fusefs.node import DIRECTORY, Node, NodeAttributes, new_node_id
+from cloudai_fusefs.node import DIRECTORY, Edge, Node, NodeAttributes, new_node_id
 from cloudai_fusefs.run_nodes import is_uncommitted, stays
 from cloudai_fusefs.run_tree import RunTree
 from cloudai_fusefs.staged_file import StagedFile
@@ -59,6 +59,10 @@ class Recovery:
             self._unread[record.task_id].append(record)
         self._ids_with_changes = {record.node_id for record in records}
         self._placed_by_path: set[Node] = set()  # or beside the name in their rows
+        # Of what has a name to be committed, and was not looked at yet: where that is.
+        self._unread_places = {record.node_id: record.path for record in records if record.place}
+        self._moving: set[Node] = set()  # which the master has where another row has put something else
+        self._stray_edges: dict[int, tuple[Edge, ...]] = {}  # where the master has what has no name here
         self._strays: dict[str, list[StrayRecord]] = defaultdict(list)
         for stray in strays:
             self._strays[stray.task_id].append(stray)
@@ -91,6 +95,8 @@ class Recovery:
         """
         if self._recover_removals(tree, records_max):
             return True
+        for stray in self._strays.get(tree.task_id, ()):
+            self._hide_stray(tree, stray)
         unread = self._unread.pop(tree.task_id, [])
         records, rest = unread[:records_max], unread[records_max:]
         if rest:
@@ -109,6 +115,7 @@ class Recovery:
         # Not before: what one row replaced, another may give a name again.
         tree.forget_all_unused()
         self._placed_by_path = {node for node in self._placed_by_path if node.tree is not tree}
+        self._moving = {node for node in self._moving if node.tree is not tree}
         if records:
             # At the end, so that it goes in full batches.
             for node in list(tree.pending):
@@ -142,19 +149,26 @@ class Recovery:
             self._staging.removals.forget_rows(void)
         return bool(rest)
 
-    def _recover_stray(self, tree: RunTree, stray: StrayRecord) -> None:
+    def _hide_stray(self, tree: RunTree, stray: StrayRecord) -> None:
+        """Where the master still has it, it has had no name here since before the death, and others may have that."""
         node = tree.nodes.get(stray.node_id)
-        if node is not None:
-            # Where the master still has it, it has had no name here since before the death.
+        if node is not None and node.edges:
+            self._stray_edges[stray.node_id] = node.edges
             tree.drop_names(node)
+
+    def _recover_stray(self, tree: RunTree, stray: StrayRecord) -> None:
+        edges = self._stray_edges.pop(stray.node_id, ())
         after = tree.nodes.get(stray.after_node_id)
         if after is not None and after.pending is not None and after.pending.place:
             # A reader elsewhere must not see neither.
             after.pending.stray_ids += (stray.node_id,)
+            for edge in edges:
+                tree.left_names.note(after, edge)
         else:
             self._staging.note_stray(tree, stray.node_id)
 
     def _recover_node(self, tree: RunTree, record: JournalRecord) -> None:
+        self._unread_places.pop(record.node_id, None)
         node = tree.nodes.get(record.node_id)
         # Of a version that wrote such rows.
         is_nameless = not record.path and record.node_id != tree.root.node_id
@@ -173,6 +187,7 @@ class Recovery:
             log.warning("%s: its content is at the master already", tree.label_of(node))
             has_content = False
         is_misplaced = record.place and not is_nameless and tree.path_of(node) != record.path
+        former_edge = node.first_edge
         if not node.is_attached or is_misplaced:
             taken, replaced = self._recover_place(tree, node, record)
             if taken is not node:
@@ -190,6 +205,8 @@ class Recovery:
         pending.sequence = record.sequence
         tree.next_sequence = max(tree.next_sequence, record.sequence + 1)
         pending.covered_ids = covered_ids
+        if former_edge is not None and former_edge != node.first_edge:
+            tree.left_names.note(node, former_edge)
         pending.place |= record.place  # or it was given a name beside
         pending.sent = True  # nobody knows any more
         pending.content = has_content
@@ -235,10 +252,12 @@ class Recovery:
         is_by_path = directory is None or not directory.is_directory or not directory.is_attached
         if directory is None or is_by_path:
             directory = self._make_directories(tree, parent_path)
+        self._let_move(tree, directory, name, node)
         holder = (directory.children or {}).get(name)
         if holder is node:
             return node, None
-        if holder is not None and holder.is_directory and node.is_directory and not node.edges:
+        is_new = not node.edges and node not in self._moving
+        if holder is not None and holder.is_directory and node.is_directory and is_new:
             return holder, None
         # Of two rows for one name in one directory, the first lost it by news before the death.
         is_guessed = is_by_path or holder in self._placed_by_path
@@ -271,6 +290,20 @@ class Recovery:
             self._placed_by_path.add(node)
         return node, holder
 
+    def _let_move(self, tree: RunTree, directory: Node, name: bytes, node: Node | None) -> None:
+        """The master has something under the name that was renamed before it was given to another, the node or one that
+        is yet to be read: its own row has its place.
+        """
+        holder = (directory.children or {}).get(name)
+        if holder is None or holder is node:
+            return
+        path = self._unread_places.get(holder.node_id)
+        if path is not None and path != tree.path_of(holder):
+            with _keeping_times(directory):
+                tree.detach(directory, name)
+            tree.left_names.note(holder, (directory, name))
+            self._moving.add(holder)
+
     def _give_way(self, tree: RunTree, directory: Node, name: bytes) -> None:
         node = (directory.children or {})[name]
         tree.give_way(directory, name)
@@ -281,6 +314,7 @@ class Recovery:
     def _make_directories(self, tree: RunTree, path: bytes) -> Node:
         directory = tree.root
         for name in path.split(b"/") if path else ():
+            self._let_move(tree, directory, name, None)
             child = (directory.children or {}).get(name)
             if child is None or not child.is_directory:
                 with _keeping_times(directory):

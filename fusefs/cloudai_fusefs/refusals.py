@@ -101,19 +101,33 @@ class Refusals:
             return
         if _is_overtaken(node, pending, error):
             if isinstance(error, InvalidRequest):
-                self._tree.give_up_place(pending)
+                self._tree.give_up_place(node, pending)
                 with suppress(OSError):  # a full disk: the next mount is refused as this one was
                     self._staging.record(node)
             self._tree.is_in_doubt = True
             pending.due_seconds = trio.current_time() + OVERTAKEN_RETRY_SECONDS
             self._arm(node, pending)
             return
+        self._note_refusal(node, pending, error)
+
+    def note_behind(self, node: Node, pending: Pending, before: Pending) -> None:
+        """The node waits for another, which has left its name here and may still have it at the master."""
+        if before.failure is not None:
+            self._note_refusal(node, pending, before.failure)
+        elif before.uploading or note_overtaken(pending):
+            pending.due_seconds = trio.current_time() + OVERTAKEN_RETRY_SECONDS
+            self._arm(node, pending)
+        else:
+            # Each may wait for the other, where news of others have changed names.
+            self._note_refusal(node, pending, AlreadyExists(path=self._tree.path_of(node)[:80]))
+
+    def _note_refusal(self, node: Node, pending: Pending, error: Exception) -> None:
         if pending.told_failure != str(error):
             pending.told_failure = str(error)
             log.warning("%s: not uploaded yet: %s", self._tree.label_of(node), error)
         self._refuse(node, pending, error)
 
-    def _refuse(self, node: Node, pending: Pending, error: CloudAIError) -> None:
+    def _refuse(self, node: Node, pending: Pending, error: Exception) -> None:
         pending.failure = error
         pending.wanted_count = 0
         is_mendable = isinstance(error, _MENDABLE)
@@ -126,11 +140,11 @@ class Refusals:
 def _is_overtaken(node: Node, pending: Pending, error: CloudAIError) -> bool:
     """Whether the refusal comes of what others have done with names meanwhile: a directory that was made here where
     another was moved to elsewhere is that one at the master, which does not know ours; one that was moved here may be
-    above its new place there; and what has a directory's name there may be about to go.
+    above its new place there; and what has a directory's name there, or that of one above, may be about to go.
     """
     is_unknown = isinstance(error, NotFound) and not pending.place
     is_circle = isinstance(error, InvalidRequest) and pending.place and node.is_directory
-    is_taken = isinstance(error, AlreadyExists) and node.is_directory
+    is_taken = isinstance(error, NotADirectory) or (isinstance(error, AlreadyExists) and node.is_directory)
     if not (is_unknown or is_circle or is_taken):
         return False
     return note_overtaken(pending)

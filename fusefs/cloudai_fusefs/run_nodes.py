@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from cloudai_fusefs.left_names import LeftNames
 from cloudai_fusefs.node import Node, Pending
 from cloudai_model.errors import AlreadyExists, InternalError, NameTooLong
 from cloudai_model.limits import NAME_BYTES_MAX, PATH_BYTES_MAX, PATH_DEPTH_MAX
@@ -40,6 +41,7 @@ class RunNodes:
         """Both are called for each node, as it becomes known and as it is let go of."""
         self.nodes: dict[int, Node] = {}
         self.pending: dict[Node, Pending] = {}
+        self.left_names = LeftNames()
         # News could not be applied for what is pending here, or is of what is not known: only a listing tells.
         self.is_in_doubt = False
         # Those nodes alone are left that something refers to, and what is above them: a listing brings the others back.
@@ -124,6 +126,7 @@ class RunNodes:
         """The master knows all of it, or it need not."""
         node.pending = None
         self.pending.pop(node, None)
+        self.left_names.forget(node)
 
     def take_node_id(self, node: Node, node_id: int) -> None:
         """The master already had this directory, under another id; the inode number stays."""

@@ -359,14 +359,14 @@ class RunTree(RunNodes):
             _take_news(node, pending.held_state, told)
         return told
 
-    def give_up_place(self, pending: Pending) -> None:
+    def give_up_place(self, node: Node, pending: Pending) -> None:
         """A directory was moved here into what others have moved into it: once news have told where the master has it,
         it stays there, and the next listing shows it so.
         """
         if any(news.edge is not None for news in pending.held_news.values()):
             pending.place = False
             pending.covered_ids = ()
-            pending.left_places = ()
+            self.left_names.forget(node)
             pending.held_news.clear()
 
     def note_left(self, pending: Pending, place: Place) -> None:
@@ -412,6 +412,13 @@ class RunTree(RunNodes):
             if node.pending is not None:
                 node.pending.held_news[place] = news
             _take_news(node, edge.node, told)
+            return
+        if (
+            holder is not None
+            and holder.pending is not None
+            and edge.node.node_id in holder.pending.replaced_ids
+        ):
+            holder.pending.held_news[place] = news  # not a directory that others have made
             return
         self._note_dispute(place)
         if node is not None and (node.pending is not None and node.pending.place):

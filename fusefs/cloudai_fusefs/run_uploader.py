@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from cloudai_fusefs.chunk_sender import Sending
-from cloudai_fusefs.commit_composer import fits_inline, order_for_commit
+from cloudai_fusefs.commit_composer import fits_inline
+from cloudai_fusefs.commit_order import order_for_commit
 from cloudai_fusefs.commit_pace import CommitPace
 from cloudai_fusefs.commit_sender import CommitSender
 from cloudai_fusefs.journal_rows import DiskState
@@ -148,10 +149,9 @@ class RunUploader:
         if self.removals.due_seconds <= trio.current_time():
             async with self._tree.mutation_lock:
                 await self.send_removals()
-        if self._tree.stray_ids:
+        elif self._tree.stray_ids:
             async with self._tree.mutation_lock:
-                await self._strays.send()
-                self._uploader.note_progress()
+                await self.send_strays()
         now_seconds = trio.current_time()
         with_full_chunks, self._with_full_chunks = self._with_full_chunks, set()
         for node in with_full_chunks:
@@ -286,6 +286,12 @@ class RunUploader:
     async def send_removals(self) -> None:
         """Before commits, which may have the name of something that was removed; with the run's mutation lock held."""
         await self.removals.send()
+        await self.send_strays()
+
+    async def send_strays(self) -> None:
+        """As `send_removals`, of what the master was told of while it was removed here."""
+        if self._tree.stray_ids:
+            await self._strays.send()
         self._uploader.note_progress()
 
     async def send_unanswered(self) -> None:

@@ -15,7 +15,7 @@ import trio
 from cloudai_fusefs.background import keep_running
 from cloudai_fusefs.chunk_reader import ChunkReader
 from cloudai_fusefs.chunk_sender import FIRST, ChunkSender, Rank
-from cloudai_fusefs.commit_composer import unplaced_line
+from cloudai_fusefs.commit_order import nodes_before
 from cloudai_fusefs.master_client import MasterClient
 from cloudai_fusefs.node import Node, Pending
 from cloudai_fusefs.run_nodes import Invalidation
@@ -164,7 +164,7 @@ class Uploader:
     def _want_now(self, nodes: Iterable[Node]) -> list[_Target]:
         targets = []
         for node in nodes:
-            for member in unplaced_line(node):
+            for member in nodes_before(node):
                 pending = member.pending
                 if pending is not None:
                     pending.want_now()
@@ -209,9 +209,8 @@ class Uploader:
 
         Afterwards nothing waits: what the master refused is shown again. Raises what keeps them waiting.
         """
-        if tree.removals:
-            await self._run_uploader(tree).removals.send()
-            self.note_progress()
+        if tree.removals or tree.stray_ids:
+            await self._run_uploader(tree).send_removals()
 
     def note_progress(self) -> None:
         """Something was acknowledged or refused: those who wait look again."""

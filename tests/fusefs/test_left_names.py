@@ -14,6 +14,9 @@ import trio
 from trio.testing import MockClock
 
 from cloudai_fusefs.node import DIRECTORY, SYMLINK
+from cloudai_fusefs.refusals import OVERTAKEN_SECONDS_MAX
+from cloudai_model.errors import AlreadyExists, NoSpace
+from cloudai_model.limits import INLINE_BYTES_MAX
 from cloudai_proto.storage.v1 import types_pb2 as types
 from fakes.fake_master import FakeMaster, FakeMasterClient
 from support.file_system_harness import FileSystemHarness, open_file_system
@@ -33,6 +36,8 @@ class Scene(NamedTuple):
     files: Contents
     others: Set[bytes] = frozenset()
     """Directories and symlinks."""
+    waits: bool = False
+    """Whether the change waits for the master's answer."""
 
 
 async def _directory(mount: FileSystemHarness) -> None:
@@ -201,9 +206,11 @@ SCENES = {
     ),
     "file-for-file": Scene(_file, _file_in_its_place, {b"name": b"new", b"moved": b"old"}),
     "link-for-directory": Scene(
-        _directory, _link_in_its_place, {b"name": b"new", b"new": b"new"}, {b"moved"}
+        _directory, _link_in_its_place, {b"name": b"new", b"new": b"new"}, {b"moved"}, waits=True
     ),
-    "link-for-file": Scene(_file, _link_in_its_place, {b"name": b"new", b"new": b"new", b"moved": b"old"}),
+    "link-for-file": Scene(
+        _file, _link_in_its_place, {b"name": b"new", b"new": b"new", b"moved": b"old"}, waits=True
+    ),
     "renamed-file-for-directory": Scene(
         _full_directory, _file_renamed_into_its_place, {b"name": b"new", b"moved/old": b"old"}, {b"moved"}
     ),
@@ -221,6 +228,7 @@ SCENES = {
         _moved_into_a_new_one_of_its_name,
         {b"name/new": b"new", b"name/moved/old": b"old"},
         {b"name", b"name/moved"},
+        waits=True,
     ),
     "moved-twice": Scene(
         _full_directory,
@@ -228,25 +236,35 @@ SCENES = {
         {b"second/old": b"old", b"third/new": b"new", b"name": b"last"},
         {b"second", b"third"},
     ),
-    "link-for-removed-file": Scene(_file, _removed_and_linked_to, {b"name": b"new", b"new": b"new"}),
-    "directory-for-removed-file": Scene(
-        _file, _removed_and_made_a_directory, {b"name/new": b"new"}, {b"name"}
+    "link-for-removed-file": Scene(
+        _file, _removed_and_linked_to, {b"name": b"new", b"new": b"new"}, waits=True
     ),
-    "link-at-once-for-removed-file": Scene(_file, _removed_and_linked_to_at_once, {b"name": b"kept"}),
+    "directory-for-removed-file": Scene(
+        _file, _removed_and_made_a_directory, {b"name/new": b"new"}, {b"name"}, waits=True
+    ),
+    "link-at-once-for-removed-file": Scene(
+        _file, _removed_and_linked_to_at_once, {b"name": b"kept"}, waits=True
+    ),
     "directory-for-replaced-file": Scene(
         _file, _replaced_elsewhere, {b"moved": b"new", b"name/new": b"new"}, {b"name"}
     ),
-    "replaced-by-what-is-there": Scene(_file, _replaced_elsewhere_by_what_is_there, {b"moved": b"kept"}),
-    "emptied-and-removed": Scene(_full_directory, _emptied_and_removed, {b"moved": b"old"}),
+    "replaced-by-what-is-there": Scene(
+        _file, _replaced_elsewhere_by_what_is_there, {b"moved": b"kept"}, waits=True
+    ),
+    "emptied-and-removed": Scene(_full_directory, _emptied_and_removed, {b"moved": b"old"}, waits=True),
     "emptied-and-replaced": Scene(
-        _full_directory, _emptied_and_replaced, {b"moved": b"old", b"name/new": b"new"}, {b"name"}
+        _full_directory, _emptied_and_replaced, {b"moved": b"old", b"name/new": b"new"}, {b"name"}, waits=True
     ),
     "directory-over-directory": Scene(_two_directories, _renamed_over_the_other, {}, {b"two"}),
     "swapped-directories": Scene(
-        _two_full_directories, _swapped, {b"one/in-two": b"two", b"two/in-one": b"one"}, {b"one", b"two"}
+        _two_full_directories,
+        _swapped,
+        {b"one/in-two": b"two", b"two/in-one": b"one"},
+        {b"one", b"two"},
+        waits=True,
     ),
     "swapped-directory-and-file": Scene(
-        _directory_and_file, _swapped, {b"one": b"two", b"two/in-one": b"one"}, {b"two"}
+        _directory_and_file, _swapped, {b"one": b"two", b"two/in-one": b"one"}, {b"two"}, waits=True
     ),
     "swapped-files": Scene(_two_files, _swapped, {b"one": b"two", b"two": b"one"}),
 }
@@ -294,10 +312,17 @@ async def test_each_gets_its_own_name(
     scene: Scene,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    """A4. What is renamed while its first commit is under way has its old name at the master until its next. What gets
+    that name meanwhile is sent after it. A hard link waits for that, and so does who removes or replaces the directory
+    that it was in, and a directory that is renamed so that the two would wait for each other, as the last of a swap.
+    """
     await put_on_its_way(file_system, master, scene)
 
+    began_seconds = trio.current_time()
     await scene.changed(file_system)
+    waited = trio.current_time() > began_seconds
 
+    assert waited == scene.waits
     await check(file_system, client, run, scene)
     assert not caplog.records
 
@@ -346,3 +371,53 @@ async def test_next_mount_gives_each_its_own_name(
     async with open_file_system(client, run, tmp_path / "next") as mount:
         await check(mount, client, run, scene)
     assert not [record for record in caplog.records if record.levelname != "INFO"]
+
+
+async def test_two_that_wait_for_each_other_are_told_of_in_the_end(
+    clock: MockClock,
+    file_system: FileSystemHarness,
+    master: FakeMaster,
+    client: FakeMasterClient,
+    run: types.Run,
+) -> None:
+    """Nothing here brings it about; news of others might."""
+    await file_system.namespace.load(file_system.tree.root)
+    master.go_away()
+    await file_system.mkdir(b"one")
+    await file_system.mkdir(b"two")
+    await file_system.write_file(b"two/file", b"data")
+    await file_system.write_file(b"other", b"other")
+    root, left_names = file_system.tree.root, file_system.tree.left_names
+    left_names.note(await file_system.find(b"one"), (root, b"two"))
+    left_names.note(await file_system.find(b"two"), (root, b"one"))
+    master.come_back()
+
+    with pytest.raises(AlreadyExists):
+        await file_system.make_all_durable()
+    assert await published(client, run) == {b"other": b"other"}
+    with trio.fail_after(OVERTAKEN_SECONDS_MAX):
+        await file_system.uploader.drain()
+
+
+async def test_refusal_of_what_left_the_name_is_that_of_who_waits_for_it(
+    clock: MockClock,
+    file_system: FileSystemHarness,
+    master: FakeMaster,
+    client: FakeMasterClient,
+    run: types.Run,
+) -> None:
+    await put_on_its_way(file_system, master, SCENES["directory-for-file"])
+    await file_system.rename(b"name", b"moved")
+    handle = await file_system.open(b"moved")
+    await file_system.write(handle, 0, b"more than fits" * INLINE_BYTES_MAX)
+    free_bytes, master.store.free_bytes = master.store.free_bytes, 0
+    file_system.close_handle(handle)
+    await file_system.mkdir(b"name")
+
+    with pytest.raises(NoSpace):
+        await file_system.make_all_durable()
+    assert (await file_system.find(b"name")).pending is not None
+    master.store.free_bytes = free_bytes
+    await trio.sleep(10)
+    await file_system.make_all_durable()
+    assert set(await tree_of(client, run)) == {b"", b"kept", b"moved", b"name"}
