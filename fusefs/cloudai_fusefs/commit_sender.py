@@ -95,8 +95,10 @@ class CommitSender:
                         composed.append(item)
                     if batch_bytes + INLINE_BYTES_MAX + XATTR_BYTES_MAX > COMMIT_INLINE_BYTES_MAX:
                         break
-                # Reading a file's bytes let others run, and news have taken last names.
+                # Reading a file's bytes let others run: news have taken last names, and programs have given others.
                 composed = [item for item in composed if item.is_current and item.node.is_attached]
+                behind += [item.node for item in composed if find_in_the_way(item.node) is not None]
+                composed = [item for item in composed if find_in_the_way(item.node) is None]
                 if composed:
                     request = names.CommitNodesRequest(
                         request_id=new_request_id(), task_id=self._tree.task_id

@@ -13,7 +13,9 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from cloudai_fusefs.node import DIRECTORY, SYMLINK
+from cloudai_fusefs import commit_composer, commit_sender
+from cloudai_fusefs.commit_composer import ComposedCommit
+from cloudai_fusefs.node import DIRECTORY, SYMLINK, Node
 from cloudai_fusefs.refusals import OVERTAKEN_SECONDS_MAX
 from cloudai_model.errors import AlreadyExists, NoSpace
 from cloudai_model.limits import INLINE_BYTES_MAX
@@ -371,6 +373,34 @@ async def test_next_mount_gives_each_its_own_name(
     async with open_file_system(client, run, tmp_path / "next") as mount:
         await check(mount, client, run, scene)
     assert not [record for record in caplog.records if record.levelname != "INFO"]
+
+
+async def test_file_that_is_renamed_to_the_name_while_its_commit_is_composed_comes_after(
+    clock: MockClock,
+    file_system: FileSystemHarness,
+    master: FakeMaster,
+    client: FakeMasterClient,
+    run: types.Run,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    await put_on_its_way(file_system, master, SCENES["file-for-directory"])
+    await file_system.rename(b"name", b"moved")
+    await file_system.write_file(b"file", b"new")
+    node = await file_system.find(b"file")
+    compose = commit_composer.compose_commit
+
+    async def compose_and_rename(composed: Node) -> ComposedCommit | None:
+        item = await compose(composed)
+        if composed is node and node.first_edge == (file_system.tree.root, b"file"):
+            await file_system.rename(b"file", b"name")
+        return item
+
+    monkeypatch.setattr(commit_sender, "compose_commit", compose_and_rename)
+    await file_system.uploader.make_durable([node])
+
+    await file_system.make_all_durable()
+    assert await published(client, run) == {b"kept": b"kept", b"name": b"new"}
+    assert set(await tree_of(client, run)) == {b"", b"kept", b"name", b"moved"}
 
 
 async def test_two_that_wait_for_each_other_are_told_of_in_the_end(
