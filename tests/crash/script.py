@@ -60,6 +60,8 @@ class Script:
             self._make_directory: 4,
             self._rename_directory: 5,
             self._remove_directory: 2,
+            self._give_left_name: 4,
+            self._swap: 3,
             self._link: 2,
             self._make_symlink: 1,
             self._set_attributes: 4,
@@ -76,6 +78,8 @@ class Script:
                 self._unlink,
                 self._rename_directory,
                 self._remove_directory,
+                self._give_left_name,
+                self._swap,
                 self._link,
             ):
                 self._scenes[scene] = 0
@@ -197,6 +201,34 @@ class Script:
         yield Operation(call=Call.UNLINK, path=f"{path}/file")
         yield Operation(call=Call.RMDIR, path=path)
 
+    def _give_left_name(self) -> Iterator[Operation | Pause]:
+        """A directory is renamed while it is on its way to the master, perhaps, and something else gets its name."""
+        if len(self._directory_paths()) + 2 > DIRECTORIES_MAX:
+            return
+        path, moved = self._new_path("left"), self._new_path("moved")
+        yield Operation(call=Call.MKDIR, path=path)
+        yield from self._write_file(f"{path}/first", self._size())
+        yield Pause(self._random.uniform(0, PAUSE_SECONDS_MAX))
+        yield Operation(call=Call.RENAME, path=path, target=moved)
+        if self._random.random() < 0.5:
+            yield from self._write_file(path, self._size())
+        else:
+            yield Operation(call=Call.MKDIR, path=path)
+            yield from self._write_file(f"{path}/second", self._size())
+
+    def _swap(self) -> Iterator[Operation]:
+        """Two files, two directories, or one of each change names with each other."""
+        paths = sorted([*self._file_paths(), *self._directory_paths()])
+        if len(paths) < 2:
+            return
+        one, other = self._random.sample(paths, 2)
+        if f"{one}/".startswith(f"{other}/") or f"{other}/".startswith(f"{one}/"):
+            return
+        aside = f"aside-{next(self._numbers)}"
+        yield Operation(call=Call.RENAME, path=one, target=aside)
+        yield Operation(call=Call.RENAME, path=other, target=one)
+        yield Operation(call=Call.RENAME, path=aside, target=other)
+
     def _link(self) -> Iterator[Operation]:
         path = self._some_file()
         if path is not None:
@@ -213,11 +245,15 @@ class Script:
 
     def _set_xattrs(self) -> Iterator[Operation]:
         """So that it is seen which of them are there: a value that no other has, and sometimes one less."""
-        path = self._some_file()
+        with_some = sorted(path for path, file in self._tree.files() if file.xattrs)
+        if with_some and self._random.random() < 0.7:
+            path: str | None = self._random.choice(with_some)
+        else:
+            path = self._some_file()
         if path is None:
             return
         names = sorted(self._tree.file_at(path).xattrs)
-        if len(names) > 1 and self._random.random() < 0.5:
+        if len(names) > 1 and self._random.random() < 0.7:
             yield Operation(call=Call.REMOVE_XATTR, path=path, target=self._random.choice(names))
         yield Operation(
             call=Call.SET_XATTR,

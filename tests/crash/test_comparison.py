@@ -78,7 +78,6 @@ def test_scripts_do_all_that_programs_do() -> None:
             found += [step.call, *(kind for kind, is_one in kinds.items() if is_one)]
             tree.apply(step)
 
-    # (An extended attribute is seldom removed: of a file that has two.)
     assert {*found, Call.REMOVE_XATTR} == {*Call, "rename over", "append", "overwrite"}
 
 
