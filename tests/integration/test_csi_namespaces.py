@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,8 @@ from cloudai_daemon.mount_table import list_mounted
 from support.csi_driver_process import CsiDriverProcess, run_driver
 from support.files import has_content, wait_for_content
 from support.master_process import MasterProcess
-from support.mount_process import MakeMount, MountProcess
+from support.mount_daemons import stopped
+from support.mount_process import MakeMount, MountProcess, wait_until
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the driver mounts as root")
 
@@ -98,27 +101,68 @@ def driver(master: MasterProcess, tmp_path: Path) -> Iterator[CsiDriverProcess]:
     yield from run_driver(tmp_path / "csi", master.address)
 
 
+@contextmanager
+def another_namespace_with(staging: Path) -> Iterator[subprocess.Popen[str]]:
+    """A mount namespace that has the staged volume whatever becomes of it here: each line that it is given is the name
+    of an empty file, which it makes in the volume, and the line comes back then.
+    """
+    make_files = 'echo made; while read -r name; do : >"$0/$name"; echo "$name"; done'
+    with subprocess.Popen(
+        [
+            *("unshare", "--mount", "--propagation", "private", "--"),
+            *("sh", "-c", _IN_A_NAMESPACE, "sh", str(staging), "sh", "-c", make_files, str(staging)),
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        bufsize=1,
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "made\n"
+        yield other
+        other.communicate(timeout=10)
+
+
 def test_volume_that_another_mount_namespace_has_still_is_unstaged(
     driver: CsiDriverProcess, reader: MountProcess, token: str
 ) -> None:
     volume = driver.stage_new("pvc", token)
     staging = driver.staging(volume.volume_id)
     (staging / "file").write_text("content")
-    with subprocess.Popen(
-        [
-            *("unshare", "--mount", "--propagation", "private", "--"),
-            *("sh", "-c", _IN_A_NAMESPACE, "sh", str(staging), "sh", "-c", "echo made; exec cat"),
-        ],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline() == "made\n"
-
+    with another_namespace_with(staging):
         driver.unstage(volume.volume_id)
 
         assert not driver.mount_processes()
         assert not list(driver.state_dir.iterdir())
-        other.communicate(timeout=10)
     wait_for_content(reader.mount_point / volume.volume_context["run"] / "file", "content")
+
+
+def test_what_another_mount_namespace_has_written_meanwhile_is_sent_before_the_daemon_ends(
+    driver: CsiDriverProcess, master: MasterProcess, reader: MountProcess, token: str
+) -> None:
+    volume = driver.stage_new("pvc", token)
+    staging = driver.staging(volume.volume_id)
+    run = reader.mount_point / volume.volume_context["run"]
+    (staging / "first").write_text("looked into, so that the master is not needed")
+    wait_until((run / "first").exists, "the first file")
+    supervisor, _ = driver.mount_processes()
+    (daemon_log,) = driver.state_dir.glob("**/daemon.log")
+    with another_namespace_with(staging) as other, daemon_log.open() as log:
+        assert other.stdin is not None
+        assert other.stdout is not None
+        subprocess.run(["umount", staging], check=True)
+        with master.silent():
+            other.stdin.write("file\n")
+            assert other.stdout.readline() == "file\n"
+            # What a daemon is told meanwhile comes before what its supervisor tells it.
+            with stopped(supervisor):
+                unstaging = driver.start_unstaging(volume.volume_id)
+                time.sleep(1)
+            wait_until(lambda: "SIGTERM: unmounting" in daemon_log.read_text(), "the daemon is told to end")
+            time.sleep(1)  # for a second signal
+        unstaging.result()
+
+        assert "not waiting for uploads" not in log.read()
+    wait_until((run / "file").exists, "the file")
+    assert not driver.mount_processes()
+    assert not list(driver.state_dir.iterdir())

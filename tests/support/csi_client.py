@@ -181,10 +181,17 @@ class CsiClient:
         )
 
     def unstage(self, volume_id: str, *, seconds: float = COMMAND_SECONDS_MAX) -> None:
-        request = csi.NodeUnstageVolumeRequest(
+        self.call("Node", self._unstaging_request(volume_id), seconds=seconds)
+
+    def start_unstaging(self, volume_id: str) -> Any:
+        """The same without waiting: gRPC's future."""
+        request = self._unstaging_request(volume_id)
+        return self._stubs["Node"].NodeUnstageVolume.future(request, timeout=COMMAND_SECONDS_MAX)
+
+    def _unstaging_request(self, volume_id: str) -> csi.NodeUnstageVolumeRequest:
+        return csi.NodeUnstageVolumeRequest(
             volume_id=volume_id, staging_target_path=str(self.staging(volume_id))
         )
-        self.call("Node", request, seconds=seconds)
 
     def publish(
         self,

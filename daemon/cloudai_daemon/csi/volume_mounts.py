@@ -175,11 +175,14 @@ class VolumeMounts:
     def end_processes(self, record: StagedVolume) -> None:
         """Ends what serves a mount that is not seen here, in order: what was written is sent, or stays staged."""
         daemon = find_at(record.staging)
-        living = [self.find_supervisor(record), daemon.process if daemon is not None else None]
+        found = [self.find_supervisor(record), daemon.process if daemon is not None else None]
+        living = list(filter(None, found))
         deadline = time.monotonic() + _END_SECONDS_MAX
-        for process in filter(None, living):
-            process.send_signal(signal.SIGTERM)
-        for process in filter(None, living):
+        # One of them: a supervisor hands it on, and a daemon that is told twice does not wait for its uploads.
+        for process in living:
+            if process.send_signal(signal.SIGTERM):
+                break
+        for process in living:
             if not process.wait_gone(max(0.0, deadline - time.monotonic())):
                 raise VolumeFailed(
                     codes.UNAVAILABLE,
