@@ -226,10 +226,9 @@ class Operations(pyfuse3.Operations):
 
     @prompt_handler
     async def readdir(self, fh: int, start_id: int, token: pyfuse3.ReaddirToken) -> None:
-        if start_id == 0:
-            # A fresh look, as after rewinddir(3); from here on positions in the listing stay what they are.
+        if self._directories.needs_look(fh, start_id):
             with self._bound_of(self._directories.directory_of(fh)):
-                await self._directories.look_again(fh)
+                await self._directories.look(fh)
         for position, name, inode in self._directories.entries(fh, start_id):
             if not pyfuse3.readdir_reply(token, name, self._attributes.of(inode), position + 1):
                 return

@@ -13,6 +13,7 @@ from trio.testing import MockClock
 
 from cloudai_fusefs import tree_memory, tree_sync
 from cloudai_fusefs.node import Node
+from cloudai_fusefs.open_directories import DOT_COUNT
 from cloudai_fusefs.run_tree import RunTree
 from cloudai_fusefs.sealed_cache import SealedCache
 from cloudai_fusefs.tree_memory import ASK_AGAIN_SECONDS, REST_SECONDS
@@ -227,6 +228,7 @@ async def test_sealed_run_with_something_that_the_master_refused_stays(
 
 async def test_run_whose_names_are_being_listed_stays(clock: MockClock, mount: FileSystemHarness) -> None:
     handle = await mount.directories.open(mount.tree.root)
+    await mount.directories.look(handle)
     mount.tree.looked_at_seconds = -1
     await mount.tree_memory.shrink()
     assert len(mount.tree.nodes) == NODE_COUNT
@@ -235,6 +237,35 @@ async def test_run_whose_names_are_being_listed_stays(clock: MockClock, mount: F
     await mount.tree_memory.shrink()
 
     assert len(mount.tree.nodes) == 1
+
+
+async def test_directory_that_is_open_and_not_read_keeps_no_names(
+    clock: MockClock, mount: FileSystemHarness
+) -> None:
+    """As one that a program has opened for fsync() alone, or for openat()."""
+    directory = refer_to(await mount.find(b"d"))
+    handle = await mount.directories.open(directory)
+    await let_go(mount)
+    assert set(mount.tree.nodes.values()) == {mount.tree.root, directory}
+
+    await mount.directories.look(handle)
+
+    listed = [name for _, name, _ in mount.directories.entries(handle, DOT_COUNT)]
+    assert sorted(listed) == [b"e", b"file", b"first"]
+    mount.directories.close(handle)
+
+
+async def test_directory_is_read_from_the_middle_on_at_first(
+    clock: MockClock, mount: FileSystemHarness
+) -> None:
+    handle = await mount.directories.open(mount.tree.root)
+    assert mount.directories.needs_look(handle, DOT_COUNT + 1)
+
+    await mount.directories.look(handle)
+
+    assert not mount.directories.needs_look(handle, DOT_COUNT + 1)
+    assert [name for _, name, _ in mount.directories.entries(handle, DOT_COUNT + 1)] == [b"f", b"link"]
+    mount.directories.close(handle)
 
 
 async def test_warm_up_holds_what_it_is_about(

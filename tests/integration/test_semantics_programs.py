@@ -353,6 +353,20 @@ def test_places_in_a_directory_stay_while_its_names_change(run: Path) -> None:
         assert {os.fsdecode(name) for name in stream} == {".", "..", *os.listdir(run)}
 
 
+def test_directory_is_read_from_a_place_that_another_reader_told(run: Path) -> None:
+    for number in range(10):
+        (run / f"{number}").touch()
+    with DirectoryStream(run) as stream:
+        for _ in range(5):
+            stream.read()
+        place, rest = stream.tell(), list(stream)
+    with DirectoryStream(run) as stream:
+        stream.seek(place)
+
+        assert list(stream) == rest
+        assert len(rest) == 7
+
+
 class DirectoryStream:
     """opendir(3) and what belongs to it. A context."""
 
