@@ -124,6 +124,11 @@ def show_until_answered(
             display.show(UploadCounts(**progress))
 
 
+def left_unmounted(left: str) -> NotDurable:
+    """How a command says that the mount is gone, and that something is staged still: `left` says what."""
+    return NotDurable(f"{left}; unmounted: the next `cloudai mount` sends it")
+
+
 def describe_backlog(place: Path, report: StatusReport) -> str:
     """One line on what is still staged."""
     left_bytes = report.pending_bytes - report.uploaded_bytes

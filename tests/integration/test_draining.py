@@ -26,6 +26,9 @@ FILE_BYTES = 200_000
 """Over what travels inside a commit."""
 
 
+SENT_BY_NEXT_MOUNT = "unmounted: the next `cloudai mount` sends it"
+
+
 def make_backlog(mount: MountProcess, master: MasterProcess) -> bytes:
     """A file that cannot be sent, since the master is gone."""
     run = mount.make_run(RUN)
@@ -58,6 +61,7 @@ def test_umount_names_what_is_left_after_its_time_and_the_next_mount_sends_it(
     assert done.returncode == NOT_DURABLE
     assert f"user-123/training/{RUN}/model.bin" in done.stdout
     assert "1 file not durable yet, 195.3 KiB to send" in done.stderr
+    assert done.stderr.endswith(f"; {SENT_BY_NEXT_MOUNT}\n")
     assert not os.path.ismount(mount.mount_point)
     assert mount.has_ended()
     master.start()
@@ -124,7 +128,7 @@ def test_mount_in_the_foreground_says_by_its_exit_status_that_something_is_left(
     mount.umount()
     assert "SIGTERM" not in mount.log_text()
     command: list[str | Path] = [PROGRAM, *mount.mount_arguments, "--foreground"]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         mount.pid = process.pid
         wait_until(mount.mount_point.is_mount, "the mount")
         content = make_backlog(mount, master)
@@ -134,7 +138,11 @@ def test_mount_in_the_foreground_says_by_its_exit_status_that_something_is_left(
             wait_until(lambda: "SIGTERM" in mount.log_text(), "the first signal is taken")
             process.terminate()
 
-        assert process.wait(WAIT_SECONDS_MAX) == NOT_DURABLE
+        _, said = process.communicate(timeout=WAIT_SECONDS_MAX)
+    assert process.returncode == NOT_DURABLE
+    assert said.splitlines()[-1].endswith(
+        f"{mount.mount_point}: not all is durable yet, see the log; {SENT_BY_NEXT_MOUNT}"
+    )
     assert "1 files (200000 bytes) are staged in" in mount.log_text()
     master.start()
     mount.start()

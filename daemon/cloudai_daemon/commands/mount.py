@@ -12,6 +12,7 @@ from cloudai_daemon.mount_refusals import warn_of_full_cache
 from cloudai_daemon.mounting import is_readable_by_others, prepare_mount, resolve_config, start_mount
 from cloudai_daemon.option_sources import gather_options
 from cloudai_daemon.options import describe_options
+from cloudai_daemon.upload_wait import left_unmounted
 
 
 @click.command("mount", epilog=describe_options())
@@ -70,5 +71,7 @@ def mount_command(
             failures.append(failure)
 
     exit_status = run_daemon(config, serve_mount, report, to_stderr=True)
+    if exit_status == ExitCode.NOT_DURABLE:
+        raise left_unmounted(f"{config.mount_point}: not all is durable yet, see the log")
     if exit_status:
         raise CommandFailed(exit_status, failures[0] if failures else f"{config.mount_point}: see the log")

@@ -11,7 +11,7 @@ from cloudai_daemon.commands.status import print_pending_files
 from cloudai_daemon.control_protocol import StatusReport
 from cloudai_daemon.mounting import resolve_mount_point
 from cloudai_daemon.unmounting import drain_and_unmount
-from cloudai_daemon.upload_wait import NotDurable, describe_backlog
+from cloudai_daemon.upload_wait import describe_backlog, left_unmounted
 
 
 @click.command("umount")
@@ -39,9 +39,7 @@ def umount_command(directory: Path, timeout_seconds: float | None, now: bool, as
     elif left is not None:
         print_pending_files(left)
     if left is not None and left.pending_count and not now:
-        raise NotDurable(
-            f"{describe_backlog(mount_point, left)}; unmounted: the next `cloudai mount` sends it"
-        )
+        raise left_unmounted(describe_backlog(mount_point, left))
 
 
 def _left_as_json(mount_point: Path, left: StatusReport | None) -> dict[str, object]:
