@@ -152,7 +152,8 @@ class CommitSender:
         placed_in_vain: list[int] = []
         for item, result in zip(composed, response.results, strict=True):
             if not item.is_current:
-                if item.message.place and not item.node.edges and result.node.node_id == item.node.node_id:
+                is_nameless = item.node.first_edge is None
+                if item.message.place and is_nameless and result.node.node_id == item.node.node_id:
                     placed_in_vain.append(item.node.node_id)
                 continue
             if result.WhichOneof("result") == "node" and item.xattrs and not result.node.HasField("xattrs"):
@@ -239,7 +240,7 @@ class CommitSender:
         pending.place = False
         pending.covered_ids = ()
         left_edges = self._tree.left_names.forget(node)
-        if message.link_count == len(node.edges):
+        if message.link_count == node.edge_count:
             for left_parent, left_name in left_edges:
                 left = (left_parent.node_id, left_name)
                 if left != place:

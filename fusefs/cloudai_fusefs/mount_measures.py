@@ -72,7 +72,7 @@ class MountMeasures:
                 looked_at_count += 1
                 if looked_at_count % NODES_AT_ONCE == 0:
                     await trio.lowlevel.checkpoint()
-                if node.edges:
+                if node.first_edge is not None:
                     pending_count += 1
                     failed_count += pending.failure is not None
                     staged_bytes += _staged_bytes_of(node) if pending.content else 0

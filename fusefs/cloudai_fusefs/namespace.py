@@ -175,8 +175,8 @@ class Namespace:
         if directory.ino == ROOT_INO:
             return directory
         if isinstance(directory, Node):
-            if directory.edges:
-                return directory.edges[0][0]
+            if directory.first_edge is not None:
+                return directory.first_edge[0]
             user = self._managed.root.users.get(directory.tree.user)
             task = user.tasks.get(directory.tree.task) if user is not None else None
             return task if task is not None else self._managed.root

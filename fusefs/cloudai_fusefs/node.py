@@ -267,6 +267,11 @@ class Node:
         """The first of its names, which its path is made of; None: it has none."""
         return None if self._directory is None else (self._directory, self._name)
 
+    @property
+    def edge_count(self) -> int:
+        """How many names it has."""
+        return 0 if self._directory is None else 1 + len(self._further_edges or ())
+
     def add_edge(self, directory: Node, name: bytes) -> None:
         """One more name, which it does not have yet."""
         if self._directory is None:
@@ -300,7 +305,7 @@ class Node:
         if self.children is not None:
             # Removed, it may still be open: programs tell by the count that it is gone.
             return 2 + self.subdirectory_count if self.is_attached else 0
-        return 0 if self._directory is None else 1 + len(self._further_edges or ())
+        return self.edge_count
 
     @property
     def is_attached(self) -> bool:

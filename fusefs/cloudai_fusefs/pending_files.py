@@ -52,7 +52,7 @@ class PendingFiles:
         found = [
             _status_of(node, node.pending)
             for node in self.below(path)
-            if node.edges and node.pending is not None
+            if node.first_edge is not None and node.pending is not None
         ]
         found += [_removal_status_of(removal) for removal in self._removals(path)]
         return found + [
@@ -72,7 +72,7 @@ class PendingFiles:
         for number, node in enumerate(self.below(path), start=1):
             if number % NODES_AT_ONCE == 0:
                 await trio.lowlevel.checkpoint()
-            if node.edges and node.pending is not None:
+            if node.first_edge is not None and node.pending is not None:
                 size_bytes, stored_bytes = _progress_of(node, node.pending)
                 pending_count += 1
                 pending_bytes += size_bytes

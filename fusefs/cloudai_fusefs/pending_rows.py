@@ -69,7 +69,7 @@ class PendingRows:
         Should nobody be here to see its answer, the next mount sees from the row who has the place, and does not
         take it back; that holds of what is recorded of the file meanwhile, too. Raises OSError as put.
         """
-        if replaced is None or replaced.is_directory or len(replaced.edges) != 1:
+        if replaced is None or replaced.is_directory or replaced.edge_count != 1:
             yield
             return
         self._replacing[replaced] = by
@@ -86,7 +86,7 @@ class PendingRows:
         Should nobody be here to see its answer, what is staged brings the file back: the row then has all that there is
         to it, also what only the master had.
         """
-        if node.pending is None or not node.pending.content or not node.xattrs or len(node.edges) != 1:
+        if node.pending is None or not node.pending.content or not node.xattrs or node.edge_count != 1:
             yield
             return
         self._removing.add(node)
@@ -121,6 +121,7 @@ class PendingRows:
 
 def _row_of(node: Node, pending: Pending, disk_state: DiskState, *, with_xattrs: bool) -> JournalRecord:
     staged = node.staged if pending.content else None
+    edge = node.first_edge
     return JournalRecord(
         node_id=node.node_id,
         user=node.tree.user,
@@ -128,7 +129,7 @@ def _row_of(node: Node, pending: Pending, disk_state: DiskState, *, with_xattrs:
         sequence=pending.sequence,
         kind=node.kind,
         path=node.tree.path_of(node),
-        parent_node_id=node.edges[0][0].node_id if node.edges else 0,
+        parent_node_id=edge[0].node_id if edge is not None else 0,
         place=pending.place,
         has_content=pending.content,
         mode=node.mode,

@@ -178,7 +178,7 @@ class Rearrangements:
                     mtime_ns=moment_ns,
                 )
                 asking = tree.asking((source.node_id, old_name), (target.node_id, new_name))
-                if replaced is not None and len(replaced.edges) == 1:
+                if replaced is not None and replaced.edge_count == 1:
                     await self._remove_strays(replaced, moment_ns)
                 with self._staging.rows.replacing(replaced, node), asking:
                     response = await self._client.rename(request)
@@ -242,7 +242,7 @@ class Rearrangements:
         node.note_change(moment_ns)
         if node.pending is not None:
             tree.note_left(node.pending, (directory.node_id, name))
-        if not node.edges:
+        if node.first_edge is None:
             self._staging.discard(node)
             tree.forget_if_unused(node)  # the kernel may not have seen that the name is this one's
         self._staging.note_times(directory)
@@ -308,7 +308,7 @@ class Rearrangements:
             raise
         if replaced is not None:
             tree.left_names.pass_on(replaced, node)
-        if replaced is not None and replaced.edges:
+        if replaced is not None and replaced.first_edge is not None:
             # The commit takes a name from it, and says nothing of its change time: news of that would move it back.
             self._staging.note_times(replaced)
         self._note_moved(source, target, replaced)
@@ -364,7 +364,7 @@ class Rearrangements:
         tree.add(directory, name, node)
 
     def _note_moved(self, source: Node, target: Node, replaced: Node | None) -> None:
-        if replaced is not None and not replaced.edges:
+        if replaced is not None and replaced.first_edge is None:
             self._staging.discard(replaced)
             replaced.tree.forget_if_unused(replaced)  # as in _remove
         self._staging.note_times(source)

@@ -44,7 +44,7 @@ class RecordedRemovals:
             is_at_rest
             and has_place
             and not waits_already
-            and len(node.edges) == 1
+            and node.edge_count == 1
             and not node.is_directory
             and tree.watch_is_healthy
             and tree.removals.failure is None

@@ -152,7 +152,7 @@ class Recovery:
     def _hide_stray(self, tree: RunTree, stray: StrayRecord) -> None:
         """Where the master still has it, it has had no name here since before the death, and others may have that."""
         node = tree.nodes.get(stray.node_id)
-        if node is not None and node.edges:
+        if node is not None and node.first_edge is not None:
             self._stray_edges[stray.node_id] = node.edges
             tree.drop_names(node)
 
@@ -256,13 +256,13 @@ class Recovery:
         holder = (directory.children or {}).get(name)
         if holder is node:
             return node, None
-        is_new = not node.edges and node not in self._moving
+        is_new = node.first_edge is None and node not in self._moving
         if holder is not None and holder.is_directory and node.is_directory and is_new:
             return holder, None
         # Of two rows for one name in one directory, the first lost it by news before the death.
         is_guessed = is_by_path or holder in self._placed_by_path
         if holder is not None and _needs_name(holder, is_guessed=is_guessed):
-            if node.edges:
+            if node.first_edge is not None:
                 return node, None  # it stays where it is
             if node.is_directory:
                 self._give_way(tree, directory, name)
@@ -271,15 +271,15 @@ class Recovery:
             holder = None
         elif holder is not None and holder.children:
             # Others have filled a directory of that name.
-            if node.edges:
+            if node.first_edge is not None:
                 return node, None
             with _keeping_times(directory):
                 tree.drop_names(holder)
                 tree.add(directory, name, node)
             return node, holder
-        if node.edges:
+        if node.first_edge is not None:
             # Its first commit arrived, and it was renamed here after that had left.
-            old_directory, old_name = node.edges[0]
+            old_directory, old_name = node.first_edge
             with _keeping_times(old_directory):
                 tree.detach(old_directory, old_name)
         with _keeping_times(directory):
@@ -355,7 +355,7 @@ def _needs_name(holder: Node, *, is_guessed: bool) -> bool:
     """
     if holder.is_directory:
         return stays(holder)
-    return is_guessed and len(holder.edges) == 1 and is_uncommitted(holder)
+    return is_guessed and holder.edge_count == 1 and is_uncommitted(holder)
 
 
 def _has_only_attributes(record: JournalRecord) -> bool:

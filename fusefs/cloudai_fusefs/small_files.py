@@ -82,9 +82,10 @@ class SmallFileReadAhead:
 
         Empty when it is better read alone. Each file is named once in a sequence.
         """
-        if not node.edges or not is_small_file(node) or node.tree.is_let_go:
+        edge = node.first_edge
+        if edge is None or not is_small_file(node) or node.tree.is_let_go:
             return []
-        directory = node.edges[0][0]
+        directory, _ = edge
         reading = self._reading_of(directory)
         if node not in reading.places:
             reading.add_newer(directory)
@@ -118,9 +119,10 @@ class SmallFileReadAhead:
 
     def _begin_next(self, directory: Node) -> list[Node]:
         """The first files of the directory after this one, if that has not been looked into."""
-        if not directory.edges:
+        edge = directory.first_edge
+        if edge is None:
             return []
-        siblings = self._reading_of(directory.edges[0][0])
+        siblings = self._reading_of(edge[0])
         for sibling in siblings.nodes[siblings.places.get(directory, len(siblings.nodes)) + 1 :]:
             if sibling.is_directory and sibling.is_attached:
                 if sibling in self._readings:

@@ -241,7 +241,7 @@ class Staging:
                             after_node_id=node.node_id,
                         )
                     )
-            if replaced is not None and not replaced.edges:
+            if replaced is not None and replaced.first_edge is None:
                 # With the same stroke: two rows for one name would leave it to the next mount which counts.
                 self._journal.remove(replaced.node_id)
 
@@ -393,8 +393,8 @@ class Staging:
 
 
 def _is_below_any(node: Node, directories: set[Node]) -> bool:
-    while node.edges:
-        node = node.edges[0][0]
+    while (edge := node.first_edge) is not None:
+        node, _ = edge
         if node in directories:
             return True
     return False
