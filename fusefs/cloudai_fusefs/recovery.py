@@ -60,8 +60,10 @@ class Recovery:
         self._ids_with_changes = {record.node_id for record in records}
         self._placed_by_path: set[Node] = set()  # or beside the name in their rows
         # Of what has a name to be committed, and was not looked at yet: where that is.
-        self._unread_places = {record.node_id: record.path for record in records if record.place}
-        self._moving: set[Node] = set()  # which the master has where another row has put something else
+        self._unread_places = {
+            record.node_id: record.path for record in records if record.place and record.path
+        }
+        self._moving: dict[Node, Edge] = {}  # which the master has where another row has put something else
         self._stray_edges: dict[int, tuple[Edge, ...]] = {}  # where the master has what has no name here
         self._strays: dict[str, list[StrayRecord]] = defaultdict(list)
         for stray in strays:
@@ -115,7 +117,7 @@ class Recovery:
         # Not before: what one row replaced, another may give a name again.
         tree.forget_all_unused()
         self._placed_by_path = {node for node in self._placed_by_path if node.tree is not tree}
-        self._moving = {node for node in self._moving if node.tree is not tree}
+        self._moving = {node: edge for node, edge in self._moving.items() if node.tree is not tree}
         if records:
             # At the end, so that it goes in full batches.
             for node in list(tree.pending):
@@ -205,8 +207,9 @@ class Recovery:
         pending.sequence = record.sequence
         tree.next_sequence = max(tree.next_sequence, record.sequence + 1)
         pending.covered_ids = covered_ids
-        if former_edge is not None and former_edge != node.first_edge:
-            tree.left_names.note(node, former_edge)
+        for left in (self._moving.get(node), former_edge):
+            if left is not None and left != node.first_edge:
+                tree.left_names.note(node, left)
         pending.place |= record.place  # or it was given a name beside
         pending.sent = True  # nobody knows any more
         pending.content = has_content
@@ -301,8 +304,7 @@ class Recovery:
         if path is not None and path != tree.path_of(holder):
             with _keeping_times(directory):
                 tree.detach(directory, name)
-            tree.left_names.note(holder, (directory, name))
-            self._moving.add(holder)
+            self._moving[holder] = directory, name
 
     def _give_way(self, tree: RunTree, directory: Node, name: bytes) -> None:
         node = (directory.children or {})[name]

@@ -17,7 +17,7 @@ from cloudai_fusefs import commit_composer, commit_sender
 from cloudai_fusefs.commit_composer import ComposedCommit
 from cloudai_fusefs.node import DIRECTORY, SYMLINK, Node
 from cloudai_fusefs.refusals import OVERTAKEN_SECONDS_MAX
-from cloudai_model.errors import AlreadyExists, NoSpace
+from cloudai_model.errors import AlreadyExists, DirectoryNotEmpty, NoSpace
 from cloudai_model.limits import INLINE_BYTES_MAX
 from cloudai_proto.storage.v1 import types_pb2 as types
 from fakes.fake_master import FakeMaster, FakeMasterClient
@@ -282,6 +282,11 @@ async def put_on_its_way(mount: FileSystemHarness, master: FakeMaster, scene: Sc
     await mount.write_file(b"kept", b"kept")
     await mount.make_all_durable()
     await scene.made(mount)
+    await wait_for_commit(master)
+
+
+async def wait_for_commit(master: FakeMaster) -> None:
+    """The next commit has arrived, and its answer is still to come."""
     master.answer_latency_seconds = UNDER_WAY_SECONDS
     before = master.call_count["commit_nodes"]
     while master.call_count["commit_nodes"] == before:
@@ -451,3 +456,29 @@ async def test_refusal_of_what_left_the_name_is_that_of_who_waits_for_it(
     await trio.sleep(10)
     await file_system.make_all_durable()
     assert set(await tree_of(client, run)) == {b"", b"kept", b"moved", b"name"}
+
+
+async def test_name_of_what_cannot_be_recovered_holds_up_nobody(
+    clock: MockClock, master: FakeMaster, client: FakeMasterClient, run: types.Run, tmp_path: Path
+) -> None:
+    async with open_file_system(client, run, tmp_path / "first") as first:
+        for name in (b"from", b"to"):
+            await first.mkdir(name)
+        await first.make_all_durable()
+        handle = await first.create(b"other")  # open, so that it is not under way with the next
+        await first.write(handle, 0, b"other")
+        await first.write_file(b"from/name", b"old")
+        await wait_for_commit(master)
+        await first.rename(b"from/name", b"to/moved")
+        await first.rename(b"other", b"from/name")
+        node = await first.find(b"to/moved")
+        first.copy_state(tmp_path / "next")
+    master.answer_latency_seconds = 0.0
+    staged = tmp_path / "next" / "state" / "staged" / run.task_id / str(node.node_id)
+    staged.unlink()
+    staged.mkdir()
+    async with open_file_system(client, run, tmp_path / "next") as mount:
+        await mount.unlink(b"from/name")
+        with pytest.raises(DirectoryNotEmpty):  # as the master has it
+            await mount.rmdir(b"from")
+    assert not mount.tree.left_names
