@@ -12,27 +12,34 @@ from cloudai_fusefs.node import Edge, Node
 
 
 class LeftNames:
-    """Of one run. What was left here and is not at the master any more may be among them until the next commit."""
+    """Of one run. What was left here and is not at the master any more may be among them until the next commit.
+
+    Invariant: what has left a name is pending. Who waits until it is acknowledged would wait for nothing else.
+    """
 
     def __init__(self) -> None:
-        self._nodes: dict[Edge, Node] = {}
-        self._edges: dict[Node, tuple[Edge, ...]] = {}
+        # Under one name the master may have any of several: which of their commits arrived there is not known.
+        self._nodes: dict[Edge, list[Node]] = {}
+        self._edges: dict[Node, dict[Edge, None]] = {}
 
     def __bool__(self) -> bool:
         return bool(self._edges)
 
     def note(self, node: Node, edge: Edge) -> None:
         """The node does not have the name here any more; the master may still have it there."""
-        self._nodes[edge] = node
-        edges = self._edges.get(node, ())
+        assert node.pending is not None
+        edges = self._edges.setdefault(node, {})
         if edge not in edges:
-            self._edges[node] = (*edges, edge)
+            edges[edge] = None
+            self._nodes.setdefault(edge, []).append(node)
 
     def forget(self, node: Node) -> Sequence[Edge]:
         """The master has the node where it is here, or not at all. Returns where it may have been."""
-        edges = self._edges.pop(node, ())
+        edges = tuple(self._edges.pop(node, ()))
         for edge in edges:
-            if self._nodes[edge] is node:
+            nodes = self._nodes[edge]
+            nodes.remove(node)
+            if not nodes:
                 del self._nodes[edge]
         return edges
 
@@ -43,6 +50,8 @@ class LeftNames:
 
     def inside(self, directory: Node) -> list[Node]:
         """What has left names in the directory."""
+        if not directory.is_directory:
+            return []  # asked of each file that is replaced or removed, and all names would be gone through
         return [
             node for node, edges in self._edges.items() if any(parent is directory for parent, _ in edges)
         ]
@@ -52,7 +61,9 @@ class LeftNames:
         later gets the name, and the earlier is committed again under its own. None for the node: a further name for
         something, which replaces nothing.
         """
-        holder = self._nodes.get(edge)
-        if holder is None or holder is node or not holder.is_attached or edge in holder.edges:
-            return None
-        return holder if node is None or node.is_directory or holder.is_directory else None
+        for holder in self._nodes.get(edge, ()):
+            if holder is node or not holder.is_attached or edge in holder.edges:
+                continue
+            if node is None or node.is_directory or holder.is_directory:
+                return holder
+        return None

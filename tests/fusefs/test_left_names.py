@@ -458,6 +458,29 @@ async def test_refusal_of_what_left_the_name_is_that_of_who_waits_for_it(
     assert set(await tree_of(client, run)) == {b"", b"kept", b"moved", b"name"}
 
 
+async def test_two_that_left_one_name_are_known_until_both_are_there(
+    clock: MockClock,
+    file_system: FileSystemHarness,
+    master: FakeMaster,
+    client: FakeMasterClient,
+    run: types.Run,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    await put_on_its_way(file_system, master, SCENES["directory-for-file"])
+    await file_system.rename(b"name", b"first")
+    await file_system.write_file(b"name", b"new")
+    await wait_for_commit(master)
+    await file_system.rename(b"first", b"moved")
+    await file_system.rename(b"name", b"second")
+    await file_system.unlink(b"second")
+
+    await file_system.make_all_durable()
+
+    assert await published(client, run) == {b"kept": b"kept", b"moved": b"old"}
+    assert not file_system.tree.left_names
+    assert not caplog.records
+
+
 async def test_name_of_what_cannot_be_recovered_holds_up_nobody(
     clock: MockClock, master: FakeMaster, client: FakeMasterClient, run: types.Run, tmp_path: Path
 ) -> None:
