@@ -14,14 +14,26 @@ def nodes_before(node: Node) -> list[Node]:
 
     That is the directories above that it does not have yet, and what has left a name to one of them, or to the node.
     """
-    line: list[Node] = []
-    _add_line(node, line, set())
-    return line
+    return order_for_commit([node])
 
 
 def order_for_commit(nodes: Iterable[Node]) -> list[Node]:
     """The nodes in their order, with all that each needs before it."""
-    return list({member: None for node in nodes for member in nodes_before(node)})
+    line: dict[Node, None] = {}
+    # What was looked at once is in the line, or about to be where news of others may have made a circle.
+    seen: set[Node] = set()
+    for node in nodes:
+        waiting = [
+            node
+        ]  # no recursion: of directories that took one another's names a thousand may wait in a row
+        while waiting:
+            member = waiting[-1]
+            if member in seen:
+                line[waiting.pop()] = None
+            else:
+                seen.add(member)
+                waiting += [need for need in _needed_by(member) if need not in seen]
+    return list(line)
 
 
 def find_in_the_way(node: Node) -> Node | None:
@@ -50,14 +62,13 @@ def _unplaced(node: Node) -> list[tuple[Node, Edge]]:
     return found
 
 
-def _add_line(node: Node, line: list[Node], seen: set[Node]) -> None:
-    """`seen` ends what news of others may have made a circle."""
-    for member, edge in reversed(_unplaced(node)):
-        holder = node.tree.left_names.in_the_way(edge, member)
-        if holder is not None and holder not in seen:
-            seen.add(holder)
-            _add_line(holder, line, seen)
-        if member is not node and member not in line:
-            line.append(member)
-    if node not in line:
-        line.append(node)
+def _needed_by(node: Node) -> list[Node]:
+    """What has to be committed before the node, and may need more itself; what is to come first is the last of it."""
+    needed: list[Node] = []
+    for member, edge in _unplaced(node):
+        if member is not node:
+            return [*needed, member]
+        holder = node.tree.left_names.in_the_way(edge, node)
+        if holder is not None:
+            needed.append(holder)
+    return needed

@@ -15,7 +15,7 @@ import trio
 from cloudai_fusefs.background import keep_running
 from cloudai_fusefs.chunk_reader import ChunkReader
 from cloudai_fusefs.chunk_sender import FIRST, ChunkSender, Rank
-from cloudai_fusefs.commit_order import nodes_before
+from cloudai_fusefs.commit_order import order_for_commit
 from cloudai_fusefs.master_client import MasterClient
 from cloudai_fusefs.node import Node, Pending
 from cloudai_fusefs.run_nodes import Invalidation
@@ -163,13 +163,12 @@ class Uploader:
 
     def _want_now(self, nodes: Iterable[Node]) -> list[_Target]:
         targets = []
-        for node in nodes:
-            for member in nodes_before(node):
-                pending = member.pending
-                if pending is not None:
-                    pending.want_now()
-                    targets.append(_Target(member, pending, pending.change_count))
-                    self._run_uploader(member.tree).arm(member, pending)
+        for member in order_for_commit(nodes):
+            pending = member.pending
+            if pending is not None:
+                pending.want_now()
+                targets.append(_Target(member, pending, pending.change_count))
+                self._run_uploader(member.tree).arm(member, pending)
         return targets
 
     def can_make_room(self) -> bool:

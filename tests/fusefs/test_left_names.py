@@ -15,6 +15,7 @@ from trio.testing import MockClock
 
 from cloudai_fusefs import commit_composer, commit_sender
 from cloudai_fusefs.commit_composer import ComposedCommit
+from cloudai_fusefs.commit_order import nodes_before, order_for_commit
 from cloudai_fusefs.node import DIRECTORY, SYMLINK, Node
 from cloudai_fusefs.refusals import OVERTAKEN_SECONDS_MAX
 from cloudai_model.errors import AlreadyExists, DirectoryNotEmpty, NoSpace
@@ -479,6 +480,25 @@ async def test_two_that_left_one_name_are_known_until_both_are_there(
     assert await published(client, run) == {b"kept": b"kept", b"moved": b"old"}
     assert not file_system.tree.left_names
     assert not caplog.records
+
+
+async def test_a_thousand_directories_may_wait_in_a_row(
+    clock: MockClock, file_system: FileSystemHarness, master: FakeMaster
+) -> None:
+    """Each took the name of the next while the commits of all were under way."""
+    await file_system.namespace.load(file_system.tree.root)
+    master.go_away()
+    root, left_names = file_system.tree.root, file_system.tree.left_names
+    line: list[Node] = []
+    for number in range(1100):
+        await file_system.mkdir(b"%d" % number)
+        line.append(await file_system.find(b"%d" % number))
+        if number:
+            left_names.note(line[number - 1], (root, b"%d" % number))
+
+    assert order_for_commit(reversed(line)) == line
+    assert nodes_before(line[-1]) == line
+    master.come_back()
 
 
 async def test_name_of_what_cannot_be_recovered_holds_up_nobody(
