@@ -71,8 +71,8 @@ class CommitSender:
             behind = still_behind
         for node in behind:
             holder = find_in_the_way(node)
-            if holder is not None and holder.pending is not None and node.pending is not None:
-                self._run.refusals.note_behind(node, node.pending, holder.pending)
+            if holder is not None:
+                self._run.refusals.note_behind(node, holder)
 
     async def _send_batches(self, nodes: Sequence[Node]) -> list[Node]:
         """As `send`; returns those of the nodes that have something in their way."""

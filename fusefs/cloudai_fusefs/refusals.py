@@ -14,6 +14,7 @@ from typing import Final
 
 import trio
 
+from cloudai_fusefs.commit_order import find_in_the_way
 from cloudai_fusefs.journal_rows import DiskState
 from cloudai_fusefs.node import Node, Pending
 from cloudai_fusefs.removal_sender import RemovalSender
@@ -110,11 +111,18 @@ class Refusals:
             return
         self._note_refusal(node, pending, error)
 
-    def note_behind(self, node: Node, pending: Pending, before: Pending) -> None:
+    def note_behind(self, node: Node, before: Node) -> None:
         """The node waits for another, which has left its name here and may still have it at the master."""
-        if before.failure is not None:
-            self._note_refusal(node, pending, before.failure)
-        elif before.uploading or note_overtaken(pending):
+        pending, pending_before = node.pending, before.pending
+        if pending is None or pending_before is None:
+            return
+        if pending_before.failure is not None:
+            self._note_refusal(node, pending, pending_before.failure)
+        elif pending_before.uploading or note_overtaken(pending):
+            if not (pending_before.is_urgent or find_in_the_way(before)):
+                # A file that is open for writing may have hours in its own time.
+                pending_before.want_now()
+                self._arm(before, pending_before)
             pending.due_seconds = trio.current_time() + OVERTAKEN_RETRY_SECONDS
             self._arm(node, pending)
         else:

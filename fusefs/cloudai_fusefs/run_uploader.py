@@ -194,7 +194,10 @@ class RunUploader:
                 # could not be removed or renamed any more without asking.
                 await self._uploader.client.get_capabilities()
             self._uploader.put_in_order(ready)
-            await self._commits.send(order_for_commit(ready))
+            chosen = set(ready)
+            await self._commits.send(
+                [node for node in order_for_commit(ready) if node in chosen or _can_come_along(node)]
+            )
             self.refusals.note_accepted()
 
     def _is_ready(self, node: Node, pending: Pending, now_seconds: float) -> bool:
@@ -316,6 +319,16 @@ class RunUploader:
         else:
             pending.due_seconds = self.quiet_due_seconds(node)
         self.arm(node, pending)
+
+
+def _can_come_along(node: Node) -> bool:
+    """Whether what another needs before it can be committed as it is. If not, that one waits: this has its own time."""
+    pending, staged = node.pending, node.staged
+    if pending is None or pending.uploading or pending.disk_state == DiskState.MAYBE_LOST:
+        return False
+    if not pending.content or staged is None or fits_inline(node):
+        return True
+    return staged.layout.is_stored and not node.writer_count
 
 
 def _is_growing_slowly(node: Node) -> bool:

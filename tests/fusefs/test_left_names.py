@@ -23,6 +23,7 @@ from cloudai_model.limits import INLINE_BYTES_MAX
 from cloudai_proto.storage.v1 import types_pb2 as types
 from fakes.fake_master import FakeMaster, FakeMasterClient
 from support.file_system_harness import FileSystemHarness, open_file_system
+from support.lost_power import lose_power
 from support.storage_requests import published, tree_of
 
 UNDER_WAY_SECONDS = 5.0
@@ -459,6 +460,53 @@ async def test_refusal_of_what_left_the_name_is_that_of_who_waits_for_it(
     assert set(await tree_of(client, run)) == {b"", b"kept", b"moved", b"name"}
 
 
+async def test_refused_file_that_left_the_name_is_tried_again_by_itself(
+    clock: MockClock,
+    file_system: FileSystemHarness,
+    master: FakeMaster,
+    client: FakeMasterClient,
+    run: types.Run,
+) -> None:
+    """Although who waits for it is tried again at other times."""
+    await put_on_its_way(file_system, master, SCENES["directory-for-file"])
+    await file_system.rename(b"name", b"moved")
+    handle = await file_system.open(b"moved")
+    await file_system.write(handle, 0, b"more than fits" * INLINE_BYTES_MAX)
+    free_bytes, master.store.free_bytes = master.store.free_bytes, 0
+    file_system.close_handle(handle)
+    await file_system.mkdir(b"name")
+    await trio.sleep(30)
+    master.store.free_bytes = free_bytes
+
+    await trio.sleep(30)
+
+    assert not file_system.tree.pending
+    assert set(await tree_of(client, run)) == {b"", b"kept", b"moved", b"name"}
+
+
+async def test_file_that_stays_open_keeps_its_name_from_another_for_two_seconds_at_most(
+    clock: MockClock,
+    file_system: FileSystemHarness,
+    master: FakeMaster,
+    client: FakeMasterClient,
+    run: types.Run,
+) -> None:
+    """One that is written over is no log, and would be committed when it is closed."""
+    await put_on_its_way(file_system, master, SCENES["directory-for-file"])
+    await file_system.rename(b"name", b"moved")
+    handle = await file_system.open(b"moved")
+    data = b"x" * (INLINE_BYTES_MAX + 1)
+    await file_system.write(handle, 0, data)
+    await file_system.mkdir(b"name")
+    await trio.sleep(UNDER_WAY_SECONDS)
+
+    await trio.sleep(2)
+
+    assert set(await tree_of(client, run)) == {b"", b"kept", b"moved", b"name"}
+    assert await published(client, run) == {b"kept": b"kept", b"moved": data}
+    file_system.close_handle(handle)
+
+
 async def test_two_that_left_one_name_are_known_until_both_are_there(
     clock: MockClock,
     file_system: FileSystemHarness,
@@ -499,6 +547,33 @@ async def test_a_thousand_directories_may_wait_in_a_row(
     assert order_for_commit(reversed(line)) == line
     assert nodes_before(line[-1]) == line
     master.come_back()
+
+
+async def test_next_mount_does_not_upload_what_a_loss_of_power_may_have_damaged_for_another(
+    clock: MockClock, master: FakeMaster, client: FakeMasterClient, run: types.Run, tmp_path: Path
+) -> None:
+    """D8. After a loss of power, content that was not yet uploaded and not known to be on the workstation's disk is not
+    uploaded by itself.
+    """
+    async with open_file_system(client, run, tmp_path / "first") as first:
+        await put_on_its_way(first, master, SCENES["directory-for-file"])
+        await first.rename(b"name", b"moved")
+        handle = await first.open(b"moved")
+        await first.write(handle, 0, b"maybe lost")
+        await first.mkdir(b"name")
+        master.latency_seconds = 100.0
+        await trio.sleep(UNDER_WAY_SECONDS)
+        first.copy_state(tmp_path / "next")
+    master.latency_seconds = 0.0
+    lose_power(tmp_path / "next" / "state")
+    async with open_file_system(client, run, tmp_path / "next") as mount:
+        await trio.sleep(10)
+        assert await published(client, run) == {b"kept": b"kept", b"name": b"old"}
+
+        await mount.set_attributes(b"moved", mode=0o600)
+        await mount.make_all_durable()
+        assert await published(client, run) == {b"kept": b"kept", b"moved": b"maybe lost"}
+        assert set(await tree_of(client, run)) == {b"", b"kept", b"moved", b"name"}
 
 
 async def test_name_of_what_cannot_be_recovered_holds_up_nobody(
