@@ -4,7 +4,7 @@ here and may still have it at the master. Pure state.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from cloudai_fusefs.node import Edge, Node
 
@@ -36,18 +36,22 @@ def order_for_commit(nodes: Iterable[Node]) -> list[Node]:
     return list(line)
 
 
-def find_in_the_way(node: Node) -> Node | None:
+def find_in_the_way(node: Node, coming: Collection[Node] = ()) -> Node | None:
     """What may still have the node's name at the master, or that of a directory above which is not there yet.
 
-    A directory that is committed there now would become that one, and what is no directory would be refused.
+    A directory that is committed there now would become that one, and what is no directory would be refused. A file
+    that is there would be lost with the workstation: unless it is among those that come with the node.
     """
     left_names = node.tree.left_names
     if not left_names:
         return None
     for member, edge in _unplaced(node):
-        holder = left_names.in_the_way(edge, member)
-        if holder is not None:
-            return holder
+        in_the_way = left_names.in_the_way(edge, member)
+        if in_the_way is not None:
+            return in_the_way
+        for holder in left_names.holders(edge, member):
+            if holder not in coming:
+                return holder
     return None
 
 
@@ -68,7 +72,5 @@ def _needed_by(node: Node) -> list[Node]:
     for member, edge in _unplaced(node):
         if member is not node:
             return [*needed, member]
-        holder = node.tree.left_names.in_the_way(edge, node)
-        if holder is not None:
-            needed.append(holder)
+        needed += node.tree.left_names.holders(edge, node)
     return needed

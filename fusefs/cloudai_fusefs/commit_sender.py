@@ -59,7 +59,8 @@ class CommitSender:
     async def send(self, nodes: Sequence[Node]) -> None:
         """One batch, or several where it is too much for one, each with the run's mutation lock held.
 
-        What has something in its way at the master comes in a later batch than that; what stays behind is put off.
+        What has something in its way at the master comes in a later batch than that, a file that takes the name of one
+        in the same; what stays behind is put off.
         Raises what a whole call fails with, of the removals before it too. Cancelled: a batch that was sent is
         repeated first of all.
         """
@@ -77,6 +78,7 @@ class CommitSender:
     async def _send_batches(self, nodes: Sequence[Node]) -> list[Node]:
         """As `send`; returns those of the nodes that have something in their way."""
         behind: list[Node] = []
+        coming = set(nodes)
         position = 0
         while position < len(nodes):
             async with self._tree.mutation_lock:
@@ -86,7 +88,7 @@ class CommitSender:
                 while position < len(nodes) and len(composed) < COMMIT_NODES_MAX:
                     node = nodes[position]
                     position += 1
-                    if find_in_the_way(node) is not None:
+                    if find_in_the_way(node, coming) is not None:
                         behind.append(node)
                         continue
                     item = await self._compose(node)
@@ -97,8 +99,12 @@ class CommitSender:
                         break
                 # Reading a file's bytes let others run: news have taken last names, and programs have given others.
                 composed = [item for item in composed if item.is_current and item.node.is_attached]
-                behind += [item.node for item in composed if find_in_the_way(item.node) is not None]
-                composed = [item for item in composed if find_in_the_way(item.node) is None]
+                coming = {item.node for item in composed}.union(nodes[position:])
+                for item in list(composed):
+                    if find_in_the_way(item.node, coming) is not None:
+                        behind.append(item.node)
+                        composed.remove(item)
+                        coming.discard(item.node)
                 if composed:
                     request = names.CommitNodesRequest(
                         request_id=new_request_id(), task_id=self._tree.task_id

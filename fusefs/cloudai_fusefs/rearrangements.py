@@ -9,10 +9,10 @@ An await may let any other operation in: after each, what was looked up before i
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from cloudai_fusefs.commit_order import nodes_before
+from cloudai_fusefs.commit_order import nodes_before, order_for_commit
 from cloudai_fusefs.master_client import new_request_id
 from cloudai_fusefs.namespace import Inode, Namespace, children_of
 from cloudai_fusefs.node import Node
@@ -143,25 +143,25 @@ class Rearrangements:
                 return
             tree.check_place(target, new_name, node)
             pending = node.pending
-            in_the_way = tree.left_names.in_the_way((target, new_name), node)
+            holders = tree.left_names.holders((target, new_name), node)
             inside = tree.left_names.inside(replaced) if replaced is not None else ()
             if (
                 (pending is not None and pending.place and not pending.covered_ids)
                 and not inside
-                and not _is_needed_by(node, target, in_the_way)
+                and not _is_needed_by(node, target, holders)
             ):
                 self._rename_here(source, old_name, target, new_name, node)
                 _leave_inode(replaced)
                 return
             # The master knows it under the old name, or something that it replaces there: that stays until this one has
             # come. Its content goes first: a reader of the new name must not find half of what was written here.
-            await self._make_durable(node, target, in_the_way, *inside)
+            await self._make_durable(node, target, *holders, *inside)
             async with self._namespace.changing_names(tree):
                 if children_of(source).get(old_name) is not node or (
                     node.pending is not None and node.pending.place
                 ):
                     continue
-                if tree.left_names.in_the_way((target, new_name), node) is not None:
+                if tree.left_names.holders((target, new_name), node):
                     continue
                 if _check_rename(node, target, new_name, no_replace=no_replace) is not replaced:
                     continue
@@ -372,13 +372,17 @@ class Rearrangements:
             self._staging.note_times(target)
 
 
-def _is_needed_by(node: Node, target: Node, in_the_way: Node | None) -> bool:
+def _is_needed_by(node: Node, target: Node, holders: Sequence[Node]) -> bool:
     """Whether the master must be told of the node, or of something in it, before it can be of the target, or of what
     has left its new name to it: with that name, each would wait for the other.
     """
     if not node.tree.left_names:
         return False
-    before = nodes_before(target) + (nodes_before(in_the_way) if in_the_way is not None else [])
+    before = nodes_before(target)
+    before_holders = order_for_commit(holders)
+    # (Files get one another's names in one batch.)
+    if any(member.is_directory for member in (node, *before_holders)):
+        before += before_holders
     return any(is_inside(member, node) for member in before)
 
 

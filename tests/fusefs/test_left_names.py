@@ -83,6 +83,13 @@ async def _two_files(mount: FileSystemHarness) -> None:
     await mount.write_file(b"two", b"two")
 
 
+async def _file_directory_and_file(mount: FileSystemHarness) -> None:
+    await mount.write_file(b"one", b"one")
+    await mount.mkdir(b"two")
+    await mount.write_file(b"two/in-two", b"two")
+    await mount.write_file(b"three", b"three")
+
+
 async def _file_in_its_place(mount: FileSystemHarness) -> None:
     await mount.rename(b"name", b"moved")
     await mount.write_file(b"name", b"new")
@@ -187,6 +194,13 @@ async def _swapped(mount: FileSystemHarness) -> None:
     await mount.rename(b"temporary", b"two")
 
 
+async def _rotated(mount: FileSystemHarness) -> None:
+    await mount.rename(b"three", b"temporary")
+    await mount.rename(b"two", b"three")
+    await mount.rename(b"one", b"two")
+    await mount.rename(b"temporary", b"one")
+
+
 SCENES = {
     "file-for-directory": Scene(_directory, _file_in_its_place, {b"name": b"new"}, {b"moved"}),
     "file-for-full-directory": Scene(
@@ -269,6 +283,13 @@ SCENES = {
     ),
     "swapped-directory-and-file": Scene(
         _directory_and_file, _swapped, {b"one": b"two", b"two/in-one": b"one"}, {b"two"}, waits=True
+    ),
+    "rotated-directory-and-files": Scene(
+        _file_directory_and_file,
+        _rotated,
+        {b"one": b"three", b"two": b"one", b"three/in-two": b"two"},
+        {b"three"},
+        waits=True,
     ),
     "swapped-files": Scene(_two_files, _swapped, {b"one": b"two", b"two": b"one"}),
 }
@@ -600,3 +621,37 @@ async def test_name_of_what_cannot_be_recovered_holds_up_nobody(
         with pytest.raises(DirectoryNotEmpty):  # as the master has it
             await mount.rmdir(b"from")
     assert not mount.tree.left_names
+
+
+@pytest.mark.parametrize("is_renamed", [False, True], ids=["made", "renamed"])
+async def test_fsynced_file_is_not_lost_at_the_master_with_the_name_that_it_left(
+    clock: MockClock,
+    file_system: FileSystemHarness,
+    master: FakeMaster,
+    client: FakeMasterClient,
+    run: types.Run,
+    is_renamed: bool,
+) -> None:
+    """D3, also while what was written to it since is on its way and another file has its old name already."""
+    await file_system.write_file(b"new", b"new")
+    handle = await file_system.create(b"log")
+    await file_system.write(handle, 0, b"acknowledged")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(file_system.fsync, handle)
+        await wait_for_commit(master)
+        await file_system.rename(b"log", b"log.1")
+    await file_system.write(handle, 12, b"x" * INLINE_BYTES_MAX)
+    if is_renamed:
+        await file_system.rename(b"new", b"log")
+    else:
+        await file_system.write_file(b"log", b"new")
+
+    seconds = 0.0
+    while (await published(client, run)).get(b"log") != b"new":
+        assert any(data.startswith(b"acknowledged") for data in (await published(client, run)).values())
+        await trio.sleep(0.05)
+        seconds += 0.05
+    assert (await published(client, run))[b"log.1"].startswith(b"acknowledged")
+    assert seconds < 3
+    file_system.close_handle(handle)
+    await file_system.make_all_durable()
