@@ -294,15 +294,17 @@ class Rearrangements:
             tree.left_names.note(node, (source, old_name))
         tree.note_left(pending, (source.node_id, old_name))
         pending.covered_ids = replaced.ids_at_master if replaced is not None else ()
-        strays_before = pending.stray_ids
+        strays_before, had_xattrs = pending.stray_ids, pending.xattrs
         if replaced is not None:
             pending.stray_ids += replaced.stray_ids
+            # A directory becomes that one at the master, and would be given what it has.
+            pending.xattrs |= node.is_directory and bool(pending.replaced_ids)
         try:
             self._staging.note_moved(node, replaced)
         except OSError:
             tree.move(target, new_name, source, old_name)
             pending.covered_ids = ()
-            pending.stray_ids = strays_before
+            pending.stray_ids, pending.xattrs = strays_before, had_xattrs
             if replaced is not None:
                 tree.add(target, new_name, replaced)
             raise

@@ -154,6 +154,46 @@ async def test_directory_that_both_made_takes_those_of_the_later_one(
             assert mount.shown()[b"d"].xattrs == {b"user.other": b""}
 
 
+async def test_directory_that_replaces_another_has_none_of_that(
+    clock: MockClock,
+    file_system: FileSystemHarness,
+    client: FakeMasterClient,
+    run: types.Run,
+) -> None:
+    """At the master it becomes that one."""
+    await file_system.mkdir(b"old")
+    await file_system.set_xattr(b"old", b"user.of", b"old")
+    await file_system.make_all_durable()
+    await file_system.mkdir(b"new")
+    await file_system.rename(b"new", b"old")
+
+    await file_system.make_all_durable()
+
+    assert file_system.shown()[b"old"].xattrs == {}
+    assert not (await tree_of(client, run))[b"old"].HasField("xattrs")
+
+
+async def test_next_mount_gives_a_directory_that_replaced_another_none_of_that(
+    clock: MockClock,
+    client: FakeMasterClient,
+    run: types.Run,
+    tmp_path: Path,
+) -> None:
+    async with open_file_system(client, run, tmp_path / "first") as first:
+        await first.mkdir(b"old")
+        await first.set_xattr(b"old", b"user.of", b"old")
+        await first.make_all_durable()
+        await first.mkdir(b"new")
+        await first.rename(b"new", b"old")
+        first.copy_state(tmp_path / "next")
+
+    async with open_file_system(client, run, tmp_path / "next") as mount:
+        await mount.make_all_durable()
+
+        assert mount.shown()[b"old"].xattrs == {}
+        assert not (await tree_of(client, run))[b"old"].HasField("xattrs")
+
+
 async def test_full_disk_refuses_and_changes_nothing(
     clock: MockClock,
     durable: FileSystemHarness,
