@@ -371,11 +371,17 @@ class OpenFiles:
         return self._staging.stage(node, content.manifest)
 
     def _truncate_to_nothing(self, node: Node) -> None:
-        # The staged file before its row: a row with content and no file would stand for an empty file.
-        if node.staged is None:
+        staged = node.staged
+        if staged is None:
+            # The staged file before its row: a row with content and no file would stand for an empty file.
             staged = self._staging.stage(node, Manifest())
+            try:
+                self._staging.note_content(node)
+            except OSError:
+                self._staging.unstage(node)
+                raise
         else:
-            staged = node.staged
+            self._staging.note_content(node)  # first: of what a full disk refuses, nothing has changed
             staged.truncate(0)
             self._staging.space.note_written(staged)
         node.set_size(0)

@@ -302,6 +302,13 @@ class Staging:
             # Somebody else may have committed while the file was open here, or it may come back as the master has it.
             node.set_size(node.published_size_bytes)
 
+    def unstage(self, node: Node) -> None:
+        """Takes back `stage` of a file of which nothing was staged before: its row was refused. Raises OSError."""
+        assert node.staged is not None
+        self.space.note_dropped(node.staged)
+        staged, node.staged = node.staged, None
+        staged.drop()
+
     def close(self) -> None:
         """Closes the journal; every row and staged file stays for the next mount."""
         self._journal.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from itertools import pairwise
 from pathlib import Path
@@ -13,6 +14,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from cloudai_fusefs import file_content, run_uploader
 from cloudai_fusefs.chunk_sender import PUTS_MAX, Sending
 from cloudai_fusefs.commit_pace import QUIET_SECONDS
+from cloudai_fusefs.journal import Journal
 from cloudai_fusefs.mount_control import FileState
 from cloudai_fusefs.refusals import REFUSED_RETRY_SECONDS, RETRY_SECONDS_MAX
 from cloudai_fusefs.run_uploader import PUBLISH_INTERVAL_SECONDS
@@ -1126,3 +1128,43 @@ async def test_outage_is_waited_out_once_by_all_names_beside_what_is_pending(
         await trio.sleep(60)
         await file_system.rename(b"d/f0", b"d/moved0")
         assert await file_system.find(b"d/moved0")
+
+
+@pytest.mark.parametrize("is_open", [False, True], ids=["closed", "open"])
+@pytest.mark.parametrize("has_mode", [False, True], ids=["alone", "with-mode"])
+async def test_truncation_that_a_full_disk_refuses_changes_nothing(
+    clock: MockClock,
+    file_system: FileSystemHarness,
+    client: FakeMasterClient,
+    run: types.Run,
+    monkeypatch: pytest.MonkeyPatch,
+    is_open: bool,
+    has_mode: bool,
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    handle = await file_system.create(b"f")
+    await file_system.write(handle, 0, b"content")
+    await file_system.fsync(handle)
+    if not is_open:
+        file_system.close_handle(handle)
+        await file_system.make_all_durable()
+    if has_mode:
+        await file_system.set_attributes(b"f", mode=0o600)
+    before = file_system.shown()[b"f"]
+
+    with monkeypatch.context() as full:
+        full.setattr(Journal, "put", refuse)
+        with pytest.raises(OSError, match="No space"):
+            await file_system.truncate(b"f", 0)
+        with pytest.raises(OSError, match="No space"):
+            await file_system.open(b"f", os.O_RDWR | os.O_TRUNC)
+
+    assert file_system.shown()[b"f"] == before
+    assert await file_system.read_file(b"f") == b"content"
+    if is_open:
+        await file_system.write(handle, len(b"content"), b" and more")
+        file_system.close_handle(handle)
+        await file_system.make_all_durable()
+        assert await published(client, run) == {b"f": b"content and more"}
