@@ -29,6 +29,9 @@ comes back do not come back together; soon, since a kernel request waits."""
 LAST_CHANCE_SECONDS: Final = 1.0
 """What one attempt is given when the master has been silent for all of timeo."""
 
+WAIT_SECONDS_MIN: Final = 0.01
+"""More than sums of times are rounded by: what is left of a patience passes."""
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -180,7 +183,8 @@ class RetryingMasterClient:
             began_seconds = trio.current_time()
             patience_seconds = self._patience_seconds()
             is_long = patience_seconds > LAST_CHANCE_SECONDS
-            with trio.move_on_after(patience_seconds - is_long * LAST_CHANCE_SECONDS):
+            wait_seconds = max(patience_seconds - is_long * LAST_CHANCE_SECONDS, WAIT_SECONDS_MIN)
+            with trio.move_on_after(wait_seconds):
                 return await wait()
             if is_long and self._answered_at_seconds <= began_seconds:
                 # Of a silence that began with this wait, the calls of others tell only when their own time is over.

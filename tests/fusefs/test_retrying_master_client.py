@@ -179,6 +179,23 @@ async def test_wait_ends_once_the_master_has_been_silent_for_timeo(
         assert trio.current_time() - began_seconds == pytest.approx(silent_seconds + 30.0)
 
 
+@pytest.mark.parametrize("moment_seconds", [0.1, 1.1])
+async def test_wait_ends_although_a_last_bit_of_its_time_is_left(
+    autojump_clock: MockClock, moment_seconds: float
+) -> None:
+    """By rounding: too little for the clock to show that it has passed."""
+    client = make_client(ScriptedMaster(*away(1000)), timeo_seconds=5.0)
+    await trio.sleep(moment_seconds)
+    with pytest.raises(MasterUnavailable):
+        await client.get_capabilities()
+    await trio.sleep(0.003)
+
+    began_seconds = trio.current_time()
+    with pytest.raises(MasterUnavailable):
+        await client.wait_out(trio.sleep_forever)
+    assert trio.current_time() - began_seconds < 5.0 + LAST_CHANCE_SECONDS
+
+
 async def test_wait_goes_on_for_as_long_as_the_master_answers(autojump_clock: MockClock) -> None:
     """Nobody may have asked for anything meanwhile: a file is read from a slow disk."""
     end_seconds = trio.current_time() + 100.0
