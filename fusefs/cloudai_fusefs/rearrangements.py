@@ -155,7 +155,8 @@ class Rearrangements:
                 return
             # The master knows it under the old name, or something that it replaces there: that stays until this one has
             # come. Its content goes first: a reader of the new name must not find half of what was written here.
-            await self._make_durable(node, target, *holders, *inside)
+            hiding = [replaced] if _hides(replaced, node) else ()
+            await self._make_durable(node, target, *holders, *hiding, *inside)
             async with self._namespace.changing_names(tree):
                 if children_of(source).get(old_name) is not node or (
                     node.pending is not None and node.pending.place
@@ -164,6 +165,8 @@ class Rearrangements:
                 if tree.left_names.holders((target, new_name), node):
                     continue
                 if _check_rename(node, target, new_name, no_replace=no_replace) is not replaced:
+                    continue
+                if _hides(replaced, node):
                     continue
                 moment_ns = time.time_ns()
                 request = names.RenameRequest(
@@ -386,6 +389,13 @@ def _is_needed_by(node: Node, target: Node, holders: Sequence[Node]) -> bool:
     if any(member.is_directory for member in (node, *before_holders)):
         before += before_holders
     return any(is_inside(member, node) for member in before)
+
+
+def _hides(replaced: Node | None, node: Node) -> bool:
+    """Whether the new name may stand for the node itself at the master, of which it is a further name, until what has
+    replaced it here is there: to rename one of two names of a file to the other does nothing.
+    """
+    return replaced is not None and node.node_id in replaced.ids_at_master
 
 
 def _leave_inode(removed: Node | None) -> None:

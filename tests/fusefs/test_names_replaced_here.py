@@ -232,3 +232,29 @@ async def test_file_made_elsewhere_under_a_name_that_is_left_here_stays(
         assert await published(client, run) == expected
         for mount in (one, other):
             assert {path: await mount.read_file(path) for path in mount.shown()} == expected
+
+
+@pytest.mark.parametrize("is_on_its_way", [False, True], ids=["staged", "on-its-way"])
+async def test_file_takes_the_place_of_what_has_replaced_another_of_its_names(
+    clock: MockClock,
+    file_system: FileSystemHarness,
+    master: FakeMaster,
+    client: FakeMasterClient,
+    run: types.Run,
+    is_on_its_way: bool,
+) -> None:
+    """At the master both names are its own until the other has come: to rename one to the other does nothing."""
+    await file_system.write_file(b"one", b"linked")
+    await file_system.link(b"one", b"two")
+    await file_system.make_all_durable()
+    await file_system.write_file(b"new", b"new")
+    await file_system.rename(b"new", b"two")
+    if is_on_its_way:
+        master.latency_seconds = 0.5
+        await trio.sleep(0.2)
+
+    await file_system.rename(b"one", b"two")
+
+    await file_system.make_all_durable()
+    assert await published(client, run) == {b"two": b"linked"}
+    assert set(file_system.shown()) == {b"two"}
