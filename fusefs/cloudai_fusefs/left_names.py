@@ -48,6 +48,13 @@ class LeftNames:
         for edge in self.forget(node):
             self.note(successor, edge)
 
+    def is_of_replaced(self, edge: Edge, node_id: int) -> bool:
+        """Whether the node has been replaced here after it had left the name, and goes with its successor's commit."""
+        return any(
+            holder.pending is not None and node_id in holder.pending.stray_ids
+            for holder in self._nodes.get(edge, ())
+        )
+
     def inside(self, directory: Node) -> list[Node]:
         """What has left names in the directory."""
         if not directory.is_directory:

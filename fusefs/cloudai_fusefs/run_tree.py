@@ -398,6 +398,8 @@ class RunTree(RunNodes):
             return
         if edge.node.kind != DIRECTORY and edge.node.node_id in self.stray_ids:
             return  # about to be removed there; of a directory somebody else may have made use
+        if self.left_names.is_of_replaced((parent, edge.name), edge.node.node_id):
+            return  # the same, once what replaced it is there
         node = self.nodes.get(edge.node.node_id)
         place = (edge.parent_node_id, edge.name)
         news = NewsOfName(edge.node.revision, edge)

@@ -46,6 +46,7 @@ class StraySender:
                 not_empty.add(node_id)
         for node_id in not_empty:  # somebody else has put something into the directory
             self._forget(node_id)
+            self._tree.is_in_doubt = True  # as below
 
     async def _remove(self, node_id: int) -> bool:
         """False: it is a directory with something in it. A refusal that stays is logged."""

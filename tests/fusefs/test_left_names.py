@@ -655,3 +655,33 @@ async def test_fsynced_file_is_not_lost_at_the_master_with_the_name_that_it_left
     assert seconds < 3
     file_system.close_handle(handle)
     await file_system.make_all_durable()
+
+
+@pytest.mark.parametrize("made", [_file, _symlink, _directory], ids=["file", "symlink", "directory"])
+async def test_name_that_was_left_is_not_shown_again_while_what_replaced_its_node_is_under_way(
+    clock: MockClock,
+    file_system: FileSystemHarness,
+    master: FakeMaster,
+    client: FakeMasterClient,
+    run: types.Run,
+    made: Callable[[FileSystemHarness], Awaitable[None]],
+) -> None:
+    """News tell of it there until the commit of the other has arrived."""
+    await put_on_its_way(file_system, master, Scene(made, made, {}))
+    await file_system.rename(b"name", b"moved")
+    if made is _directory:
+        await file_system.mkdir(b"new")
+    else:
+        await file_system.write_file(b"new", b"new")
+    await file_system.rename(b"new", b"moved")
+    master.latency_seconds = 2 * UNDER_WAY_SECONDS
+
+    for _ in range(4):
+        await trio.sleep(UNDER_WAY_SECONDS / 2)
+        assert set(file_system.shown()) == {b"kept", b"moved"}
+    assert set(await tree_of(client, run)) == {b"", b"kept", b"name"}
+    master.latency_seconds = 0
+    await file_system.make_all_durable()
+    await file_system.uploader.wait_strays_removed()
+    assert set(await tree_of(client, run)) == {b"", b"kept", b"moved"}
+    assert set(file_system.shown()) == {b"kept", b"moved"}
