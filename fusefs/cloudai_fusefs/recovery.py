@@ -186,7 +186,8 @@ class Recovery:
         if has_content and staged is None and node.generation:
             # The staged file goes after the master's acknowledgement alone. A loss of power can keep that
             # from the journal, and the row must not make an empty file of an acknowledged one.
-            log.warning("%s: its content is at the master already", tree.label_of(node))
+            if node.size_bytes:  # (one that was made and never written to has no staged file)
+                log.warning("%s: its content is at the master already", tree.label_of(node))
             has_content = False
         is_misplaced = record.place and not is_nameless and tree.path_of(node) != record.path
         former_edge = node.first_edge

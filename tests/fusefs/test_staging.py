@@ -408,6 +408,20 @@ async def test_name_left_at_the_master_is_removed_although_two_more_mounts_die(
         assert (journal.records(), journal.strays()) == ([], [])
 
 
+async def test_next_mount_says_nothing_of_an_empty_file_whose_commit_was_not_answered(
+    clock: MockClock, mounts: TwoMounts, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It has no staged file, and lacks none."""
+    mounts.master.answer_latency_seconds = 5.0
+    async with open_file_system(mounts.client, mounts.run, mounts.directory, timeo_seconds=10) as fs:
+        fs.close_handle(await fs.create(b"empty"))
+        await trio.sleep(1.0)
+    mounts.master.answer_latency_seconds = 0.0
+
+    assert await mounts.go_on() == {b"empty": b""}
+    assert [record for record in caplog.records if record.levelname != "INFO"] == []
+
+
 async def stage_early_and_late(file_system: FileSystemHarness) -> None:
     """`early` is on the disk, `late` perhaps, `rewritten` was and has been written since."""
     await file_system.write_file(b"early", b"long before")
