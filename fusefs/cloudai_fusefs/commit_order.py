@@ -23,9 +23,8 @@ def order_for_commit(nodes: Iterable[Node]) -> list[Node]:
     # What was looked at once is in the line, or about to be where news of others may have made a circle.
     seen: set[Node] = set()
     for node in nodes:
-        waiting = [
-            node
-        ]  # no recursion: of directories that took one another's names a thousand may wait in a row
+        # No recursion: of directories that took one another's names a thousand may wait in a row.
+        waiting = [node]
         while waiting:
             member = waiting[-1]
             if member in seen:
