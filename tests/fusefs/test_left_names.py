@@ -474,7 +474,10 @@ async def test_refusal_of_what_left_the_name_is_that_of_who_waits_for_it(
 
     with pytest.raises(NoSpace):
         await file_system.make_all_durable()
-    assert (await file_system.find(b"name")).pending is not None
+    await trio.sleep(2)
+    waiting = (await file_system.find(b"name")).pending
+    assert waiting is not None
+    assert isinstance(waiting.failure, NoSpace)
     master.store.free_bytes = free_bytes
     await trio.sleep(10)
     await file_system.make_all_durable()
