@@ -688,3 +688,22 @@ async def test_name_that_was_left_is_not_shown_again_while_what_replaced_its_nod
     await file_system.uploader.wait_strays_removed()
     assert set(await tree_of(client, run)) == {b"", b"kept", b"moved"}
     assert set(file_system.shown()) == {b"kept", b"moved"}
+
+
+async def test_rename_that_replaces_nothing_finds_the_name_free_that_another_has_left(
+    clock: MockClock,
+    file_system: FileSystemHarness,
+    master: FakeMaster,
+    client: FakeMasterClient,
+    run: types.Run,
+) -> None:
+    """`mv -n` would leave the file where it is, and say nothing."""
+    await put_on_its_way(file_system, master, SCENES["file-for-file"])
+    await file_system.rename(b"name", b"moved")
+    root = file_system.tree.root
+
+    await file_system.rearrangements.rename(root, b"kept", root, b"name", no_replace=True)
+
+    await file_system.make_all_durable()
+    assert await published(client, run) == {b"name": b"kept", b"moved": b"old"}
+    assert set(file_system.shown()) == {b"name", b"moved"}
