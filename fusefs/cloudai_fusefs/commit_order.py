@@ -9,16 +9,10 @@ from collections.abc import Collection, Iterable
 from cloudai_fusefs.node import Edge, Node
 
 
-def nodes_before(node: Node) -> list[Node]:
-    """What the master has to be told of before the node, from the first; then the node.
-
-    That is the directories above that it does not have yet, and what has left a name to one of them, or to the node.
-    """
-    return order_for_commit([node])
-
-
 def order_for_commit(nodes: Iterable[Node]) -> list[Node]:
-    """The nodes in their order, with all that each needs before it."""
+    """The nodes in their order, with all that the master has to be told of before each: the directories above that it
+    does not have yet, and what has left a name to one of them, or to the node.
+    """
     line: dict[Node, None] = {}
     # What was looked at once is in the line, or about to be where news of others may have made a circle.
     seen: set[Node] = set()

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
-from cloudai_fusefs.commit_order import nodes_before, order_for_commit
+from cloudai_fusefs.commit_order import order_for_commit
 from cloudai_fusefs.master_client import new_request_id
 from cloudai_fusefs.namespace import Inode, Namespace, children_of
 from cloudai_fusefs.node import Node
@@ -168,7 +168,6 @@ class Rearrangements:
                     continue
                 if _hides(replaced, node):
                     continue
-                moment_ns = time.time_ns()
                 request = names.RenameRequest(
                     request_id=new_request_id(),
                     task_id=tree.task_id,
@@ -178,17 +177,9 @@ class Rearrangements:
                     new_parent_node_id=target.node_id,
                     new_name=new_name,
                     no_replace=no_replace,
-                    mtime_ns=moment_ns,
+                    mtime_ns=time.time_ns(),
                 )
-                asking = tree.asking((source.node_id, old_name), (target.node_id, new_name))
-                if replaced is not None and replaced.edge_count == 1:
-                    await self._remove_strays(replaced, moment_ns)
-                with self._staging.rows.replacing(replaced, node), asking:
-                    response = await self._client.rename(request)
-                self._finish_rename(source, old_name, target, new_name, node, replaced, response.revision)
-                for renamed in (node, replaced):
-                    if renamed is not None:
-                        renamed.note_change(moment_ns)
+                await self._rename_at_master(request, source, target, node, replaced)
                 _leave_inode(replaced)
                 return
 
@@ -318,6 +309,21 @@ class Rearrangements:
             self._staging.note_times(replaced)
         self._note_moved(source, target, replaced)
 
+    async def _rename_at_master(
+        self, request: names.RenameRequest, source: Node, target: Node, node: Node, replaced: Node | None
+    ) -> None:
+        """Asks for it, with names being changed by nobody else, and does the same here. Raises its refusal."""
+        old_name, new_name = request.old_name, request.new_name
+        if replaced is not None and replaced.edge_count == 1:
+            await self._remove_strays(replaced, request.mtime_ns)
+        asking = source.tree.asking((source.node_id, old_name), (target.node_id, new_name))
+        with self._staging.rows.replacing(replaced, node), asking:
+            response = await self._client.rename(request)
+        self._finish_rename(source, old_name, target, new_name, node, replaced, response.revision)
+        for renamed in (node, replaced):
+            if renamed is not None:
+                renamed.note_change(request.mtime_ns)
+
     def _finish_rename(
         self,
         source: Node,
@@ -383,7 +389,7 @@ def _is_needed_by(node: Node, target: Node, holders: Sequence[Node]) -> bool:
     """
     if not node.tree.left_names:
         return False
-    before = nodes_before(target)
+    before = order_for_commit([target])
     before_holders = order_for_commit(holders)
     # (Files get one another's names in one batch.)
     if any(member.is_directory for member in (node, *before_holders)):

@@ -294,10 +294,8 @@ class Recovery:
             self._placed_by_path.add(node)
         return node, holder
 
-    def _let_move(self, tree: RunTree, directory: Node, name: bytes, node: Node | None) -> None:
-        """The master has something under the name that was renamed before it was given to another, the node or one that
-        is yet to be read: its own row has its place.
-        """
+    def _let_move(self, tree: RunTree, directory: Node, name: bytes, node: Node) -> None:
+        """What the master has under the name was renamed before the node was given it: its own row has its place."""
         holder = (directory.children or {}).get(name)
         if holder is None or holder is node:
             return
@@ -317,7 +315,6 @@ class Recovery:
     def _make_directories(self, tree: RunTree, path: bytes) -> Node:
         directory = tree.root
         for name in path.split(b"/") if path else ():
-            self._let_move(tree, directory, name, None)
             child = (directory.children or {}).get(name)
             if child is None or not child.is_directory:
                 with _keeping_times(directory):

@@ -148,11 +148,11 @@ class Refusals:
 def _is_overtaken(node: Node, pending: Pending, error: CloudAIError) -> bool:
     """Whether the refusal comes of what others have done with names meanwhile: a directory that was made here where
     another was moved to elsewhere is that one at the master, which does not know ours; one that was moved here may be
-    above its new place there; and what has a directory's name there, or that of one above, may be about to go.
+    above its new place there; and what has a directory's name there may be about to go.
     """
     is_unknown = isinstance(error, NotFound) and not pending.place
     is_circle = isinstance(error, InvalidRequest) and pending.place and node.is_directory
-    is_taken = isinstance(error, NotADirectory) or (isinstance(error, AlreadyExists) and node.is_directory)
+    is_taken = isinstance(error, AlreadyExists) and node.is_directory
     if not (is_unknown or is_circle or is_taken):
         return False
     return note_overtaken(pending)

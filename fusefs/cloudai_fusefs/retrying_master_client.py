@@ -183,8 +183,8 @@ class RetryingMasterClient:
             began_seconds = trio.current_time()
             patience_seconds = self._patience_seconds()
             is_long = patience_seconds > LAST_CHANCE_SECONDS
-            wait_seconds = max(patience_seconds - is_long * LAST_CHANCE_SECONDS, WAIT_SECONDS_MIN)
-            with trio.move_on_after(wait_seconds):
+            wait_seconds = patience_seconds - LAST_CHANCE_SECONDS if is_long else patience_seconds
+            with trio.move_on_after(max(wait_seconds, WAIT_SECONDS_MIN)):
                 return await wait()
             if is_long and self._answered_at_seconds <= began_seconds:
                 # Of a silence that began with this wait, the calls of others tell only when their own time is over.

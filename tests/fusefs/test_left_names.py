@@ -15,7 +15,7 @@ from trio.testing import MockClock
 
 from cloudai_fusefs import commit_composer, commit_sender
 from cloudai_fusefs.commit_composer import ComposedCommit
-from cloudai_fusefs.commit_order import nodes_before, order_for_commit
+from cloudai_fusefs.commit_order import order_for_commit
 from cloudai_fusefs.node import DIRECTORY, SYMLINK, Node
 from cloudai_fusefs.refusals import OVERTAKEN_SECONDS_MAX
 from cloudai_model.errors import AlreadyExists, DirectoryNotEmpty, NoSpace
@@ -76,6 +76,12 @@ async def _directory_and_file(mount: FileSystemHarness) -> None:
 async def _two_directories(mount: FileSystemHarness) -> None:
     await mount.mkdir(b"one")
     await mount.mkdir(b"two")
+
+
+async def _file_and_directory(mount: FileSystemHarness) -> None:
+    await mount.write_file(b"one", b"one")
+    await mount.mkdir(b"two")
+    await mount.write_file(b"two/in-two", b"two")
 
 
 async def _two_files(mount: FileSystemHarness) -> None:
@@ -188,6 +194,22 @@ async def _renamed_over_the_other(mount: FileSystemHarness) -> None:
     await mount.set_attributes(b"two", mode=0o700)
 
 
+async def _replaced_by_an_empty_one(mount: FileSystemHarness) -> None:
+    await mount.mkdir(b"new")
+    await mount.rename(b"new", b"name")
+
+
+async def _moved_up(mount: FileSystemHarness) -> None:
+    await mount.rename(b"two", b"moved")
+    await mount.rename(b"one", b"two")
+
+
+async def _second_anew_with_the_first_in_it(mount: FileSystemHarness) -> None:
+    await mount.rename(b"two", b"moved")
+    await mount.mkdir(b"two")
+    await mount.rename(b"one", b"two/one")
+
+
 async def _swapped(mount: FileSystemHarness) -> None:
     await mount.rename(b"one", b"temporary")
     await mount.rename(b"two", b"one")
@@ -273,6 +295,7 @@ SCENES = {
     "emptied-and-replaced": Scene(
         _full_directory, _emptied_and_replaced, {b"moved": b"old", b"name/new": b"new"}, {b"name"}, waits=True
     ),
+    "new-directory-over-directory": Scene(_directory, _replaced_by_an_empty_one, {}, {b"name"}),
     "directory-over-directory": Scene(_two_directories, _renamed_over_the_other, {}, {b"two"}),
     "swapped-directories": Scene(
         _two_full_directories,
@@ -290,6 +313,24 @@ SCENES = {
         {b"one": b"three", b"two": b"one", b"three/in-two": b"two"},
         {b"three"},
         waits=True,
+    ),
+    "directory-moved-up": Scene(
+        _two_full_directories,
+        _moved_up,
+        {b"two/in-one": b"one", b"moved/in-two": b"two"},
+        {b"two", b"moved"},
+    ),
+    "directory-moved-up-to-a-file": Scene(
+        _directory_and_file, _moved_up, {b"two/in-one": b"one", b"moved": b"two"}, {b"two"}
+    ),
+    "file-moved-up-to-a-directory": Scene(
+        _file_and_directory, _moved_up, {b"two": b"one", b"moved/in-two": b"two"}, {b"moved"}
+    ),
+    "file-moved-into-the-new-one": Scene(
+        _file_and_directory,
+        _second_anew_with_the_first_in_it,
+        {b"two/one": b"one", b"moved/in-two": b"two"},
+        {b"two", b"moved"},
     ),
     "swapped-files": Scene(_two_files, _swapped, {b"one": b"two", b"two": b"one"}),
 }
@@ -343,8 +384,9 @@ async def test_each_gets_its_own_name(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """A4. What is renamed while its first commit is under way has its old name at the master until its next. What gets
-    that name meanwhile is sent after it. A hard link waits for that, and so does who removes or replaces the directory
-    that it was in, and a directory that is renamed so that the two would wait for each other, as the last of a swap.
+    that name meanwhile is sent after it. A hard link waits for that, as does a rename that is to replace nothing, who
+    removes or replaces the directory that it was in, and a directory that is renamed so that the two would wait for
+    each other, as the last of a swap.
     """
     await put_on_its_way(file_system, master, scene)
 
@@ -399,8 +441,42 @@ async def test_next_mount_gives_each_its_own_name(
         first.copy_state(tmp_path / "next")
     master.latency_seconds = 0.0
     async with open_file_system(client, run, tmp_path / "next") as mount:
+        await mount.namespace.load(mount.tree.root)
+        for path in reversed(scene.files):  # alone, as if somebody had asked for it
+            await mount.uploader.make_durable([await mount.find(path)])
         await check(mount, client, run, scene)
     assert not [record for record in caplog.records if record.levelname != "INFO"]
+
+
+@pytest.mark.parametrize("is_answered", [True, False], ids=["answered", "unanswered"])
+async def test_next_mount_makes_the_new_directory_beside_the_one_that_has_replaced_another(
+    clock: MockClock,
+    master: FakeMaster,
+    client: FakeMasterClient,
+    run: types.Run,
+    tmp_path: Path,
+    is_answered: bool,
+) -> None:
+    """Its row is read after that of the new one: those of one directory come before those of the directories in it."""
+    async with open_file_system(client, run, tmp_path / "first") as first:
+        await first.mkdir(b"base")
+        await first.mkdir(b"base/empty")
+        await put_on_its_way(first, master, SCENES["directory-for-full-directory"])
+        await first.rename(b"name", b"base/empty")
+        await first.mkdir(b"name")
+        await first.write_file(b"name/new", b"new")
+        if is_answered:
+            master.latency_seconds = 100.0
+            await trio.sleep(UNDER_WAY_SECONDS + 1)
+        first.copy_state(tmp_path / "next")
+    master.latency_seconds = 0.0
+    async with open_file_system(client, run, tmp_path / "next") as mount:
+        await mount.namespace.load(mount.tree.root)
+        expected = {b"kept", b"base", b"base/empty", b"base/empty/old", b"name", b"name/new"}
+        assert set(mount.shown()) == expected
+        await mount.make_all_durable()
+        await mount.uploader.wait_strays_removed()
+        assert set(await tree_of(client, run)) - {b""} == expected
 
 
 async def test_file_that_is_renamed_to_the_name_while_its_commit_is_composed_comes_after(
@@ -429,6 +505,26 @@ async def test_file_that_is_renamed_to_the_name_while_its_commit_is_composed_com
     await file_system.make_all_durable()
     assert await published(client, run) == {b"kept": b"kept", b"name": b"new"}
     assert set(await tree_of(client, run)) == {b"", b"kept", b"name", b"moved"}
+
+
+async def test_reader_elsewhere_finds_the_name_at_every_moment(
+    clock: MockClock,
+    file_system: FileSystemHarness,
+    master: FakeMaster,
+    client: FakeMasterClient,
+    run: types.Run,
+) -> None:
+    """What was replaced goes when the other is there, and not with the answer that has that under its older name."""
+    await put_on_its_way(file_system, master, SCENES["directory-over-directory"])
+    await file_system.rename(b"one", b"two")
+    found: list[bool] = []
+    with trio.move_on_after(2 * UNDER_WAY_SECONDS):
+        while True:
+            found.append(b"two" in await tree_of(client, run))
+            await trio.sleep(0.01)
+
+    assert all(found)
+    assert set(await tree_of(client, run)) == {b"", b"kept", b"two"}
 
 
 async def test_two_that_wait_for_each_other_are_told_of_in_the_end(
@@ -569,7 +665,7 @@ async def test_a_thousand_directories_may_wait_in_a_row(
             left_names.note(line[number - 1], (root, b"%d" % number))
 
     assert order_for_commit(reversed(line)) == line
-    assert nodes_before(line[-1]) == line
+    assert order_for_commit([line[-1]]) == line
     master.come_back()
 
 
