@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from cloudai_fusefs.journal_rows import DiskState
 from cloudai_fusefs.left_names import LeftNames
 from cloudai_fusefs.node import Node, Pending
 from cloudai_model.errors import AlreadyExists, InternalError, NameTooLong
@@ -119,7 +120,8 @@ class RunNodes:
             pending = node.pending = self.pending[node] = Pending(self.next_sequence)
             self.next_sequence += 1
         pending.change_count += 1
-        pending.failure = None
+        if pending.disk_state != DiskState.MAYBE_LOST:
+            pending.failure = None  # else it says what is to be done, and who waits is to be told
         return pending
 
     def forget_pending(self, node: Node) -> None:

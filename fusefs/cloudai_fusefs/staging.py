@@ -106,17 +106,14 @@ class Staging:
 
     def note_attributes(self, node: Node) -> None:
         """Mode, owner or times were set. Raises OSError as note_made."""
-        pending = node.tree.note_pending(node)
-        _accept_content(pending)
-        self._record(node, pending)
+        self._record_accepted(node, node.tree.note_pending(node))
 
     def note_xattrs(self, node: Node) -> None:
         """Extended attributes were set or removed. Raises OSError as note_made."""
         pending = node.tree.note_pending(node)
         were_changed, pending.xattrs = pending.xattrs, True
-        _accept_content(pending)
         try:
-            self._record(node, pending)
+            self._record_accepted(node, pending)
         except OSError:
             pending.xattrs = were_changed
             raise
@@ -135,12 +132,11 @@ class Staging:
             return
         pending = node.pending
         if pending is not None and pending.content:
+            if pending.disk_state == DiskState.MAYBE_LOST:
+                self._record_accepted(node, pending)
             pending.change_count += 1
             pending.failure = None
             pending.is_recovered = False
-            if pending.disk_state == DiskState.MAYBE_LOST:
-                _accept_content(pending)
-                self._record(node, pending)
             self._on_change(node)
             return
         is_new = pending is None
@@ -393,6 +389,19 @@ class Staging:
         self.space.note_written(staged)
         return staged
 
+    def _record_accepted(self, node: Node, pending: Pending) -> None:
+        """As _record. What a loss of power left is as somebody wants it, who has written or touched it: not where that
+        is refused.
+        """
+        before = pending.disk_state, pending.failure
+        if pending.disk_state == DiskState.MAYBE_LOST:
+            pending.disk_state, pending.failure = DiskState.UNKNOWN, None
+        try:
+            self._record(node, pending)
+        except OSError:
+            pending.disk_state, pending.failure = before
+            raise
+
     def _record(self, node: Node, pending: Pending) -> None:
         self.rows.put(node, pending, pending.disk_state)
         self.settling.note_staged(node)
@@ -405,9 +414,3 @@ def _is_below_any(node: Node, directories: set[Node]) -> bool:
         if node in directories:
             return True
     return False
-
-
-def _accept_content(pending: Pending) -> None:
-    """Somebody has written or touched what a loss of power left: it is as they want it."""
-    if pending.disk_state == DiskState.MAYBE_LOST:
-        pending.disk_state = DiskState.UNKNOWN

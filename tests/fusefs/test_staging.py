@@ -632,3 +632,39 @@ async def test_file_that_waits_is_synced_once_and_its_row_goes_first_when_it_is_
         for _ in range(4):
             await fs.staging.settling.settle()
         assert said[4:] == ["StagedFile.sync"]
+
+
+@pytest.mark.parametrize("how", ["truncate", "touch"])
+async def test_refused_change_does_not_say_that_what_may_be_lost_is_right(
+    clock: MockClock,
+    master: FakeMaster,
+    client: FakeMasterClient,
+    run: types.Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    how: str,
+) -> None:
+    """D8, where the journal has no room for the change that would say so."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    async with open_file_system(client, run, tmp_path / "first") as first:
+        await first.namespace.load(first.tree.root)
+        master.go_away()
+        await first.write_file(b"f", b"maybe lost")
+        first.copy_state(tmp_path / "next")
+    master.come_back()
+    lose_power(tmp_path / "next" / "state")
+    async with open_file_system(client, run, tmp_path / "next") as mount:
+        await mount.find(b"f")
+        with monkeypatch.context() as full:
+            full.setattr(Journal, "put", refuse)
+            with pytest.raises(OSError, match="No space"):
+                await (
+                    mount.truncate(b"f", 0) if how == "truncate" else mount.set_attributes(b"f", mode=0o600)
+                )
+        await mount.uploader.drain()
+        await trio.sleep(10)
+        assert await published(client, run) == {}
+        assert await tree_of(client, run)
