@@ -55,7 +55,8 @@ def test_bug_behind_any_handler_is_eio_and_the_mount_goes_on(mount: MountProcess
     (run / "dropped").unlink()
     cases: dict[str, tuple[str, Callable[[], object]]] = {
         "lookup": ("Namespace.lookup", (run / "unseen").exists),
-        "opendir": ("Namespace.list", lambda: os.listdir(run)),
+        "opendir": ("Namespace.load", lambda: os.listdir(run)),
+        "readdir": ("Namespace.list", lambda: os.listdir(run)),
         "create": ("Namespace.make_file", lambda: (run / "made").write_bytes(b"")),
         "mknod": ("Namespace.make_file", lambda: os.mknod(run / "node")),
         "mkdir": ("Namespace.make_directory", (run / "directory").mkdir),
