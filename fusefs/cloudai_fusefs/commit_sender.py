@@ -59,26 +59,34 @@ class CommitSender:
     async def send(self, nodes: Sequence[Node]) -> None:
         """One batch, or several where it is too much for one, each with the run's mutation lock held.
 
-        What has something in its way at the master comes in a later batch than that, a file that takes the name of one
-        in the same; what stays behind is put off.
+        What has something in its way at the master comes in a later batch than that, once it is acknowledged: the
+        master may refuse it and carry out the rest of its batch. Files that have taken one another's names come in
+        one. What stays behind is put off.
         Raises what a whole call fails with, of the removals before it too. Cancelled: a batch that was sent is
         repeated first of all.
         """
-        behind = await self._send_batches(nodes)
+        behind, has_circles = list(nodes), False
         while behind:
-            still_behind = await self._send_batches(behind)
-            if len(still_behind) == len(behind):
+            still_behind = await self._send_batches(behind, together=has_circles)
+            is_stuck = len(still_behind) == len(behind)
+            if is_stuck and has_circles:
                 break
-            behind = still_behind
+            behind, has_circles = still_behind, is_stuck
+        moving: set[Node] = set()  # what waits, if only by way of others, for bytes that are on their way
         for node in behind:
             holder = find_in_the_way(node)
             if holder is not None:
-                self._run.refusals.note_behind(node, holder)
+                is_moving = holder in moving or (holder.pending is not None and holder.pending.uploading)
+                if is_moving:
+                    moving.add(node)
+                self._run.refusals.note_behind(node, holder, is_moving=is_moving)
 
-    async def _send_batches(self, nodes: Sequence[Node]) -> list[Node]:
-        """As `send`; returns those of the nodes that have something in their way."""
+    async def _send_batches(self, nodes: Sequence[Node], *, together: bool) -> list[Node]:
+        """As `send`; returns those of the nodes that have something in their way. With `together` that is no file of
+        those that are coming.
+        """
         behind: list[Node] = []
-        coming = set(nodes)
+        coming = set(nodes) if together else set()
         position = 0
         while position < len(nodes):
             async with self._tree.mutation_lock:
@@ -99,12 +107,13 @@ class CommitSender:
                         break
                 # Reading a file's bytes let others run: news have taken last names, and programs have given others.
                 composed = [item for item in composed if item.is_current and item.node.is_attached]
-                coming = {item.node for item in composed}.union(nodes[position:])
-                for item in list(composed):
-                    if find_in_the_way(item.node, coming) is not None:
-                        behind.append(item.node)
-                        composed.remove(item)
-                        coming.discard(item.node)
+                if together:
+                    coming = {item.node for item in composed}.union(nodes[position:])
+                while late := [item for item in composed if find_in_the_way(item.node, coming) is not None]:
+                    # Again: another may be to take the name of one of these.
+                    behind += [item.node for item in late]
+                    coming = coming.difference(behind)
+                    composed = [item for item in composed if item not in late]
                 if composed:
                     request = names.CommitNodesRequest(
                         request_id=new_request_id(), task_id=self._tree.task_id
@@ -143,6 +152,8 @@ class CommitSender:
         if item is None and node.pending is not None:
             node.pending.publication = None
             node.pending.due_seconds = self._run.quiet_due_seconds(node)
+            # What came along with others is put on the agenda by nobody else.
+            self._run.arm(node, node.pending)
         return item
 
     async def _send(self, request: names.CommitNodesRequest, composed: Sequence[ComposedCommit]) -> None:

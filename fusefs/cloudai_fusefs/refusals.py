@@ -14,7 +14,6 @@ from typing import Final
 
 import trio
 
-from cloudai_fusefs.commit_order import find_in_the_way
 from cloudai_fusefs.journal_rows import DiskState
 from cloudai_fusefs.node import Node, Pending
 from cloudai_fusefs.removal_sender import RemovalSender
@@ -111,15 +110,19 @@ class Refusals:
             return
         self._note_refusal(node, pending, error)
 
-    def note_behind(self, node: Node, before: Node) -> None:
-        """The node waits for another, which has left its name here and may still have it at the master."""
+    def note_behind(self, node: Node, before: Node, *, is_moving: bool) -> None:
+        """The node waits for another, which has left its name here and may still have it at the master. `is_moving`: in
+        the end for bytes on their way, which may take hours.
+        """
         pending, pending_before = node.pending, before.pending
         if pending is None or pending_before is None:
             return
+        if is_moving:
+            pending.overtaken_since_seconds = math.nan
         if pending_before.failure is not None:
             self._note_refusal(node, pending, pending_before.failure)
-        elif pending_before.uploading or note_overtaken(pending):
-            if not (pending_before.is_urgent or find_in_the_way(before)):
+        elif is_moving or note_overtaken(pending):
+            if not pending_before.is_urgent:
                 # A file that is open for writing may have hours in its own time.
                 pending_before.want_now()
                 self._arm(before, pending_before)

@@ -24,7 +24,11 @@ class UploadAgenda:
     def next_due_seconds(self) -> float:
         """When there is something to be looked at again; infinite: never."""
         while self._entries and not self._counts(*self._entries[0]):
-            heapq.heappop(self._entries)
+            due_seconds, _, _, pending = heapq.heappop(self._entries)
+            if pending.agenda_seconds == due_seconds:
+                pending.agenda_seconds = (
+                    math.nan
+                )  # put again at this moment, it would be taken for one that is here
         return self._entries[0][0] if self._entries else math.inf
 
     def put(self, node: Node, pending: Pending) -> None:
