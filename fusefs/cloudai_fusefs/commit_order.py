@@ -4,7 +4,7 @@ here and may still have it at the master. Pure state.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 
 from cloudai_fusefs.node import Edge, Node
 
@@ -39,24 +39,19 @@ def find_in_the_way(node: Node, coming: Collection[Node] = ()) -> Node | None:
     if not left_names:
         return None
     for member, edge in _unplaced(node):
-        in_the_way = left_names.in_the_way(edge, member)
-        if in_the_way is not None:
-            return in_the_way
         for holder in left_names.holders(edge, member):
-            if holder not in coming:
+            # (Of two files or symlinks the later takes the name from the earlier.)
+            if member.is_directory or holder.is_directory or holder not in coming:
                 return holder
     return None
 
 
-def _unplaced(node: Node) -> list[tuple[Node, Edge]]:
+def _unplaced(node: Node) -> Iterator[tuple[Node, Edge]]:
     """Of the node and what is above it: what the master is yet to put under its name, and that name; from below."""
-    found: list[tuple[Node, Edge]] = []
-    member = node
-    while (edge := member.first_edge) is not None:
-        if member.pending is not None and member.pending.place:
-            found.append((member, edge))
-        member, _ = edge
-    return found
+    while (edge := node.first_edge) is not None:
+        if node.pending is not None and node.pending.place:
+            yield node, edge
+        node, _ = edge
 
 
 def _needed_by(node: Node) -> list[Node]:

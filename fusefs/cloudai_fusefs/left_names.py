@@ -64,20 +64,11 @@ class LeftNames:
         ]
 
     def holders(self, edge: Edge, node: Node | None) -> list[Node]:
-        """Who else may have the name at the master. The node that is to have it, if it is a file or a symlink, takes it
-        from another such, which has none there until its own commit.
+        """Who may have the name at the master, other than the node that is to have it. None: a further name for a node,
+        which is not to be there under that name itself.
         """
         return [
             holder
             for holder in self._nodes.get(edge, ())
             if holder is not node and holder.is_attached and edge not in holder.edges
         ]
-
-    def in_the_way(self, edge: Edge, node: Node | None) -> Node | None:
-        """Whom the master may have under the name, and does not let the node replace. None for the node: a further
-        name for something, which replaces nothing.
-        """
-        for holder in self.holders(edge, node):
-            if node is None or node.is_directory or holder.is_directory:
-                return holder
-        return None

@@ -65,12 +65,11 @@ class Rearrangements:
             raise CrossRun
         tree = node.tree
         while True:
-            in_the_way = tree.left_names.in_the_way((directory, new_name), None)
-            await self._make_durable(node, directory, in_the_way)
+            await self._make_durable(node, directory, *tree.left_names.holders((directory, new_name), None))
             async with self._namespace.changing_names(tree):
                 if not directory.is_attached:
                     raise NotFound("the directory is removed")
-                if tree.left_names.in_the_way((directory, new_name), None) is not None:
+                if tree.left_names.holders((directory, new_name), None):
                     continue
                 request = names.LinkRequest(
                     request_id=new_request_id(),
@@ -185,10 +184,9 @@ class Rearrangements:
 
     # --- within ------------------------------------------------------------------------------------------
 
-    async def _make_durable(self, *nodes: Node | None) -> None:
+    async def _make_durable(self, *nodes: Node) -> None:
         """As that of Uploader; an outage is waited out once, and not by each name in a directory."""
-        wanted = [node for node in nodes if node is not None]
-        await self._client.wait_out(lambda: self._uploader.make_durable(wanted))
+        await self._client.wait_out(lambda: self._uploader.make_durable(nodes))
 
     def _record_removal(self, directory: Node, name: bytes) -> Node | None:
         """The node that had the name, which is removed here; None: the master is to be asked first."""
