@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -12,7 +11,6 @@ import trio
 from trio.testing import MockClock
 
 from cloudai_fusefs.extended_attributes import NoXattr, XattrsTooLarge
-from cloudai_fusefs.journal import Journal
 from cloudai_fusefs.mount_control import FileState
 from cloudai_fusefs.node import Node
 from cloudai_model.errors import MasterUnavailable, NotSupported, Unauthenticated
@@ -20,6 +18,7 @@ from cloudai_proto.storage.v1 import names_pb2 as names
 from cloudai_proto.storage.v1 import types_pb2 as types
 from fakes.fake_master import FakeMaster, FakeMasterClient
 from support.file_system_harness import FileSystemHarness, open_file_system
+from support.full_journal import full_journal
 from support.storage_requests import USER, commit_one, file_commit, remove, seal, tree_of
 
 NEWS_SECONDS = 1.0
@@ -201,11 +200,7 @@ async def test_full_disk_refuses_and_changes_nothing(
     client: FakeMasterClient,
     run: types.Run,
 ) -> None:
-    def refuse(*_: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    with monkeypatch.context() as full:
-        full.setattr(Journal, "put", refuse)
+    with full_journal(monkeypatch):
         with pytest.raises(OSError, match="No space"):
             await durable.set_xattr(b"f", b"user.second", b"2")
         with pytest.raises(OSError, match="No space"):

@@ -21,6 +21,7 @@ from cloudai_proto.storage.v1 import names_pb2 as names
 from cloudai_proto.storage.v1 import types_pb2 as types
 from fakes.fake_master import FakeMaster, FakeMasterClient
 from support.file_system_harness import FileSystemHarness, open_file_system
+from support.full_journal import full_journal
 from support.lost_power import lose_power
 from support.storage_requests import (
     USER,
@@ -645,10 +646,6 @@ async def test_refused_change_does_not_say_that_what_may_be_lost_is_right(
     how: str,
 ) -> None:
     """D8, where the journal has no room for the change that would say so."""
-
-    def refuse(*_: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
     async with open_file_system(client, run, tmp_path / "first") as first:
         await first.namespace.load(first.tree.root)
         master.go_away()
@@ -658,12 +655,8 @@ async def test_refused_change_does_not_say_that_what_may_be_lost_is_right(
     lose_power(tmp_path / "next" / "state")
     async with open_file_system(client, run, tmp_path / "next") as mount:
         await mount.find(b"f")
-        with monkeypatch.context() as full:
-            full.setattr(Journal, "put", refuse)
-            with pytest.raises(OSError, match="No space"):
-                await (
-                    mount.truncate(b"f", 0) if how == "truncate" else mount.set_attributes(b"f", mode=0o600)
-                )
+        with full_journal(monkeypatch), pytest.raises(OSError, match="No space"):
+            await (mount.truncate(b"f", 0) if how == "truncate" else mount.set_attributes(b"f", mode=0o600))
         await mount.uploader.drain()
         await trio.sleep(10)
         assert await published(client, run) == {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from itertools import pairwise
 from pathlib import Path
@@ -14,7 +13,6 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from cloudai_fusefs import file_content, run_uploader
 from cloudai_fusefs.chunk_sender import PUTS_MAX, Sending
 from cloudai_fusefs.commit_pace import QUIET_SECONDS
-from cloudai_fusefs.journal import Journal
 from cloudai_fusefs.mount_control import FileState
 from cloudai_fusefs.refusals import REFUSED_RETRY_SECONDS, RETRY_SECONDS_MAX
 from cloudai_fusefs.run_uploader import PUBLISH_INTERVAL_SECONDS
@@ -25,6 +23,7 @@ from cloudai_proto.storage.v1 import names_pb2 as names
 from cloudai_proto.storage.v1 import types_pb2 as types
 from fakes.fake_master import FakeMaster, FakeMasterClient
 from support.file_system_harness import FileSystemHarness, open_file_system
+from support.full_journal import full_journal
 from support.staged_state import read_live_state
 from support.storage_requests import USER, published, seal, tree_of
 
@@ -1141,9 +1140,6 @@ async def test_truncation_that_a_full_disk_refuses_changes_nothing(
     is_open: bool,
     has_mode: bool,
 ) -> None:
-    def refuse(*_: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
     handle = await file_system.create(b"f")
     await file_system.write(handle, 0, b"content")
     await file_system.fsync(handle)
@@ -1154,8 +1150,7 @@ async def test_truncation_that_a_full_disk_refuses_changes_nothing(
         await file_system.set_attributes(b"f", mode=0o600)
     before = file_system.shown()[b"f"]
 
-    with monkeypatch.context() as full:
-        full.setattr(Journal, "put", refuse)
+    with full_journal(monkeypatch):
         with pytest.raises(OSError, match="No space"):
             await file_system.truncate(b"f", 0)
         with pytest.raises(OSError, match="No space"):
