@@ -7,6 +7,10 @@ Every method that waits wants the run's mutation lock held.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from typing import Final
+
+import trio
 
 from cloudai_fusefs.master_client import MasterClient, new_request_id
 from cloudai_fusefs.run_tree import RunTree
@@ -22,6 +26,9 @@ from cloudai_proto.storage.v1 import names_pb2 as names
 
 log = logging.getLogger(__name__)
 
+CALLS_AT_ONCE_MAX: Final = 16
+"""Each takes a round trip, and there may be hundreds: files that were replaced while they were on their way."""
+
 
 class StraySender:
     """The strays of one run, on their way."""
@@ -36,17 +43,41 @@ class StraySender:
 
         Raises MasterUnavailable and Unauthenticated: what is left waits on. Cancelled: the same.
         """
-        waiting = self._tree.stray_ids
         not_empty: set[int] = set()
-        while (node_id := next((one for one in waiting if one not in not_empty), None)) is not None:
-            if await self._remove(node_id):
-                self._forget(node_id)
-                not_empty.clear()  # a directory may have waited for what was in it
+        while waiting := [node_id for node_id in self._tree.stray_ids if node_id not in not_empty]:
+            full = await self._remove_all(waiting)
+            if len(full) == len(waiting):
+                not_empty.update(full)
             else:
-                not_empty.add(node_id)
+                not_empty.clear()  # a directory may have waited for what was in it
         for node_id in not_empty:  # somebody else has put something into the directory
             self._forget(node_id)
             self._tree.is_in_doubt = True  # as below
+
+    async def _remove_all(self, node_ids: list[int]) -> list[int]:
+        """Those that are directories with something in them. Raises the first failure of `send`, after the others."""
+        full: list[int] = []
+        failures: list[CloudAIError] = []
+        left = iter(node_ids)
+        async with trio.open_nursery() as nursery:
+            for _ in range(min(len(node_ids), CALLS_AT_ONCE_MAX)):
+                nursery.start_soon(self._remove_next, left, full, failures)
+        if failures:
+            raise failures[0]
+        return full
+
+    async def _remove_next(self, left: Iterator[int], full: list[int], failures: list[CloudAIError]) -> None:
+        """One after the other, as long as none has failed."""
+        for node_id in left:
+            try:
+                if await self._remove(node_id):
+                    self._forget(node_id)
+                else:
+                    full.append(node_id)
+            except CloudAIError as error:
+                failures.append(error)
+            if failures:
+                return
 
     async def _remove(self, node_id: int) -> bool:
         """False: it is a directory with something in it. A refusal that stays is logged."""
