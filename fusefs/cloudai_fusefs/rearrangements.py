@@ -317,7 +317,16 @@ class Rearrangements:
         asking = source.tree.asking((source.node_id, old_name), (target.node_id, new_name))
         with self._staging.rows.replacing(replaced, node), asking:
             response = await self._client.rename(request)
-        self._finish_rename(source, old_name, target, new_name, node, replaced, response.revision)
+            revision = response.revision
+            if response.already_named:
+                # By a link whose answer was lost, or that somebody else has made. Who renames knew of one name, and
+                # wants it gone.
+                if revision > source.tree.revision:
+                    self._give_name(target, new_name, node)
+                source.tree.answered.note_place((target.node_id, new_name), revision)
+                removed_at = await self._remove_at_master(source, old_name, node.node_id, request.mtime_ns)
+                revision = max(revision, removed_at)
+        self._finish_rename(source, old_name, target, new_name, node, replaced, revision)
         for renamed in (node, replaced):
             if renamed is not None:
                 renamed.note_change(request.mtime_ns)

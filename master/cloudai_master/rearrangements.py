@@ -59,7 +59,7 @@ def rename(transaction: Transaction, caller: Caller, request: names.RenameReques
             raise AlreadyExists(name=request.new_name)
         if target.node_id == node.node_id:
             # rename(2): two names of one file, and nothing is done.
-            return names.RenameResponse(revision=tree.revision)
+            return names.RenameResponse(revision=tree.revision, already_named=True)
         if target.is_directory and not node.is_directory:
             raise IsADirectory(name=request.new_name)
         if node.is_directory and not target.is_directory:

@@ -72,8 +72,9 @@ async def test_rename_between_two_names_of_one_file_does_nothing(
     node = await commit_one(client, run, file_commit(b"f", b"x"))
     root = run.root_node_id
     await link(client, run, node.node_id, root, b"g")
-    await rename(client, run, node.node_id, (root, b"f"), (root, b"g"))
+    assert (await rename(client, run, node.node_id, (root, b"f"), (root, b"g"))).already_named
     assert sorted(await tree_of(client, run)) == [b"", b"f", b"g"]
+    assert not (await rename(client, run, node.node_id, (root, b"f"), (root, b"h"))).already_named
 
 
 async def test_rename_keeps_the_rules_for_files_and_directories(client: MasterClient, run: types.Run) -> None:

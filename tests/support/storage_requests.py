@@ -157,8 +157,8 @@ async def rename(
     new: tuple[int, bytes],
     *,
     no_replace: bool = False,
-) -> None:
-    await client.rename(
+) -> names.RenameResponse:
+    return await client.rename(
         names.RenameRequest(
             request_id=request_id(),
             task_id=run.task_id,

@@ -366,10 +366,12 @@ class RenameRequest(_message.Message):
     def __init__(self, request_id: _Optional[bytes] = ..., task_id: _Optional[str] = ..., node_id: _Optional[int] = ..., old_parent_node_id: _Optional[int] = ..., old_name: _Optional[bytes] = ..., new_parent_node_id: _Optional[int] = ..., new_name: _Optional[bytes] = ..., no_replace: _Optional[bool] = ..., mtime_ns: _Optional[int] = ...) -> None: ...
 
 class RenameResponse(_message.Message):
-    __slots__ = ("revision",)
+    __slots__ = ("revision", "already_named")
     REVISION_FIELD_NUMBER: _ClassVar[int]
+    ALREADY_NAMED_FIELD_NUMBER: _ClassVar[int]
     revision: int
-    def __init__(self, revision: _Optional[int] = ...) -> None: ...
+    already_named: bool
+    def __init__(self, revision: _Optional[int] = ..., already_named: _Optional[bool] = ...) -> None: ...
 
 class RemoveRequest(_message.Message):
     __slots__ = ("request_id", "task_id", "node_id", "parent_node_id", "name", "mtime_ns")
