@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, closing
 
+import pytest
 import trio
 from trio.testing import MockClock
 
 from cloudai_fusefs.journal import Journal
+from cloudai_fusefs.run_tree import RunTree
 from cloudai_proto.storage.v1 import names_pb2 as names
 from cloudai_proto.storage.v1 import types_pb2 as types
 from fakes.fake_master import FakeMaster, FakeMasterClient
 from support.file_system_harness import FileSystemHarness
-from support.storage_requests import commit, directory_commit, file_commit, tree_of
+from support.storage_requests import commit, directory_commit, file_commit, published, tree_of
 
 STRAYS = 300
 
@@ -119,3 +121,34 @@ async def test_outage_among_strays_leaves_them_for_later(
 
     assert set(await tree_of(client, run)) == {b""}
     assert strays_in_journal(file_system) == set()
+
+
+@pytest.mark.parametrize("is_linked", [True, False], ids=["link", "rename"])
+async def test_name_of_a_stray_is_free_for_who_asks_the_master_for_it(
+    clock: MockClock,
+    file_system: FileSystemHarness,
+    client: FakeMasterClient,
+    run: types.Run,
+    monkeypatch: pytest.MonkeyPatch,
+    is_linked: bool,
+) -> None:
+    """Although what was removed became a stray but now: here nothing has the name."""
+    changing_names = file_system.namespace.changing_names
+
+    @asynccontextmanager
+    async def changing_names_with_a_new_stray(tree: RunTree) -> AsyncIterator[None]:
+        await leave_strays(file_system, client, run, [file_commit(b"name", b"stray")])
+        async with changing_names(tree):
+            yield
+
+    await file_system.write_file(b"kept", b"kept")
+    await file_system.make_all_durable()
+    monkeypatch.setattr(file_system.namespace, "changing_names", changing_names_with_a_new_stray)
+    root = file_system.tree.root
+
+    if is_linked:
+        await file_system.link(b"kept", b"name")
+    else:
+        await file_system.rearrangements.rename(root, b"kept", root, b"name", no_replace=True)
+
+    assert (await published(client, run))[b"name"] == b"kept"

@@ -558,3 +558,22 @@ async def test_nobody_waits_for_what_a_person_has_to_look_at_although_it_was_ren
             else:
                 with pytest.raises(ContentInDoubt):
                     await mount.rearrangements.rmdir(mount.tree.root, b"dir")
+
+
+async def test_late_news_of_the_first_commit_do_not_show_the_name_that_was_left(
+    clock: MockClock,
+    file_system: FileSystemHarness,
+    master: FakeMaster,
+    client: FakeMasterClient,
+    run: types.Run,
+) -> None:
+    """Those of the second take it away again, but they come later."""
+    await put_on_its_way(file_system, master, make_file)
+    master.news_latency_seconds = 3 * UNDER_WAY_SECONDS
+    await file_system.rename(b"name", b"moved")
+    await file_system.make_all_durable()
+    assert set(await tree_of(client, run)) == {b"", b"kept", b"moved"}
+
+    for _ in range(100):
+        await trio.sleep(UNDER_WAY_SECONDS / 10)
+        assert set(file_system.shown()) == {b"kept", b"moved"}
