@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 
 from cloudai_fusefs.commit_order import order_for_commit
 from cloudai_fusefs.master_client import new_request_id
@@ -81,10 +82,7 @@ class Rearrangements:
                 )
                 with tree.asking((directory.node_id, new_name)):
                     response = await self._client.link(request)
-                # The watch may have told of the name before, of what became of it since, or of the directory's end.
-                if response.revision > tree.revision and directory.is_attached:
-                    self._give_name(directory, new_name, node)
-                tree.answered.note_place((directory.node_id, new_name), response.revision)
+                self._take_further_name(directory, new_name, node, response.revision)
                 directory.touch()
                 self._staging.note_times(directory)
                 node.take_server_state(response.node)
@@ -178,9 +176,14 @@ class Rearrangements:
                     no_replace=no_replace,
                     mtime_ns=time.time_ns(),
                 )
-                await self._rename_at_master(request, source, target, node, replaced)
-                _leave_inode(replaced)
-                return
+                is_renamed = await self._rename_at_master(request, source, target, node, replaced)
+                if is_renamed:
+                    _leave_inode(replaced)
+                    return
+            # Who renames knew of one name, and wants it gone.
+            with suppress(NotFound):
+                await self._remove(source, old_name, partial(_find_still, node))
+            return
 
     # --- within ------------------------------------------------------------------------------------------
 
@@ -309,27 +312,26 @@ class Rearrangements:
 
     async def _rename_at_master(
         self, request: names.RenameRequest, source: Node, target: Node, node: Node, replaced: Node | None
-    ) -> None:
-        """Asks for it, with names being changed by nobody else, and does the same here. Raises its refusal."""
+    ) -> bool:
+        """Asks for it, with names being changed by nobody else, and does the same here. Raises its refusal.
+
+        False: the new name is the node's already, as is shown now, by a link whose answer was lost or that somebody
+        else has made; it still has the old one.
+        """
         old_name, new_name = request.old_name, request.new_name
         if replaced is not None and replaced.edge_count == 1:
             await self._remove_strays(replaced, request.mtime_ns)
         asking = source.tree.asking((source.node_id, old_name), (target.node_id, new_name))
         with self._staging.rows.replacing(replaced, node), asking:
             response = await self._client.rename(request)
-            revision = response.revision
-            if response.already_named:
-                # By a link whose answer was lost, or that somebody else has made. Who renames knew of one name, and
-                # wants it gone.
-                if revision > source.tree.revision:
-                    self._give_name(target, new_name, node)
-                source.tree.answered.note_place((target.node_id, new_name), revision)
-                removed_at = await self._remove_at_master(source, old_name, node.node_id, request.mtime_ns)
-                revision = max(revision, removed_at)
-        self._finish_rename(source, old_name, target, new_name, node, replaced, revision)
+        if response.already_named:
+            self._take_further_name(target, new_name, node, response.revision)
+            return False
+        self._finish_rename(source, old_name, target, new_name, node, replaced, response.revision)
         for renamed in (node, replaced):
             if renamed is not None:
                 renamed.note_change(request.mtime_ns)
+        return True
 
     def _finish_rename(
         self,
@@ -369,6 +371,13 @@ class Rearrangements:
         with suppress(OSError):  # a full disk: the master has it under the new name, whatever the row says
             self._staging.note_path(node)
         self._note_moved(source, target, replaced)
+
+    def _take_further_name(self, directory: Node, name: bytes, node: Node, revision: int) -> None:
+        """The master has the node under this name, too, at this revision."""
+        # The watch may have told of the name before, of what became of it since, or of the directory's end.
+        if revision > directory.tree.revision and directory.is_attached:
+            self._give_name(directory, name, node)
+        directory.tree.answered.note_place((directory.node_id, name), revision)
 
     @staticmethod
     def _give_name(directory: Node, name: bytes, node: Node) -> None:
@@ -422,6 +431,14 @@ def _find_file(directory: Node, name: bytes) -> Node:
     node = _find(directory, name)
     if node.is_directory:
         raise IsADirectory(name=name)
+    return node
+
+
+def _find_still(expected: Node, directory: Node, name: bytes) -> Node:
+    """The file or symlink, if it still has the name."""
+    node = _find_file(directory, name)
+    if node is not expected:
+        raise NotFound(name=name)
     return node
 
 

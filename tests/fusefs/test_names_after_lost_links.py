@@ -8,6 +8,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from cloudai_fusefs.master_client import new_request_id
 from cloudai_model.errors import AlreadyExists, InternalError, MasterUnavailable
 from cloudai_proto.storage.v1 import names_pb2 as names
 from cloudai_proto.storage.v1 import types_pb2 as types
@@ -71,6 +72,35 @@ async def test_rename_whose_second_half_is_refused_shows_both_names(
         await trio.sleep(seconds)
         assert set(file_system.shown()) == {b"one", b"two"}
         assert await published(client, run) == {b"one": b"content", b"two": b"content"}
+
+
+async def test_rename_to_a_name_that_somebody_has_removed_meanwhile_leaves_nothing_that_is_not_there(
+    clock: MockClock,
+    file_system: FileSystemHarness,
+    master: FakeMaster,
+    client: FakeMasterClient,
+    run: types.Run,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """After it was said to be the file's name, and before the other name was taken away."""
+    remove = client.remove
+
+    async def remove_late(request: names.RemoveRequest) -> names.RemoveResponse:
+        late = names.RemoveRequest()
+        late.CopyFrom(request)
+        late.request_id = new_request_id()
+        late.name = b"two"
+        await remove(late)
+        return await remove(request)
+
+    await lose_link(file_system, master)
+    monkeypatch.setattr(client, "remove", remove_late)
+
+    await file_system.rename(b"one", b"two")
+
+    assert await published(client, run) == {}
+    await trio.sleep(3 * NEWS_SECONDS)
+    assert set(file_system.shown()) == set()
 
 
 async def test_rename_that_replaces_nothing_finds_the_name_that_a_lost_link_made(
