@@ -293,6 +293,10 @@ class RunNodes:
         if other is not None:
             if child.is_directory and other.is_directory:
                 self._move_staying(child, other, told)
+                # Made or renamed here it stays as well, and below what is about to lose its name it would be in the
+                # run's root.
+                self.is_in_doubt |= not child.is_unknown_to_master
+                self._drop_edge(source, name, told)
                 return
             if not stays(other):
                 self._drop_edge(target, name, told)

@@ -13,13 +13,13 @@ import trio
 from trio.testing import MockClock
 
 from cloudai_fusefs.node import Node
-from cloudai_model.errors import MasterUnavailable
+from cloudai_model.errors import MasterUnavailable, NoSpace
 from cloudai_model.limits import CHUNK_BYTES_MAX
 from cloudai_proto.storage.v1 import names_pb2 as names
 from cloudai_proto.storage.v1 import types_pb2 as types
 from fakes.fake_master import HEARTBEAT_SECONDS, FakeMaster, FakeMasterClient
 from support.file_system_harness import FileSystemHarness, open_file_system
-from support.storage_requests import USER, published
+from support.storage_requests import USER, published, tree_of
 from support.two_mounts import open_both
 
 FIRST = bytes(CHUNK_BYTES_MAX) + b"first"
@@ -264,3 +264,38 @@ async def test_files_in_directories_that_become_one_are_all_committed(
         assert {path: len(content) for path, content in contents.items()} == {
             path: size_bytes for path, size_bytes in shown.items() if size_bytes
         }
+
+
+async def test_directories_that_become_one_leave_nothing_in_the_root_of_the_run(
+    clock: MockClock,
+    master: FakeMaster,
+    full_client: FakeMasterClient,
+    run: types.Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of each, one was made here, and in one of them is what waits for no commit of its own."""
+
+    async def refuse_commit(request: names.CommitNodesRequest) -> NoReturn:
+        raise NoSpace("the test's master takes nothing")
+
+    client = master.client(USER)
+    async with open_both(full_client, run, tmp_path, other_client=client) as (one, other):
+        for path in (b"theirs", b"theirs/sub"):
+            await other.mkdir(path)
+        await other.write_file(b"theirs/sub/x", FIRST)
+        await other.make_all_durable()
+        await trio.sleep(SETTLED_SECONDS)
+        with monkeypatch.context() as patched:
+            patched.setattr(full_client, "commit_nodes", refuse_commit)
+            await one.set_attributes(b"theirs/sub/x", mode=0o600)
+            for path in (b"theirs/sub/deep", b"results", b"results/sub", b"results/sub/deep"):
+                await one.mkdir(path)
+            await other.rename(b"theirs", b"results")
+            await trio.sleep(1)
+            assert one.shown().keys() == {b"results", b"results/sub", b"results/sub/deep", b"results/sub/x"}
+        await one.make_all_durable()
+        await trio.sleep(SETTLED_SECONDS)
+        assert one.shown().keys() == {b"results", b"results/sub", b"results/sub/deep", b"results/sub/x"}
+        tree = await tree_of(client, run)
+        assert tree.keys() == {b"", *one.shown()}
