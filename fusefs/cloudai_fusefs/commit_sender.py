@@ -106,7 +106,13 @@ class CommitSender:
                     if batch_bytes + INLINE_BYTES_MAX + XATTR_BYTES_MAX > COMMIT_INLINE_BYTES_MAX:
                         break
                 # Reading a file's bytes let others run: news have taken last names, and programs have given others.
-                composed = [item for item in composed if item.is_current and item.node.is_attached]
+                composed = [
+                    item
+                    for item in composed
+                    if item.is_current
+                    and item.node.is_attached
+                    and not self._run.refusals.waits_for_path(item.node, item.pending)
+                ]
                 if together:
                     coming = {item.node for item in composed}.union(nodes[position:])
                 while late := [item for item in composed if find_in_the_way(item.node, coming) is not None]:

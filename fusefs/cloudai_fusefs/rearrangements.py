@@ -82,6 +82,7 @@ class Rearrangements:
                 )
                 with tree.asking((directory.node_id, new_name)):
                     response = await self._client.link(request)
+                directory = tree.current(directory)
                 self._take_further_name(directory, new_name, node, response.revision)
                 directory.touch()
                 self._staging.note_times(directory)
@@ -222,6 +223,7 @@ class Rearrangements:
                         if node.pending is not None:
                             node.pending.uncover(node_id)  # whatever becomes of the next one
                     await self._remove_strays(node, moment_ns)
+                directory = tree.current(directory)
                 # (What has the name by now of a directory that is not there was hidden by what was staged in it.)
                 tree.is_in_doubt |= node.is_directory and not revision
                 is_told = 0 < revision <= tree.revision and not stays(node)
@@ -234,6 +236,7 @@ class Rearrangements:
                     _leave_inode(node)
                     return node
         tree.detach(directory, name)
+        tree.is_in_doubt |= bool(node.children)  # by news that came meanwhile, and are not the last ones
         node.note_change(moment_ns)
         if node.pending is not None:
             tree.note_left(node.pending, (directory.node_id, name))
@@ -324,6 +327,7 @@ class Rearrangements:
         asking = source.tree.asking((source.node_id, old_name), (target.node_id, new_name))
         with self._staging.rows.replacing(replaced, node), asking:
             response = await self._client.rename(request)
+        source, target = source.tree.current(source), source.tree.current(target)
         if response.already_named:
             self._take_further_name(target, new_name, node, response.revision)
             return False
@@ -348,8 +352,9 @@ class Rearrangements:
         is_news = revision > tree.revision or (
             replaced is not None and children_of(target).get(new_name) is replaced
         )
-        if is_news and is_inside(target, node):
-            # Others had moved the target into it and out again before, and only the first is known here.
+        if is_news and (is_inside(target, node) or not target.is_attached):
+            # Others had moved the target into it and out again before, and only the first is known here; or it has
+            # lost its name ahead of the news of what has left it.
             tree.is_in_doubt = True
             return
         if is_news:
@@ -379,13 +384,15 @@ class Rearrangements:
             self._give_name(directory, name, node)
         directory.tree.answered.note_place((directory.node_id, name), revision)
 
-    @staticmethod
-    def _give_name(directory: Node, name: bytes, node: Node) -> None:
+    def _give_name(self, directory: Node, name: bytes, node: Node) -> None:
         """What has the name by older news loses it, unless it is a directory of which the watch has made this node."""
         tree, holder = directory.tree, children_of(directory).get(name)
         if holder is not None and holder.node_id == node.node_id:
             return
-        if holder is not None:
+        if holder is not None and holder.children:
+            self._uploader.tell_kernel(tree.pass_on_name(directory, name, node))
+            self._staging.note_news(tree)
+        elif holder is not None:
             tree.detach(directory, name)
             tree.forget_if_unused(holder)
         tree.add(directory, name, node)

@@ -110,6 +110,13 @@ class Refusals:
             return
         self._note_refusal(node, pending, error)
 
+    def waits_for_path(self, node: Node, pending: Pending) -> bool:
+        """True: it has no path, which a listing may give it, and is put off until there is one, for a while."""
+        waits = self._tree.is_in_doubt and not self._tree.has_path(node) and note_overtaken(pending)
+        if waits:
+            pending.due_seconds = trio.current_time() + OVERTAKEN_RETRY_SECONDS
+        return waits
+
     def note_behind(self, node: Node, before: Node, *, is_moving: bool) -> None:
         """The node waits for another, which has left its name here and may still have it at the master. `is_moving`: in
         the end for bytes on their way, which may take hours.

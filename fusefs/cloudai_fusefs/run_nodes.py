@@ -1,7 +1,10 @@
 """The nodes of one run and their names, and what of them has been changed here. Pure state: nothing here waits.
 
-Invariant: a node is in `nodes` from the moment it is known until it has neither a name, nor a reference of
-the kernel, nor an open handle. In a tree that was let go of, a name alone does not keep it.
+Invariant: a node is in `nodes` from the moment it is known until it has neither a name, nor anything in it, nor a
+reference of the kernel, nor an open handle. In a tree that was let go of, a name alone does not keep it.
+
+A directory may lose its name ahead of the news of what has left it: until those or a listing have come, there are nodes
+with names in it, and without a path.
 """
 
 from __future__ import annotations
@@ -62,6 +65,16 @@ class RunNodes:
             node, name = edge
             components.append(name)
         return b"/".join(reversed(components))
+
+    def has_path(self, node: Node) -> bool:
+        """False: the node has no name, or nothing has that it is in."""
+        return is_inside(node, self.root)
+
+    def current(self, directory: Node) -> Node:
+        """What the directory is by now, after anything was waited for: others may have moved it to where one was made
+        here, which is both from then on.
+        """
+        return self.nodes.get(directory.node_id, directory)
 
     def check_place(self, parent: Node, name: bytes, node: Node | None = None) -> None:
         """Raises NameTooLong where a new name, or one below the node moved there, would be past the limits of
@@ -137,8 +150,9 @@ class RunNodes:
             return  # news that it is gone came before the answer
         if node_id == node.node_id:
             return
-        if holder is not None and holder.is_attached:
-            self.is_in_doubt = True  # it was moved there elsewhere
+        if holder is not None and (holder.is_attached or holder.children):
+            # It was moved there elsewhere, or lost its name ahead of what is in it, of which news are of this id.
+            self.is_in_doubt = True
             return
         # The master has ours as well, under a name that it had here before.
         self.is_in_doubt |= node.revision > 0
@@ -156,7 +170,7 @@ class RunNodes:
         """Lets go of a node that nothing refers to any more. True: it is gone."""
         if self.is_let_go:
             self._take_unused_names(node)
-        if node.is_attached or is_referred_to(node):
+        if node.is_attached or node.children or is_referred_to(node):
             return False
         self._drop_node(node)
         return True
@@ -213,6 +227,15 @@ class RunNodes:
         """Lets go of every node that nothing refers to any more."""
         for node in list(self.nodes.values()):
             self.forget_if_unused(node)
+
+    def pass_on_name(self, directory: Node, name: bytes, successor: Node) -> list[Invalidation]:
+        """What has the name by older news loses it to another, which is yet to be given it."""
+        told: list[Invalidation] = []
+        node = (directory.children or {})[name]
+        if node.is_directory and successor.is_directory:
+            self._move_staying(node, successor, told)
+        self._drop_edge(directory, name, told)
+        return told
 
     def drop_names(self, node: Node) -> None:
         """Takes its names from a node that the kernel has not been told of. What is to be committed keeps them."""
@@ -326,6 +349,7 @@ class RunNodes:
             # With a name in what has none, a file that is open would be committed in the run's root.
             for child_name in list(node.children):
                 self._drop_edge(node, child_name, told)
+        self.is_in_doubt |= not has_name and bool(node.children)
         # (A directory that the kernel takes for removed is empty for good: not one that may be moved.)
         is_gone = not has_name and (was_removed or not node.is_directory)
         told.append(Invalidation(parent.ino, name, node.ino if is_gone else 0))

@@ -390,11 +390,12 @@ class RunTree(RunNodes):
 
     def _set_edge(self, edge: types.Edge, told: list[Invalidation]) -> None:
         parent = self.nodes.get(edge.parent_node_id)
-        if parent is None or parent.children is None:
+        if parent is None or not parent.is_attached:
             # Removed here in the meantime, and what is below it with it: unless what the master has there came to be
             # after that.
             removed_at_revision = self.answered.touched_revision_of(edge.parent_node_id)
             self.is_in_doubt |= edge.node.revision > removed_at_revision
+        if parent is None or parent.children is None:
             return
         if edge.node.kind != DIRECTORY and edge.node.node_id in self.stray_ids:
             return  # about to be removed there; of a directory somebody else may have made use

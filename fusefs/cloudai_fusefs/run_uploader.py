@@ -23,7 +23,7 @@ from cloudai_fusefs.commit_sender import CommitSender
 from cloudai_fusefs.journal_rows import DiskState
 from cloudai_fusefs.layout import Segment
 from cloudai_fusefs.node import Node, Pending, Publication
-from cloudai_fusefs.refusals import OVERTAKEN_RETRY_SECONDS, Refusals, note_overtaken
+from cloudai_fusefs.refusals import Refusals
 from cloudai_fusefs.removal_sender import RemovalSender
 from cloudai_fusefs.run_tree import RunTree
 from cloudai_fusefs.stray_sender import StraySender
@@ -181,11 +181,10 @@ class RunUploader:
                 continue  # it is put on the agenda again when that has ended
             if pending.disk_state == DiskState.MAYBE_LOST and node.is_attached:
                 continue  # not before somebody has looked at it
+            if self.refusals.waits_for_path(node, pending):
+                continue
             if not node.is_attached:
-                if self._tree.is_in_doubt and note_overtaken(pending):
-                    pending.due_seconds = now_seconds + OVERTAKEN_RETRY_SECONDS  # a listing may show it again
-                else:
-                    self._uploader.staging.discard(node)
+                self._uploader.staging.discard(node)
             elif self._is_ready(node, pending, now_seconds):
                 ready.append(node)
         if ready:

@@ -1,0 +1,213 @@
+"""A directory may lose its name here ahead of the news of what has left it: what is in it then has names and no path,
+until those news or a listing come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+import trio
+from google.protobuf.message import Message
+from trio.testing import MockClock
+
+from cloudai_fusefs.managed_tree import ManagedTree
+from cloudai_fusefs.node import DIRECTORY, FILE, Node
+from cloudai_fusefs.run_tree import RunTree
+from cloudai_model.errors import NoSpace
+from cloudai_model.limits import NODE_ID_MIN
+from cloudai_proto.storage.v1 import names_pb2 as names
+from cloudai_proto.storage.v1 import types_pb2 as types
+from fakes.fake_master import HEARTBEAT_SECONDS, FakeMaster, FakeMasterClient
+from support.file_system_harness import FileSystemHarness
+from support.listings import apply_tree
+from support.storage_requests import USER, published, tree_of
+from support.two_mounts import open_both
+
+ROOT_ID = NODE_ID_MIN
+DIRECTORY_ID = NODE_ID_MIN + 1
+FILE_ID = NODE_ID_MIN + 2
+OWN_ID = NODE_ID_MIN + 3
+
+
+def make_tree() -> RunTree:
+    """`directory`, and a file beside it."""
+    run = types.Run(user="user-123", task="training", name="2026-11-20_15-04-05", task_id="t")
+    run.root_node_id = ROOT_ID
+    managed = ManagedTree()
+    tree = RunTree(run, managed.register, managed.forget_inode)
+    root = types.Node(node_id=ROOT_ID, kind=DIRECTORY, revision=1)
+    edges = [edge(ROOT_ID, b"directory", DIRECTORY_ID, DIRECTORY), edge(ROOT_ID, b"file", FILE_ID)]
+    apply_tree(tree, [names.ListTreeResponse(root=root, edges=edges, revision=1)])
+    return tree
+
+
+def edge(
+    parent_id: int, name: bytes, node_id: int, kind: types.NodeKind = FILE, *, revision: int = 1
+) -> types.Edge:
+    node = types.Node(node_id=node_id, kind=kind, revision=revision, generation=1, link_count=1)
+    return types.Edge(parent_node_id=parent_id, name=name, node=node)
+
+
+def tell_moved(tree: RunTree, revision: int, old: tuple[int, bytes], new: tuple[int, bytes]) -> None:
+    """The file was renamed."""
+    removed = names.EdgeRemoved(parent_node_id=old[0], name=old[1], node_id=FILE_ID)
+    changes = [
+        names.Change(revision=revision, edge_set=edge(*new, FILE_ID, revision=revision)),
+        names.Change(revision=revision, edge_removed=removed),
+    ]
+    tree.apply_changes(names.WatchResponse(changes=changes, revision=revision))
+
+
+def remove_ahead_of_news(tree: RunTree) -> Node:
+    """The directory, which the kernel still refers to; others have moved the file into it, and out again since."""
+    directory = tree.nodes[DIRECTORY_ID]
+    directory.lookup_count = 1
+    tree.detach(tree.root, b"directory")
+    tell_moved(tree, 2, (ROOT_ID, b"file"), (DIRECTORY_ID, b"moved"))
+    assert not tree.has_path(tree.nodes[FILE_ID])
+    return directory
+
+
+def test_directory_that_is_in_use_no_more_is_known_for_as_long_as_something_is_in_it() -> None:
+    tree = make_tree()
+    directory = remove_ahead_of_news(tree)
+    directory.lookup_count = 0
+    tree.forget_if_unused(directory)
+
+    tell_moved(tree, 3, (DIRECTORY_ID, b"moved"), (ROOT_ID, b"file"))
+
+    assert tree.nodes[FILE_ID].edges == ((tree.root, b"file"),)
+    tree.forget_all_unused()
+    assert DIRECTORY_ID not in tree.nodes
+
+
+def test_listing_frees_what_was_left_in_a_directory_without_a_name() -> None:
+    tree = make_tree()
+    directory = remove_ahead_of_news(tree)
+    directory.lookup_count = 0
+    tree.forget_if_unused(directory)
+    assert tree.is_in_doubt
+
+    root = types.Node(node_id=ROOT_ID, kind=DIRECTORY, revision=1)
+    apply_tree(tree, [names.ListTreeResponse(root=root, edges=[], revision=3)])
+
+    assert tree.nodes.keys() == {ROOT_ID}
+    assert not tree.is_in_doubt
+
+
+def test_directory_made_here_does_not_become_one_in_which_something_is_left() -> None:
+    """That has its news, and they would find nothing in this one."""
+    tree = make_tree()
+    directory = remove_ahead_of_news(tree)
+    tree.is_in_doubt = False
+    own = Node(tree, OWN_ID, DIRECTORY)
+    tree.add(tree.root, b"directory", own)
+
+    tree.take_node_id(own, DIRECTORY_ID)
+
+    assert tree.is_in_doubt
+    assert tree.nodes[DIRECTORY_ID] is directory
+
+
+def test_staged_file_goes_on_with_the_directory_that_has_taken_the_name_of_its_own() -> None:
+    tree = make_tree()
+    directory = tree.nodes[DIRECTORY_ID]
+    file = Node(tree, OWN_ID, FILE)
+    tree.add(directory, b"staged", file)
+    tree.note_pending(file).place = True
+    tell_moved(tree, 2, (ROOT_ID, b"file"), (DIRECTORY_ID, b"moved"))
+    successor = Node(tree, OWN_ID + 1, DIRECTORY)
+
+    told = tree.pass_on_name(tree.root, b"directory", successor)
+    tree.add(tree.root, b"directory", successor)
+
+    assert tree.path_of(file) == b"directory/staged"
+    assert tree.nodes.keys() == {ROOT_ID, OWN_ID, OWN_ID + 1}
+    assert told
+
+
+async def test_file_in_a_directory_without_a_name_is_not_committed_in_the_root_of_the_run(
+    clock: MockClock, file_system: FileSystemHarness, client: FakeMasterClient, run: types.Run
+) -> None:
+    await file_system.mkdir(b"directory")
+    await file_system.make_all_durable()
+    await trio.sleep(HEARTBEAT_SECONDS)
+    await file_system.write_file(b"directory/file", b"content")
+    tree = file_system.tree
+    tree.detach(tree.root, b"directory")
+    tree.is_in_doubt = True
+
+    await file_system.uploader.make_durable(list(tree.pending))
+
+    assert await published(client, run) == {b"directory/file": b"content"}
+    assert (await tree_of(client, run)).keys() == {b"", b"directory", b"directory/file"}
+    assert file_system.shown().keys() == {b"directory", b"directory/file"}
+
+
+async def rename_into(mount: FileSystemHarness) -> None:
+    await mount.rename(b"file", b"theirs/new")
+
+
+async def link_into(mount: FileSystemHarness) -> None:
+    await mount.link(b"file", b"theirs/new")
+
+
+async def rename_out_of(mount: FileSystemHarness) -> None:
+    await mount.rename(b"theirs/linked", b"beside/new")
+
+
+async def unlink_from(mount: FileSystemHarness) -> None:
+    await mount.unlink(b"theirs/linked")
+
+
+@pytest.mark.parametrize("change", [rename_into, link_into, rename_out_of, unlink_from])
+async def test_directory_that_becomes_another_while_the_master_is_asked_is_that_one_for_the_answer(
+    clock: MockClock,
+    full_client: FakeMasterClient,
+    master: FakeMaster,
+    run: types.Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: Callable[[FileSystemHarness], Awaitable[None]],
+) -> None:
+    """It was moved elsewhere to where one was made here."""
+
+    async def refuse_commit(request: names.CommitNodesRequest) -> NoReturn:
+        raise NoSpace("the test's master takes nothing")
+
+    client = master.client(USER)
+    async with open_both(full_client, run, tmp_path, other_client=client) as (one, other):
+        await other.mkdir(b"beside")
+        await other.mkdir(b"theirs")
+        await other.write_file(b"theirs/linked", b"linked")
+        await other.link(b"theirs/linked", b"other")
+        await other.write_file(b"file", b"content")
+        await other.make_all_durable()
+        await trio.sleep(HEARTBEAT_SECONDS)
+        with monkeypatch.context() as patched:
+            patched.setattr(full_client, "commit_nodes", refuse_commit)
+            await one.mkdir(b"here")
+            for name in ("rename", "link", "remove"):
+                call = getattr(full_client, name)
+
+                async def call_late(
+                    request: Message, call: Callable[[Message], Awaitable[Message]] = call
+                ) -> Message:
+                    await other.rename(b"theirs", b"here")
+                    await trio.sleep(1)
+                    return await call(request)
+
+                patched.setattr(full_client, name, call_late)
+            await change(one)
+        assert is_whole(one.tree)
+        await one.make_all_durable()
+        assert one.shown().keys() == (await tree_of(client, run)).keys() - {b""}
+        assert is_whole(one.tree)
+
+
+def is_whole(tree: RunTree) -> bool:
+    """Whether all that has a name has a path."""
+    return all(tree.has_path(node) for node in tree.nodes.values() if node.edges)
