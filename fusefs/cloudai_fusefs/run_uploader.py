@@ -23,7 +23,7 @@ from cloudai_fusefs.commit_sender import CommitSender
 from cloudai_fusefs.journal_rows import DiskState
 from cloudai_fusefs.layout import Segment
 from cloudai_fusefs.node import Node, Pending, Publication
-from cloudai_fusefs.refusals import Refusals
+from cloudai_fusefs.refusals import RETRY_SECONDS_MAX, Refusals
 from cloudai_fusefs.removal_sender import RemovalSender
 from cloudai_fusefs.run_tree import RunTree
 from cloudai_fusefs.stray_sender import StraySender
@@ -122,6 +122,8 @@ class RunUploader:
             except CloudAIError as error:
                 self.refusals.note_call(error)
                 self.wake_at(self.removals.due_seconds)
+                if self._tree.stray_ids:
+                    self.wake_at(trio.current_time() + RETRY_SECONDS_MAX)
         self._uploader.forget(self._tree)  # with no await since it was found idle
 
     async def _sleep_until_due(self) -> bool:

@@ -19,7 +19,9 @@ from cloudai_model.errors import (
     CloudAIError,
     DirectoryNotEmpty,
     MasterUnavailable,
+    NoSpace,
     NotFound,
+    QuotaExceeded,
     Unauthenticated,
 )
 from cloudai_proto.storage.v1 import names_pb2 as names
@@ -41,7 +43,8 @@ class StraySender:
     async def send(self) -> None:
         """Returns when the master has answered for all that wait.
 
-        Raises MasterUnavailable and Unauthenticated: what is left waits on. Cancelled: the same.
+        Raises MasterUnavailable, Unauthenticated, NoSpace and QuotaExceeded: what is left waits on. Cancelled: the
+        same.
         """
         not_empty: set[int] = set()
         while waiting := [node_id for node_id in self._tree.stray_ids if node_id not in not_empty]:
@@ -87,8 +90,8 @@ class StraySender:
         try:
             response = await self._client.remove(request)
             self._tree.answered.note_removed(node_id, response.revision)
-        except (MasterUnavailable, Unauthenticated):
-            raise
+        except (MasterUnavailable, Unauthenticated, NoSpace, QuotaExceeded):
+            raise  # as of removals: nothing against this one
         except DirectoryNotEmpty:
             return False
         except NotFound:

@@ -12,13 +12,14 @@ import trio
 from trio.testing import MockClock
 
 from cloudai_fusefs.node import FILE, new_node_id
-from cloudai_model.errors import InternalError
+from cloudai_model.errors import InternalError, NoSpace
 from cloudai_model.limits import CHUNK_BYTES_MAX
 from cloudai_proto.storage.v1 import names_pb2 as names
 from cloudai_proto.storage.v1 import types_pb2 as types
 from fakes.fake_master import FakeMaster, FakeMasterClient
 from support.file_system_harness import FileSystemHarness, open_file_system
 from support.storage_requests import commit_one, file_commit, published, remove, tree_of
+from support.under_way import wait_for_commit
 
 TIMEO_SECONDS = 10
 LONG = bytes(CHUNK_BYTES_MAX) + b"the rest"
@@ -207,3 +208,37 @@ async def test_stray_whose_removal_is_refused_is_shown_again(
 
     assert file_system.shown().keys() == {b"stray"}
     assert "what was removed may still be there" in caplog.text
+
+
+async def test_stray_that_a_full_master_does_not_remove_is_removed_once_there_is_room(
+    clock: MockClock,
+    file_system: FileSystemHarness,
+    master: FakeMaster,
+    client: FakeMasterClient,
+    run: types.Run,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nothing else is pending that would wake the uploads."""
+    remove_now, refused_count = client.remove, 0
+
+    async def refuse_twice(request: names.RemoveRequest) -> names.RemoveResponse:
+        nonlocal refused_count
+        if refused_count == 2:
+            return await remove_now(request)
+        refused_count += 1
+        raise NoSpace
+
+    monkeypatch.setattr(client, "remove", refuse_twice)
+    await file_system.sync.load_run(file_system.tree)
+    await file_system.write_file(b"name", b"first")
+    await wait_for_commit(master)
+    await file_system.rename(b"name", b"moved")
+    await file_system.write_file(b"aside", b"second")
+    await file_system.rename(b"aside", b"moved")
+
+    with trio.fail_after(60):
+        await file_system.uploader.drain()
+        await file_system.uploader.wait_strays_removed()
+
+    assert refused_count == 2
+    assert await published(client, run) == {b"moved": b"second"} == await shown_contents(file_system)
