@@ -18,7 +18,7 @@ from cloudai_proto.storage.v1 import names_pb2 as names
 from cloudai_proto.storage.v1 import types_pb2 as types
 from fakes.fake_master import FakeMaster, FakeMasterClient
 from support.file_system_harness import FileSystemHarness, open_file_system
-from support.storage_requests import commit_one, file_commit, published, remove, tree_of
+from support.storage_requests import USER, commit_one, file_commit, published, remove, request_id, tree_of
 from support.under_way import wait_for_commit
 
 TIMEO_SECONDS = 10
@@ -242,3 +242,34 @@ async def test_stray_that_a_full_master_does_not_remove_is_removed_once_there_is
 
     assert refused_count == 2
     assert await published(client, run) == {b"moved": b"second"} == await shown_contents(file_system)
+
+
+async def test_further_name_from_elsewhere_is_renamed_at_the_master_before_a_lost_commit_is_repeated(
+    clock: MockClock, master: FakeMaster, client: FakeMasterClient, run: types.Run, tmp_path: Path
+) -> None:
+    """The next mount does not know whether the file is there: its commit would place it under its first name alone."""
+    async with open_file_system(client, run, tmp_path / "mount", timeo_seconds=TIMEO_SECONDS) as mount:
+        await mount.sync.load_run(mount.tree)
+        await mount.write_file(b"name", b"content")
+        await wait_for_commit(master)
+        mount.copy_state(tmp_path / "next")
+        client.is_revoked = True
+    observer = master.client(USER)
+    name = (await tree_of(observer, run))[b"name"]
+    await observer.link(
+        names.LinkRequest(
+            request_id=request_id(),
+            task_id=run.task_id,
+            node_id=name.node_id,
+            parent_node_id=run.root_node_id,
+            name=b"theirs",
+        )
+    )
+
+    async with open_file_system(observer, run, tmp_path / "next", timeo_seconds=TIMEO_SECONDS) as mount:
+        await mount.sync.load_run(mount.tree)
+        await mount.rename(b"theirs", b"moved")
+        await mount.make_all_durable()
+
+        expected = {b"name": b"content", b"moved": b"content"}
+        assert await published(observer, run) == expected == await shown_contents(mount)
