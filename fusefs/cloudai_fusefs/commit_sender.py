@@ -178,6 +178,8 @@ class CommitSender:
                 is_nameless = item.node.first_edge is None
                 if item.message.place and is_nameless and result.node.node_id == item.node.node_id:
                     placed_in_vain.append(item.node.node_id)
+                    if item.edge is not None:
+                        self._tree.stray_names.note(item.node.node_id, [item.edge])
                 continue
             if result.WhichOneof("result") == "node" and item.xattrs and not result.node.HasField("xattrs"):
                 # A master of an older version, which lets fall what it has not heard of. No mount with `xattr` was made
@@ -246,7 +248,8 @@ class CommitSender:
         strays, pending.stray_ids = pending.stray_ids, ()
         for node_id in strays:
             if node_id == node.node_id:
-                self._uploader.staging.forget_stray(node_id)  # a directory, and this one has become it there
+                # A directory, and this one has become it there.
+                self._uploader.staging.forget_stray(self._tree, node_id)
             else:
                 self._uploader.staging.note_stray(self._tree, node_id)
 

@@ -20,6 +20,7 @@ from cloudai_fusefs.journal_schema import (
     SELECT_PENDING_OF_VERSION_3,
     SELECT_REMOVALS,
     SELECT_STRAYS,
+    SELECT_STRAYS_OF_VERSION_4,
 )
 
 
@@ -56,10 +57,10 @@ def _read(path: Path, node_ids: Iterable[int]) -> WhatIsLeft:
             # It must not be changed by a look at it: what a person may want to read stays.
             database.execute("PRAGMA wal_autocheckpoint = 0")
         select = SELECT_PENDING
-        if not _has_column(database, "xattrs"):
+        if not _has_column(database, "pending", "xattrs"):
             select = (
                 SELECT_PENDING_OF_VERSION_3
-                if _has_column(database, "row_check")
+                if _has_column(database, "pending", "row_check")
                 else SELECT_PENDING_OF_VERSION_1
             )
         for order in ("ASC", "DESC"):
@@ -67,8 +68,10 @@ def _read(path: Path, node_ids: Iterable[int]) -> WhatIsLeft:
         for node_id in node_ids:
             if node_id not in records:
                 _take_rows(database, f"{select} WHERE node_id = ?", (node_id,), JournalRecord, records)
+        has_places = _has_column(database, "strays", "places")
+        select_strays = SELECT_STRAYS if has_places else SELECT_STRAYS_OF_VERSION_4
         for order in ("ASC", "DESC"):
-            _take_rows(database, f"{SELECT_STRAYS} ORDER BY node_id {order}", (), StrayRecord, strays)
+            _take_rows(database, f"{select_strays} ORDER BY node_id {order}", (), StrayRecord, strays)
             _take_rows(database, f"{SELECT_REMOVALS} ORDER BY node_id {order}", (), RemovalRecord, removals)
         with _passing_over_damage():
             boot_id = "".join(str(row[0]) for row in database.execute("SELECT boot_id FROM boots"))
@@ -87,10 +90,10 @@ def _passing_over_damage() -> Iterator[None]:
             raise
 
 
-def _has_column(database: sqlite3.Connection, name: str) -> bool:
+def _has_column(database: sqlite3.Connection, table: str, name: str) -> bool:
     """False of rows that an earlier version has made, which did not know it."""
     try:
-        database.execute(f"SELECT {name} FROM pending LIMIT 0")  # noqa: S608 - a column's name only
+        database.execute(f"SELECT {name} FROM {table} LIMIT 0")  # noqa: S608 - names of table and column only
     except UNREADABLE as error:
         if not is_damage(error):
             raise

@@ -58,6 +58,7 @@ class StrayRecord:
     user: str
     task_id: str
     after_node_id: int
+    places: bytes | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,8 +101,10 @@ def record_from_row(record_type: type[Any], row: tuple[Any, ...]) -> Any:
 
 
 def _check_of_row(record_type: type[Any], values: tuple[object, ...]) -> int:
-    """Of a row of `pending` without a word of extended attributes as before version 4, which had no column for them."""
-    is_short = record_type is JournalRecord and values[-1] is None
+    """Of a row of `pending` without a word of extended attributes as before version 4, which had no column for them; of
+    one of `strays` without its places as before version 5.
+    """
+    is_short = record_type in (JournalRecord, StrayRecord) and values[-1] is None
     return check_of(values[:-1] if is_short else values)
 
 

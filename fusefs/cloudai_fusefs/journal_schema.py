@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from cloudai_fusefs.journal_rows import JournalRecord, RemovalRecord, StrayRecord
 
-SCHEMA_VERSION: Final = 4
+SCHEMA_VERSION: Final = 5
 
 SCHEMA_VERSION_MAX: Final = 1000
 """A higher number is no version but damage."""
@@ -48,7 +48,7 @@ UPGRADES: Final = {
         "ALTER TABLE pending ADD COLUMN row_check INTEGER",
         """
         CREATE TABLE strays (
-            node_id       INTEGER PRIMARY KEY, -- has no name here; any it has at the master is to be removed
+            node_id       INTEGER PRIMARY KEY, -- has no name here; what it has at the master is to be removed
             user          TEXT NOT NULL,       -- of the run
             task_id       TEXT NOT NULL,       -- of the run
             after_node_id INTEGER NOT NULL,    -- only once this one, which replaced it, has no row in pending
@@ -79,6 +79,11 @@ UPGRADES: Final = {
         # All extended attributes of the node, a wire Xattrs; NULL: as the master has them
         "ALTER TABLE pending ADD COLUMN xattrs BLOB",
     ),
+    5: (
+        # Directories and names under which it may be by commits from here, a wire RemoveNodesRequest: others may have
+        # given it more, which stay; NULL: version 4 wrote the row, any name is to be removed
+        "ALTER TABLE strays ADD COLUMN places BLOB",
+    ),
 }
 assert max(UPGRADES) == SCHEMA_VERSION <= SCHEMA_VERSION_MAX
 
@@ -96,6 +101,8 @@ def _upsert_of(table: str, record_type: type[Any]) -> str:
 
 SELECT_PENDING: Final = _select_of("pending", JournalRecord)
 SELECT_STRAYS: Final = _select_of("strays", StrayRecord)
+SELECT_STRAYS_OF_VERSION_4: Final = SELECT_STRAYS.replace("places, row_check", "NULL, row_check")
+assert SELECT_STRAYS_OF_VERSION_4 != SELECT_STRAYS
 SELECT_REMOVALS: Final = _select_of("removals", RemovalRecord)
 
 SELECT_PENDING_OF_VERSION_3: Final = SELECT_PENDING.replace("xattrs, row_check", "NULL, row_check")

@@ -43,6 +43,10 @@ class LeftNames:
                 del self._nodes[edge]
         return edges
 
+    def of(self, node: Node) -> Sequence[Edge]:
+        """Where else the master may have the node, or what it has replaced."""
+        return tuple(self._edges.get(node, ()))
+
     def pass_on(self, node: Node, successor: Node) -> None:
         """The node has been replaced here: it goes at the master once its successor is there."""
         for edge in self.forget(node):

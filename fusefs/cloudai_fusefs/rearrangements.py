@@ -16,10 +16,11 @@ from functools import partial
 from cloudai_fusefs.commit_order import order_for_commit
 from cloudai_fusefs.master_client import new_request_id
 from cloudai_fusefs.namespace import Inode, Namespace, children_of
-from cloudai_fusefs.node import Node
+from cloudai_fusefs.node import Edge, Node
 from cloudai_fusefs.retrying_master_client import RetryingMasterClient
 from cloudai_fusefs.run_nodes import Invalidation, is_inside, stays
 from cloudai_fusefs.staging import Staging
+from cloudai_fusefs.stray_sender import remove_stray
 from cloudai_fusefs.uploader import Uploader
 from cloudai_model.errors import (
     AlreadyExists,
@@ -145,7 +146,8 @@ class Rearrangements:
             inside = tree.left_names.inside(replaced) if replaced is not None else ()
             if (
                 (pending is not None and pending.place and not pending.covered_ids)
-                and node.edge_count == 1  # its commit places the first; others may have given it more before a death
+                and node.edge_count
+                == 1  # its commit places the first; others may have given it more before a death
                 and not inside
                 and not _is_needed_by(node, target, holders)
             ):
@@ -275,14 +277,11 @@ class Rearrangements:
     async def _remove_strays(self, node: Node, moment_ns: int) -> None:
         """What the master may have of the node, and of what that has replaced, under names that nobody here knows."""
         tree = node.tree
+        if node.node_id in node.stray_ids:
+            tree.stray_names.note(node.node_id, tree.left_names.of(node))
         for node_id in node.stray_ids:
-            request = names.RemoveRequest(
-                request_id=new_request_id(), task_id=tree.task_id, node_id=node_id, mtime_ns=moment_ns
-            )
-            with suppress(NotFound):  # as above: either way it is gone
-                response = await self._client.remove(request)
-                tree.answered.note_removed(node_id, response.revision)
-            self._staging.forget_stray(node_id)
+            await remove_stray(self._client, tree, node_id, moment_ns)
+            self._staging.forget_stray(tree, node_id)
 
     def _rename_here(self, source: Node, old_name: bytes, target: Node, new_name: bytes, node: Node) -> None:
         """Renames what the master has not placed yet; the commit will place it. Raises OSError: nothing changed."""
@@ -296,6 +295,7 @@ class Rearrangements:
         strays_before, had_xattrs = pending.stray_ids, pending.xattrs
         if replaced is not None:
             pending.stray_ids += replaced.stray_ids
+            self._note_stray_names(replaced, (target, new_name))
             # A directory becomes that one at the master, and would be given what it has.
             pending.xattrs |= node.is_directory and bool(pending.replaced_ids)
         try:
@@ -306,6 +306,7 @@ class Rearrangements:
             pending.stray_ids, pending.xattrs = strays_before, had_xattrs
             if replaced is not None:
                 tree.add(target, new_name, replaced)
+                tree.stray_names.forget(replaced.node_id)
             raise
         if replaced is not None:
             tree.left_names.pass_on(replaced, node)
@@ -313,6 +314,20 @@ class Rearrangements:
             # The commit takes a name from it, and says nothing of its change time: news of that would move it back.
             self._staging.note_times(replaced)
         self._note_moved(source, target, replaced)
+
+    @staticmethod
+    def _note_stray_names(replaced: Node, edge: Edge) -> None:
+        """The node has lost this name to another here. The master may have it there, or where it was before."""
+        tree, pending = replaced.tree, replaced.pending
+        if pending is None or replaced.node_id not in replaced.stray_ids:
+            return
+        edges = (edge, *tree.left_names.of(replaced))
+        tree.stray_names.note(replaced.node_id, edges)
+        places = {(parent.node_id, name) for parent, name in edges}
+        # What others have given it, or where they have moved it, was left aside while it was to be placed here.
+        tree.is_in_doubt |= any(
+            news.edge is not None and at not in places for at, news in pending.held_news.items()
+        )
 
     async def _rename_at_master(
         self, request: names.RenameRequest, source: Node, target: Node, node: Node, replaced: Node | None

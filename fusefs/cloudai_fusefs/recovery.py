@@ -19,6 +19,7 @@ from cloudai_fusefs.node import DIRECTORY, Edge, Node, NodeAttributes, new_node_
 from cloudai_fusefs.run_nodes import is_uncommitted, stays
 from cloudai_fusefs.run_tree import RunTree
 from cloudai_fusefs.staged_file import StagedFile
+from cloudai_fusefs.stray_names import places_of_row
 from cloudai_fusefs.wire_manifests import manifest_from_wire
 from cloudai_fusefs.wire_xattrs import xattrs_from_wire
 from cloudai_model.errors import CloudAIError
@@ -154,12 +155,24 @@ class Recovery:
     def _hide_stray(self, tree: RunTree, stray: StrayRecord) -> None:
         """Where the master still has it, it has had no name here since before the death, and others may have that."""
         node = tree.nodes.get(stray.node_id)
-        if node is not None and node.first_edge is not None:
-            self._stray_edges[stray.node_id] = node.edges
-            tree.drop_names(node)
+        if node is None or node.first_edge is None:
+            return
+        edges = node.edges
+        if stray.places is not None:
+            places = places_of_row(stray.places)
+            edges = tuple(edge for edge in edges if (edge[0].node_id, edge[1]) in places)
+        if edges:
+            self._stray_edges[stray.node_id] = edges
+            tree.drop_names(node, edges)
 
     def _recover_stray(self, tree: RunTree, stray: StrayRecord) -> None:
         edges = self._stray_edges.pop(stray.node_id, ())
+        if stray.places is not None:
+            directories = (
+                (tree.nodes.get(parent_id), name) for parent_id, name in places_of_row(stray.places)
+            )
+            known = [(parent, name) for parent, name in directories if parent is not None]
+            tree.stray_names.note(stray.node_id, known)
         after = tree.nodes.get(stray.after_node_id)
         if after is not None and after.pending is not None and after.pending.place:
             # A reader elsewhere must not see neither.

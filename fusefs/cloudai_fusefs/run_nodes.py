@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from cloudai_fusefs.journal_rows import DiskState
 from cloudai_fusefs.left_names import LeftNames
-from cloudai_fusefs.node import Node, Pending
+from cloudai_fusefs.node import Edge, Node, Pending
+from cloudai_fusefs.stray_names import StrayNames
 from cloudai_model.errors import AlreadyExists, InternalError, NameTooLong
 from cloudai_model.limits import NAME_BYTES_MAX, PATH_BYTES_MAX, PATH_DEPTH_MAX
 
@@ -46,6 +47,7 @@ class RunNodes:
         self.nodes: dict[int, Node] = {}
         self.pending: dict[Node, Pending] = {}
         self.left_names = LeftNames()
+        self.stray_names = StrayNames()
         # News could not be applied for what is pending here, or is of what is not known: only a listing tells.
         self.is_in_doubt = False
         # Those nodes alone are left that something refers to, and what is above them: a listing brings the others back.
@@ -237,9 +239,11 @@ class RunNodes:
         self._drop_edge(directory, name, told)
         return told
 
-    def drop_names(self, node: Node) -> None:
-        """Takes its names from a node that the kernel has not been told of. What is to be committed keeps them."""
-        for parent, name in list(node.edges):
+    def drop_names(self, node: Node, edges: Iterable[Edge] | None = None) -> None:
+        """Takes its names, or these of them, from a node that the kernel has not been told of. What is to be committed
+        keeps them.
+        """
+        for parent, name in list(node.edges if edges is None else edges):
             if not stays(node):
                 self._drop_edge(parent, name, [])
 

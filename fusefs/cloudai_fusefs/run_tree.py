@@ -397,7 +397,8 @@ class RunTree(RunNodes):
             self.is_in_doubt |= edge.node.revision > removed_at_revision
         if parent is None or parent.children is None:
             return
-        if edge.node.kind != DIRECTORY and edge.node.node_id in self.stray_ids:
+        is_stray = edge.node.kind != DIRECTORY and edge.node.node_id in self.stray_ids
+        if is_stray and self.stray_names.may_be(edge.node.node_id, (parent, edge.name)):
             return  # about to be removed there; of a directory somebody else may have made use
         if self.left_names.is_of_replaced((parent, edge.name), edge.node.node_id):
             return  # the same, once what replaced it is there

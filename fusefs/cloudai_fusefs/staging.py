@@ -235,6 +235,7 @@ class Staging:
                             user=node.tree.user,
                             task_id=node.tree.task_id,
                             after_node_id=node.node_id,
+                            places=node.tree.stray_names.to_row(stray_id),
                         )
                     )
             if replaced is not None and replaced.first_edge is None:
@@ -246,12 +247,19 @@ class Staging:
         tree.stray_ids.append(node_id)
         with suppress(OSError):  # a full disk: this mount still removes it
             self._journal.put_stray(
-                StrayRecord(node_id=node_id, user=tree.user, task_id=tree.task_id, after_node_id=0)
+                StrayRecord(
+                    node_id=node_id,
+                    user=tree.user,
+                    task_id=tree.task_id,
+                    after_node_id=0,
+                    places=tree.stray_names.to_row(node_id),
+                )
             )
         self._on_change(tree.root)
 
-    def forget_stray(self, node_id: int) -> None:
-        """The node has no name at the master any more."""
+    def forget_stray(self, tree: RunTree, node_id: int) -> None:
+        """The node has no name at the master any more that is to be removed there."""
+        tree.stray_names.forget(node_id)
         with suppress(OSError):  # a full disk: the next mount asks once more, and is told that it is gone
             self._journal.remove_stray(node_id)
 

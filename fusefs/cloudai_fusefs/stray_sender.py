@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Final
 
 import trio
@@ -84,18 +85,12 @@ class StraySender:
 
     async def _remove(self, node_id: int) -> bool:
         """False: it is a directory with something in it. A refusal that stays is logged."""
-        request = names.RemoveRequest(
-            request_id=new_request_id(), task_id=self._tree.task_id, node_id=node_id
-        )
         try:
-            response = await self._client.remove(request)
-            self._tree.answered.note_removed(node_id, response.revision)
+            await remove_stray(self._client, self._tree, node_id)
         except (MasterUnavailable, Unauthenticated, NoSpace, QuotaExceeded):
             raise  # as of removals: nothing against this one
         except DirectoryNotEmpty:
             return False
-        except NotFound:
-            pass  # it has no name any more
         except CloudAIError as error:
             log.warning("%s: what was removed may still be there: %s", self._tree.path, error)
             self._tree.is_in_doubt = True  # news of it were left aside
@@ -103,4 +98,27 @@ class StraySender:
 
     def _forget(self, node_id: int) -> None:
         self._tree.stray_ids.remove(node_id)
-        self._staging.forget_stray(node_id)
+        self._staging.forget_stray(self._tree, node_id)
+
+
+async def remove_stray(client: MasterClient, tree: RunTree, node_id: int, moment_ns: int = 0) -> None:
+    """Afterwards the master does not have the node where commits from here have put it, nor anywhere where nobody knows
+    that any more. Raises as the client, but for NotFound.
+    """
+    edges = tree.stray_names.of(node_id)
+    if edges is None:
+        with suppress(NotFound):
+            request = _request_of(tree, node_id, moment_ns)
+            tree.answered.note_removed(node_id, (await client.remove(request)).revision)
+        return
+    for parent, name in edges:
+        request = _request_of(tree, node_id, moment_ns)
+        request.parent_node_id, request.name = place = parent.node_id, name
+        with suppress(NotFound):  # it was not there, or somebody else has moved or replaced it
+            tree.answered.note_absence(place, node_id, (await client.remove(request)).revision)
+
+
+def _request_of(tree: RunTree, node_id: int, moment_ns: int) -> names.RemoveRequest:
+    return names.RemoveRequest(
+        request_id=new_request_id(), task_id=tree.task_id, node_id=node_id, mtime_ns=moment_ns
+    )

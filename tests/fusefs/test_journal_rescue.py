@@ -297,6 +297,7 @@ def make_version_3(directory: Path, rows: Rows) -> None:
             journal.put_again(row)
     with closing(sqlite3.connect(directory / JOURNAL_NAME, isolation_level=None)) as database:
         database.execute("ALTER TABLE pending DROP COLUMN xattrs")
+        database.execute("ALTER TABLE strays DROP COLUMN places")
         database.execute("PRAGMA user_version = 3")
 
 
