@@ -19,7 +19,7 @@ from cloudai_fusefs.listing import Listing
 from cloudai_fusefs.node import DIRECTORY, Node, Pending
 from cloudai_fusefs.run_nodes import Invalidation, RunNodes, is_inside, stays
 from cloudai_fusefs.waiting_removals import Removal, WaitingRemovals
-from cloudai_model.errors import NotFound, RunSealed
+from cloudai_model.errors import CloudAIError, NotFound, RunSealed
 from cloudai_proto.storage.v1 import names_pb2 as names
 from cloudai_proto.storage.v1 import types_pb2 as types
 
@@ -57,6 +57,7 @@ class RunTree(RunNodes):
         self.mutation_lock = trio.Lock()
         # Without a name here, and left with one at the master by a commit: to be removed there.
         self.stray_ids: list[int] = []
+        self.stray_failure: CloudAIError | None = None  # why they wait, where patience alone may not do
         self.removals = WaitingRemovals()
         # Others have changed names while this mount had changes of its own under way: once both are at rest, a listing
         # shows whether every order of the two was foreseen.

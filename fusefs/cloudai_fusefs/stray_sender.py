@@ -67,7 +67,10 @@ class StraySender:
             for _ in range(min(len(node_ids), CALLS_AT_ONCE_MAX)):
                 nursery.start_soon(self._remove_next, left, full, failures)
         if failures:
+            if not isinstance(failures[0], MasterUnavailable):
+                self._tree.stray_failure = failures[0]
             raise failures[0]
+        self._tree.stray_failure = None
         return full
 
     async def _remove_next(self, left: Iterator[int], full: list[int], failures: list[CloudAIError]) -> None:

@@ -180,8 +180,18 @@ class Uploader:
         )
 
     async def wait_strays_removed(self) -> None:
-        """Returns when the master has no name any more of what was removed here. No bound of its own."""
-        while any(tree.stray_ids for tree in self.trees):
+        """Returns when the master has no name any more of what was removed here. No bound of its own.
+
+        Raises the refusal of the first run in which they are refused: they are tried again all the same.
+        """
+        for tree in self.trees:
+            if tree.stray_ids:
+                tree.stray_failure = None
+                self._run_uploader(tree).wake_now()
+        while waiting := [tree for tree in self.trees if tree.stray_ids]:
+            for tree in waiting:
+                if tree.stray_failure is not None:
+                    raise tree.stray_failure
             await self._progress.wait()
 
     async def wait_removals(self, trees: Iterable[RunTree]) -> None:
