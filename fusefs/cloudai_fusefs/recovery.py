@@ -173,6 +173,8 @@ class Recovery:
             )
             known = [(parent, name) for parent, name in directories if parent is not None]
             tree.stray_names.note(stray.node_id, known)
+        else:
+            tree.stray_names.note_anywhere(stray.node_id)
         after = tree.nodes.get(stray.after_node_id)
         if after is not None and after.pending is not None and after.pending.place:
             # A reader elsewhere must not see neither.

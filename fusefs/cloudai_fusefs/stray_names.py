@@ -17,28 +17,32 @@ class StrayNames:
 
     def __init__(self) -> None:
         self._edges: dict[int, dict[Edge, None]] = {}
+        self._anywhere: set[int] = set()
 
     def note(self, node_id: int, edges: Iterable[Edge]) -> None:
         """It may be under these as well."""
         self._edges.setdefault(node_id, {}).update(dict.fromkeys(edges))
 
+    def note_anywhere(self, node_id: int) -> None:
+        """Nobody knows, as of a row that an earlier version has written: any name that it has is to go."""
+        self._anywhere.add(node_id)
+
     def forget(self, node_id: int) -> None:
         """The master has it under none of them any more, or a node has come to be that one."""
         self._edges.pop(node_id, None)
+        self._anywhere.discard(node_id)
 
     def of(self, node_id: int) -> Sequence[Edge] | None:
-        """None: nobody knows, as of a row that an earlier version has written. It is under any name then."""
-        edges = self._edges.get(node_id)
-        return None if edges is None else tuple(edges)
+        """None: anywhere."""
+        return None if node_id in self._anywhere else tuple(self._edges.get(node_id, ()))
 
     def may_be(self, node_id: int, edge: Edge) -> bool:
         """Whether it may be under this name by a commit from here."""
-        edges = self._edges.get(node_id)
-        return edges is None or edge in edges
+        return node_id in self._anywhere or edge in self._edges.get(node_id, ())
 
     def to_row(self, node_id: int) -> bytes | None:
         """As in the journal."""
-        edges = self._edges.get(node_id)
+        edges = self.of(node_id)
         if edges is None:
             return None
         row = names.RemoveNodesRequest()

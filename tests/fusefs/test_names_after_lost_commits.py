@@ -197,6 +197,7 @@ async def test_stray_whose_removal_is_refused_is_shown_again(
     monkeypatch.setattr(client, "remove", refuse)
     await file_system.sync.load_run(file_system.tree)
     node_id = new_node_id()
+    file_system.tree.stray_names.note_anywhere(node_id)
     file_system.tree.stray_ids.append(node_id)
     await commit_one(client, run, file_commit(b"stray", b"content", node=node_id))
     await trio.sleep(1)

@@ -15,14 +15,16 @@ from trio.testing import MockClock
 
 from cloudai_fusefs.node import FILE
 from cloudai_model.errors import NotFound
+from cloudai_model.limits import INLINE_BYTES_MAX
 from cloudai_proto.storage.v1 import types_pb2 as types
 from fakes.fake_master import FakeMaster, FakeMasterClient
 from support.file_system_harness import FileSystemHarness, open_file_system
 from support.storage_requests import USER, published
 from support.two_mounts import open_both
-from support.under_way import wait_for_commit
+from support.under_way import UNDER_WAY_SECONDS, wait_for_commit
 
 SETTLED_SECONDS: Final = 30.0
+LONG: Final = bytes(INLINE_BYTES_MAX + 1)
 
 Change = Callable[[FileSystemHarness], Awaitable[None]]
 Contents = dict[bytes, bytes]
@@ -157,3 +159,36 @@ async def test_name_that_another_mount_has_given_stays_after_a_death(
             for each in (mount, other):
                 assert await shown_contents(each) == everything
         assert await published(master.client(USER), run) == everything
+
+
+async def test_name_that_another_mount_has_given_stays_where_the_rename_over_what_replaced_it_is_refused(
+    clock: MockClock,
+    master: FakeMaster,
+    client: FakeMasterClient,
+    run: types.Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What the replaced file had replaced is gone from its place by then, and not to be removed once more."""
+    put_now = client.put_chunk
+
+    async def put_late(task_id: str, digest: bytes, data: bytes | memoryview) -> None:
+        await trio.sleep(2 * UNDER_WAY_SECONDS)
+        await put_now(task_id, digest, data)
+
+    monkeypatch.setattr(client, "put_chunk", put_late)
+    async with open_both(client, run, tmp_path) as (one, other):
+        await put_on_its_way(one, master)
+        await other.link(b"name", b"kept")
+        await trio.sleep(0.1)
+        await one.write_file(b"aside", LONG)
+        await one.rename(b"aside", b"name")
+        master.news_latency_seconds = 3 * UNDER_WAY_SECONDS
+        await other.unlink(b"published")
+
+        with pytest.raises(NotFound):
+            await one.rename(b"published", b"name")
+        await one.make_all_durable()
+        await one.uploader.wait_strays_removed()
+
+        assert await published(client, run) == {b"name": LONG, b"kept": b"old"}

@@ -28,6 +28,7 @@ async def leave_strays(
 ) -> None:
     """What the master has of these was removed here."""
     for result in (await commit(client, run, *commits)).results:
+        file_system.tree.stray_names.note_anywhere(result.node.node_id)
         file_system.staging.note_stray(file_system.tree, result.node.node_id)
 
 
