@@ -155,8 +155,8 @@ class Recovery:
     def _hide_stray(self, tree: RunTree, stray: StrayRecord) -> None:
         """Where the master still has it, it has had no name here since before the death, and others may have that."""
         node = tree.nodes.get(stray.node_id)
-        if node is None or node.first_edge is None:
-            return
+        if node is None or node.first_edge is None or tree.is_sealed:
+            return  # of a sealed run it stays, and is shown again
         edges = node.edges
         if stray.places is not None:
             places = places_of_row(stray.places)

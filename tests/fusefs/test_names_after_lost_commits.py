@@ -18,8 +18,17 @@ from cloudai_proto.storage.v1 import names_pb2 as names
 from cloudai_proto.storage.v1 import types_pb2 as types
 from fakes.fake_master import FakeMaster, FakeMasterClient
 from support.file_system_harness import FileSystemHarness, open_file_system
-from support.storage_requests import USER, commit_one, file_commit, published, remove, request_id, tree_of
-from support.under_way import wait_for_commit
+from support.storage_requests import (
+    USER,
+    commit_one,
+    file_commit,
+    published,
+    remove,
+    request_id,
+    seal,
+    tree_of,
+)
+from support.under_way import UNDER_WAY_SECONDS, wait_for_commit
 
 TIMEO_SECONDS = 10
 LONG = bytes(CHUNK_BYTES_MAX) + b"the rest"
@@ -276,3 +285,45 @@ async def test_further_name_from_elsewhere_is_renamed_at_the_master_before_a_los
 
         expected = {b"name": b"content", b"moved": b"content"}
         assert await published(observer, run) == expected == await shown_contents(mount)
+
+
+@pytest.mark.parametrize("dies", [False, True], ids=["alive", "died"])
+async def test_stray_that_is_still_there_when_its_run_is_sealed_is_shown_again(
+    clock: MockClock,
+    master: FakeMaster,
+    client: FakeMasterClient,
+    run: types.Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    dies: bool,
+) -> None:
+    """D11. A file that was changed elsewhere, or whose run was sealed, before its removal reached the master is shown
+    again.
+    """
+    remove_now, is_sealed = client.remove, trio.Event()
+
+    async def remove_later(request: names.RemoveRequest) -> names.RemoveResponse:
+        await is_sealed.wait()
+        return await remove_now(request)
+
+    monkeypatch.setattr(client, "remove", remove_later)
+    async with open_file_system(client, run, tmp_path / "mount", timeo_seconds=TIMEO_SECONDS) as mount:
+        await mount.sync.load_run(mount.tree)
+        await mount.write_file(b"name", b"first")
+        await wait_for_commit(master)
+        await mount.rename(b"name", b"moved")
+        await mount.write_file(b"aside", b"second")
+        await mount.rename(b"aside", b"moved")
+        await trio.sleep(2 * UNDER_WAY_SECONDS)
+        mount.copy_state(tmp_path / "next")
+        if not dies:
+            await seal(master.client(USER), run)
+            await trio.sleep(1)
+            is_sealed.set()
+            await trio.sleep(1)
+            assert await shown_contents(mount) == {b"name": b"first", b"moved": b"second"}
+    if dies:
+        await seal(master.client(USER), run)
+        observer = master.client(USER)
+        async with open_file_system(observer, run, tmp_path / "next", timeo_seconds=TIMEO_SECONDS) as mount:
+            assert await shown_contents(mount) == {b"name": b"first", b"moved": b"second"}
