@@ -69,6 +69,7 @@ class RunUploader:
         self.refusals = Refusals(tree, uploader.staging, self.removals, self.arm, uploader.note_progress)
         self._strays = StraySender(uploader.client, tree, uploader.staging)
         self._commits = CommitSender(uploader, self, tree)
+        self._refused_strays_due_seconds = -math.inf
         self._wake_at_seconds = math.inf
         self._woken = trio.Event()
 
@@ -123,7 +124,8 @@ class RunUploader:
                 self.refusals.note_call(error)
                 self.wake_at(self.removals.due_seconds)
                 if self._tree.stray_ids:
-                    self.wake_at(trio.current_time() + RETRY_SECONDS_MAX)
+                    self._refused_strays_due_seconds = trio.current_time() + RETRY_SECONDS_MAX
+                    self.wake_at(self._refused_strays_due_seconds)
         self._uploader.forget(self._tree)  # with no await since it was found idle
 
     async def _sleep_until_due(self) -> bool:
@@ -151,7 +153,9 @@ class RunUploader:
         if self.removals.due_seconds <= trio.current_time():
             async with self._tree.mutation_lock:
                 await self.send_removals()
-        elif self._tree.stray_ids:
+        elif self._tree.stray_ids and (
+            self._tree.stray_failure is None or self._refused_strays_due_seconds <= trio.current_time()
+        ):
             async with self._tree.mutation_lock:
                 await self.send_strays()
         now_seconds = trio.current_time()
@@ -175,6 +179,8 @@ class RunUploader:
                 self.removals.due_seconds,
             )
         )
+        if self._tree.stray_ids:
+            self.wake_at(self._refused_strays_due_seconds)
 
     async def _upload(self, due: Sequence[tuple[Node, Pending]], now_seconds: float) -> None:
         ready: list[Node] = []

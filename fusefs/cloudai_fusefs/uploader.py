@@ -62,7 +62,7 @@ class Uploader:
     def note_change(self, node: Node) -> None:
         """The node has something new to upload, in its own time, or nothing any more."""
         pending = node.pending
-        if node.tree.stray_ids:
+        if node.tree.stray_ids and node.tree.stray_failure is None:
             self._run_uploader(node.tree).wake_now()
         if node.tree.removals:
             self._run_uploader(node.tree).note_removals()

@@ -256,6 +256,38 @@ async def test_stray_that_a_full_master_does_not_remove_is_removed_once_there_is
     assert await published(client, run) == {b"moved": b"second"} == await shown_contents(file_system)
 
 
+async def test_full_master_is_asked_to_remove_a_stray_every_few_seconds_whatever_is_written_meanwhile(
+    clock: MockClock,
+    file_system: FileSystemHarness,
+    master: FakeMaster,
+    client: FakeMasterClient,
+    run: types.Run,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    refused_count = 0
+
+    async def refuse(request: names.RemoveRequest) -> names.RemoveResponse:
+        nonlocal refused_count
+        refused_count += 1
+        raise NoSpace
+
+    monkeypatch.setattr(client, "remove", refuse)
+    await file_system.sync.load_run(file_system.tree)
+    await file_system.write_file(b"name", b"first")
+    await wait_for_commit(master)
+    await file_system.rename(b"name", b"moved")
+    await file_system.write_file(b"aside", b"second")
+    await file_system.rename(b"aside", b"moved")
+    handle = await file_system.create(b"log")
+
+    for _ in range(300):
+        await file_system.append(handle, b"a line")
+        await trio.sleep(0.1)
+
+    file_system.close_handle(handle)
+    assert 2 <= refused_count <= 12
+
+
 async def test_further_name_from_elsewhere_is_renamed_at_the_master_before_a_lost_commit_is_repeated(
     clock: MockClock, master: FakeMaster, client: FakeMasterClient, run: types.Run, tmp_path: Path
 ) -> None:
