@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
+from collections.abc import Collection, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -20,6 +23,10 @@ from support.mount_process import (
     run_in,
     wait_until,
 )
+from support.network_proxy import NetworkProxy
+from support.terminal import TerminalProgram
+
+MIB = 1024 * 1024
 
 NOT_DURABLE = 75
 FILE_BYTES = 200_000
@@ -179,3 +186,128 @@ def test_new_mount_takes_over_from_a_daemon_that_still_uploads_after_a_plain_umo
     master.start()
     mount.start()
     assert_next_mount_sends(mount, master, make_mount("other"), content)
+
+
+DRAIN_SECONDS = "10"
+COMPLETE = [f"complete-{number:02}" for number in range(40)]
+"""Files of one chunk each, in the order in which they are written."""
+COMPLETE_BYTES = 2 * MIB
+"""Over what is short, and so sent beside the others."""
+LOG_BYTES = 3 * MIB
+"""Less than a chunk, which would leave at once when it is full."""
+BYTES_PER_SECOND = 5 * MIB
+"""Of the network, once there is one: no more than 25 of the complete files within the time. What workers have in their
+hands by then goes first, and the newest file is the next."""
+
+
+@pytest.fixture
+def network(master: MasterProcess) -> Iterator[NetworkProxy]:
+    with NetworkProxy(master.address) as network:
+        yield network
+
+
+@pytest.fixture
+def draining(
+    network: NetworkProxy, master: MasterProcess, mounts: list[MountProcess], tmp_path: Path
+) -> MountProcess:
+    """A mount behind the network, which is not mounted yet."""
+    mount = MountProcess(tmp_path / "draining", network.address, master.make_token("user-123"))
+    mounts.append(mount)
+    return mount
+
+
+def open_run_that_cannot_be_sent(mount: MountProcess, network: NetworkProxy) -> Path:
+    run = mount.make_run(RUN)
+    (run / "first").write_text("looked into, so that the master is not needed")
+    mount.wait_durable(run)
+    network.refuse()
+    return run
+
+
+def come_back_slow(network: NetworkProxy) -> None:
+    network.slow_down(bytes_per_second=BYTES_PER_SECOND)
+    network.restore()
+
+
+def are_durable(mount: MountProcess, run: Path, names: list[str]) -> bool:
+    pending = {Path(file["path"]).name for file in mount.status(run)["pending"]}
+    return not pending & set(names)
+
+
+def left_in_log(mount: MountProcess) -> dict[str, int]:
+    """The files that the daemon has named as it ended, and how many bytes of each were sent."""
+    pattern = rf"'user-123/training/{RUN}/([^']*)', (\d+) of \d+ bytes sent"
+    return {name: int(sent) for name, sent in re.findall(pattern, mount.log_text())}
+
+
+def assert_newest_went_first(left: Collection[str], contents: dict[str, bytes], other: MountProcess) -> None:
+    newest = COMPLETE[-1]
+    assert newest not in left
+    assert set(COMPLETE[5:10]) <= set(left) <= set(contents)
+    assert (run_in(other) / newest).read_bytes() == contents[newest]
+    assert not (run_in(other) / COMPLETE[7]).exists()
+
+
+def assert_next_mount_sends_the_rest(
+    draining: MountProcess, network: NetworkProxy, other: MountProcess, contents: dict[str, bytes]
+) -> None:
+    network.slow_down()
+    draining.start()
+    draining.wait_durable()
+    assert {name: (run_in(other) / name).read_bytes() for name in contents} == contents
+
+
+def test_sigterm_sends_the_newest_complete_file_before_older_ones_and_an_open_log(
+    draining: MountProcess, network: NetworkProxy, make_mount: MakeMount
+) -> None:
+    """U2. While a mount ends, complete files are sent before those that are still being written, and the newest of them
+    first.
+    """
+    other = make_mount("other")
+    contents = {name: os.urandom(COMPLETE_BYTES) for name in COMPLETE} | {"train.log": os.urandom(LOG_BYTES)}
+    command: list[str | Path] = [PROGRAM, *draining.mount_arguments, "--foreground"]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        draining.pid = process.pid
+        wait_until(draining.mount_point.is_mount, "the mount")
+        run = open_run_that_cannot_be_sent(draining, network)
+        for name in COMPLETE[:-1]:
+            (run / name).write_bytes(contents[name])
+        log = os.open(run / "train.log", os.O_WRONLY | os.O_CREAT)
+        assert os.write(log, contents["train.log"]) == LOG_BYTES
+        (run / COMPLETE[-1]).write_bytes(contents[COMPLETE[-1]])
+
+        process.terminate()
+        wait_until(lambda: "SIGTERM" in draining.log_text(), "the signal is taken")
+        come_back_slow(network)
+        wait_until(lambda: are_durable(draining, run, COMPLETE[-8:]), "the newest files at the master")
+        process.terminate()  # the time is over
+
+        process.wait(WAIT_SECONDS_MAX)
+    with suppress(OSError):  # the daemon is gone
+        os.close(log)
+    assert process.returncode == NOT_DURABLE
+    left = left_in_log(draining)
+    assert left["train.log"] == 0
+    assert_newest_went_first(left, contents, other)
+    assert_next_mount_sends_the_rest(draining, network, other, contents)
+
+
+def test_umount_sends_the_newest_file_first_and_names_those_left(
+    draining: MountProcess, network: NetworkProxy, make_mount: MakeMount
+) -> None:
+    other = make_mount("other")
+    contents = {name: os.urandom(COMPLETE_BYTES) for name in COMPLETE}
+    draining.start()
+    run = open_run_that_cannot_be_sent(draining, network)
+    for name, content in contents.items():
+        (run / name).write_bytes(content)
+
+    with TerminalProgram(PROGRAM, "umount", draining.mount_point, "--timeout", DRAIN_SECONDS) as terminal:
+        terminal.wait_for_text("40 files ", "0 B of 80.0 MiB")  # the drain has begun
+        come_back_slow(network)
+        status = terminal.wait_end()
+
+    assert status == NOT_DURABLE, terminal.text
+    left = re.findall(rf"{RUN}/(\S+)", terminal.text)
+    assert_newest_went_first(left, contents, other)
+    assert_next_mount_sends_the_rest(draining, network, other, contents)
