@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ class MasterPlace:
     certificate: str | None
     """None without TLS."""
     user: str
+    pids: list[int]
+    """Its processes, for who holds it up."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +35,8 @@ class WritePlace:
     """The first directory on yet another mount, when somebody reads there meanwhile."""
     master: MasterPlace | None = None
     """The server itself, where it is ours."""
+    mount_command: list[str] = field(default_factory=list)
+    """Makes the first writer's mount again, where it is ours."""
 
     @property
     def directory(self) -> Path:
@@ -52,6 +56,7 @@ class WritePlace:
             "arrivals": [asdict(arrival) for arrival in self.arrivals],
             "followed": str(self.followed) if self.followed else None,
             "master": asdict(self.master) if self.master else None,
+            "mount_command": self.mount_command,
         }
 
     @classmethod
@@ -61,4 +66,5 @@ class WritePlace:
             arrivals=[Arrival(**arrival) for arrival in fields["arrivals"]],
             followed=Path(fields["followed"]) if fields["followed"] else None,
             master=MasterPlace(**fields["master"]) if fields["master"] else None,
+            mount_command=fields["mount_command"],
         )

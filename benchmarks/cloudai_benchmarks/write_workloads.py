@@ -11,6 +11,7 @@ from cloudai_benchmarks.commit_orders import FILES_PER_COMMIT
 from cloudai_benchmarks.datasets import MIB
 from cloudai_benchmarks.latency_job import SMALL_WRITE_BYTES, WriteBesideUpload
 from cloudai_benchmarks.log_jobs import LINE_BYTES, LINES_PER_SECOND, FollowLog, WriteLog
+from cloudai_benchmarks.mount_job import MountAgain, MountWithBacklog
 from cloudai_benchmarks.shapes import WRITER_COUNT_MAX, Shapes
 from cloudai_benchmarks.workloads import Phase, Workload, WriteJob, WriteWorkload, scale_count
 from cloudai_benchmarks.write_jobs import (
@@ -25,6 +26,7 @@ from cloudai_benchmarks.write_place import WritePlace
 
 WRITER_COUNTS: Final = (1, 4, WRITER_COUNT_MAX)
 _BOTH: Final = (Phase.RETURNS, Phase.STORED)
+_RETURNS: Final = (Phase.RETURNS,)
 _STORED: Final = (Phase.STORED,)
 
 MakeJob = Callable[[WritePlace, Path, str], WriteJob]
@@ -139,6 +141,22 @@ def make_write_workloads(shapes: Shapes) -> list[Workload]:
                 make_job=_commit_job_maker(count, commit_count),
             )
             for count in WRITER_COUNTS
+        ),
+        WriteWorkload(
+            name="mount-again",
+            title=f"mount and ls of a run of {shapes.tree.file_count:,} files, no backlog",
+            dataset=shapes.tree,
+            phases=_RETURNS,
+            needs_master=True,
+            make_job=lambda place, source, _: MountAgain(place, source),
+        ),
+        WriteWorkload(
+            name="mount-backlog",
+            title=f"mount and ls of a run of {shapes.tree.file_count:,} files, all of them a backlog",
+            dataset=shapes.tree,
+            phases=_BOTH,
+            needs_master=True,
+            make_job=lambda place, source, _: MountWithBacklog(place, source),
         ),
     ]
 

@@ -8,6 +8,7 @@ import pytest
 
 from cloudai_benchmarks.contenders.selection import default_names
 from cloudai_benchmarks.registry import make_workloads
+from cloudai_benchmarks.workloads import WriteWorkload
 
 
 def test_all_of_this_is_measured() -> None:
@@ -42,6 +43,29 @@ def test_all_of_this_is_measured() -> None:
         "commits-1": ("8,000 files committed by 1 client without a mount", "stored"),
         "commits-4": ("8,000 files committed by 4 clients without a mount", "stored"),
         "commits-16": ("8,000 files committed by 16 clients without a mount", "stored"),
+        "mount-again": ("mount and ls of a run of 10,000 files, no backlog", "returns"),
+        "mount-backlog": (
+            "mount and ls of a run of 10,000 files, all of them a backlog",
+            "returns",
+            "stored",
+        ),
+    }
+
+
+def test_these_have_the_rate_at_which_files_arrive() -> None:
+    rated = {
+        name: (workload.writer_count, workload.file_count)
+        for name, workload in make_workloads(1.0).items()
+        if isinstance(workload, WriteWorkload) and workload.file_count
+    }
+
+    assert rated == {
+        "writers-1": (1, 3200),
+        "writers-4": (4, 3200),
+        "writers-16": (16, 3200),
+        "commits-1": (1, 8000),  # clients without a mount, beside the only writer's
+        "commits-4": (1, 8000),
+        "commits-16": (1, 8000),
     }
 
 

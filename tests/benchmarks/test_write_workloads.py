@@ -224,7 +224,10 @@ def test_place_comes_back_from_json_as_it_was(tmp_path: Path) -> None:
         directories=[tmp_path / "0", tmp_path / "1"],
         arrivals=[Arrival.in_directory(tmp_path / "0"), Arrival.at_master(tmp_path, Path("run"))],
         followed=tmp_path / "elsewhere",
-        master=MasterPlace(address="127.0.0.1:1", token_file="token", certificate=None, user="user-123"),
+        master=MasterPlace(
+            address="127.0.0.1:1", token_file="token", certificate=None, user="user-123", pids=[1, 2]
+        ),
+        mount_command=["cloudai", "mount"],
     )
 
     assert WritePlace.from_json(place.to_json()) == place

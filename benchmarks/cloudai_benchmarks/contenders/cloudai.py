@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -23,7 +24,7 @@ from cloudai_benchmarks.processes import Server, family_of, has_process, run_com
 from cloudai_benchmarks.write_place import MasterPlace, WritePlace
 from cloudai_daemon.control_client import ControlClient, DaemonUnreachable
 from cloudai_daemon.control_protocol import RemoteError
-from cloudai_daemon.mount_lookup import require_alive
+from cloudai_daemon.mount_lookup import find_at, require_alive
 from cloudai_fusefs.mount_control import MEMORY_BYTES_DEFAULT
 
 USER: Final = "user-123"
@@ -165,9 +166,10 @@ class CloudAIMount(ClientMount):
         super().__init__(directory)
         self._master = master
         self._pid = 0
-        """Of the mount daemon; 0 while nothing is mounted."""
+        """Of the mount daemon that was started here; 0 while nothing is mounted."""
 
-    def start_client(self) -> None:
+    def mount_command(self) -> list[str]:
+        """Mounts with the caches and the state that are there."""
         master = self._master
         options = [
             f"token_file={master.token_file}",
@@ -176,9 +178,13 @@ class CloudAIMount(ClientMount):
             f"ca={master.certificate}" if master.certificate else "insecure",
             *self.further_options,
         ]
+        places = [master.address, str(self.mount_point)]
+        return [str(_PROGRAMS / "cloudai"), "mount", *places, "-o", ",".join(options)]
+
+    def start_client(self) -> None:
         for name in ("state", "cache"):
             (self.client_dir / name).mkdir(mode=0o700, exist_ok=True)
-        run_command(_PROGRAMS / "cloudai", "mount", master.address, self.mount_point, "-o", ",".join(options))
+        run_command(*self.mount_command())
         try:
             self._pid = require_alive(self.mount_point).process.pid
         except DaemonUnreachable as error:
@@ -193,16 +199,25 @@ class CloudAIMount(ClientMount):
             raise WorkFailed(str(error)) from error
 
     def pids(self) -> list[int]:
-        return family_of(self._pid) if self._pid else []
+        return family_of(*self._daemon_pids())
 
     def end_client(self) -> None:
-        pid, self._pid = self._pid, 0
+        pids, self._pid = self._daemon_pids(), 0
         if fuse_mounts.is_mounted(self.mount_point):
             with suppress(BenchmarkError):
                 run_command(_PROGRAMS / "cloudai", "umount", "--now", self.mount_point)
         fuse_mounts.unmount_below(self.mount_point)
-        if pid:
-            wait_until(lambda: not has_process(pid), f"mount daemon {pid} ends", seconds_max=_END_SECONDS_MAX)
+        for pid in pids:
+            wait_until(partial(_has_ended, pid), f"mount daemon {pid} ends", seconds_max=_END_SECONDS_MAX)
+
+    def _daemon_pids(self) -> set[int]:
+        """Of the one that was started here, and of one that a job has put in its place."""
+        entry = find_at(self.mount_point)
+        return {self._pid, entry.process.pid if entry else 0} - {0}
+
+
+def _has_ended(pid: int) -> bool:
+    return not has_process(pid)
 
 
 class CloudAIMountAsUser(CloudAIMount):
@@ -295,7 +310,9 @@ class CloudAI(FuseContender):
                 if self._written_master.certificate
                 else None,
                 user=USER,
+                pids=self._written_master.pids(),
             ),
+            mount_command=self._writers[0].mount_command(),
         )
 
     @contextmanager
