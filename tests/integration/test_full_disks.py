@@ -1,5 +1,5 @@
-"""A full disk at either end is the writer's ENOSPC, a quota that is used up EDQUOT, and what was acknowledged is
-still there."""
+"""A full disk at either end is the writer's ENOSPC, a quota of the staging disk that is used up EDQUOT, and what was
+acknowledged is still there."""
 
 from __future__ import annotations
 
@@ -147,16 +147,10 @@ def test_what_was_acknowledged_on_a_full_staging_disk_survives_the_daemon(
 def test_used_up_quota_on_the_staging_disk_is_edquot_and_keeps_what_was_acknowledged(
     tmp_path: Path, master: MasterProcess, mount_of: MakeMount
 ) -> None:
-    library = tmp_path / "exhausted_quota.so"
-    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, EXHAUSTED_QUOTA_SOURCE, "-ldl"], check=True)
     used_up = tmp_path / "used-up"
     mount = mount_of(master, "mount")
     mount.umount()
-    mount.environment = {
-        "LD_PRELOAD": str(library),
-        "QUOTA_OF": str(mount.state_dir),
-        "QUOTA_USED_UP": str(used_up),
-    }
+    mount.environment = quota_of(mount.state_dir, used_up)
     mount.start()
     run = mount.make_run(RUN)
     (run / "published").write_bytes(b"published")
@@ -181,6 +175,62 @@ def test_used_up_quota_on_the_staging_disk_is_edquot_and_keeps_what_was_acknowle
     mount.wait_durable()
     found = contents_of(run_in(mount_of(master, "other")))
     assert found == {"published": b"published", "closed": b"closed", "after": b"after"}
+
+
+def test_used_up_quota_on_the_masters_disk_is_enospc_from_fsync_and_keeps_what_was_acknowledged(
+    tmp_path: Path, mount_of: MakeMount
+) -> None:
+    """It is a quota of the master, not of whoever writes."""
+    used_up = tmp_path / "used-up"
+    master = MasterProcess(tmp_path / "master")
+    master.environment = quota_of(master.data_dir, used_up)
+    master.start()
+    try:
+        mount = mount_of(master, "mount")
+        run = mount.make_run(RUN)
+        write_synced(run / "before", b"before")
+        used_up.touch()
+        contents = {"small": b"in its commit", "large": os.urandom(5 * MIB)}
+        for name, content in contents.items():
+            (run / name).write_bytes(content)
+        (run / "directory").mkdir()
+
+        refusals = [
+            refusal_of(lambda: sync(run / "small")),
+            refusal_of(lambda: sync(run / "large")),
+            refusal_of(lambda: sync(run / "directory")),
+        ]
+
+        assert [errno.errorcode[refusal] for refusal in refusals] == ["ENOSPC"] * 3
+        assert all_name_the_full_disk(mount, 3)
+        mount.kill()
+        mount.start()
+        contents["before"] = b"before"
+        assert {name: (run / name).read_bytes() for name in contents} == contents
+        used_up.unlink()
+        wait_until(lambda: mount.status()["pending_count"] == 0, "the upload when there is room again")
+        write_synced(run / "after", b"after")
+        elsewhere = run_in(mount_of(master, "other"))
+        assert list((elsewhere / "directory").iterdir()) == []
+        contents["after"] = b"after"
+        assert {name: (elsewhere / name).read_bytes() for name in contents} == contents
+    finally:
+        master.kill()
+
+
+def quota_of(directory: Path, used_up: Path) -> dict[str, str]:
+    """The environment of a program that has a quota of what is below the directory, used up while the file exists."""
+    library = used_up.parent / "exhausted_quota.so"
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, EXHAUSTED_QUOTA_SOURCE, "-ldl"], check=True)
+    return {"LD_PRELOAD": str(library), "QUOTA_OF": str(directory), "QUOTA_USED_UP": str(used_up)}
+
+
+def sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_file(run: Path, number: int, acknowledged: dict[str, bytes]) -> int:
