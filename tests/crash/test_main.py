@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
 import tempfile
 from collections.abc import Generator, Iterable
 from pathlib import Path
@@ -13,6 +15,7 @@ from crash.round_plan import RoundPlan
 from crash.rounds import RoundReport
 from support.staged_state import NOTHING_STAGED, StagedState
 
+ROOT = Path(__file__).parents[2]
 ONE_PENDING = StagedState(pending_count=1, pending_files=0)
 
 
@@ -79,3 +82,27 @@ def test_two_hundred_rounds_are_asked_for_where_nobody_says_how_many(
 
     assert len(ran_seeds) == 399  # those with odd seeds count
     assert "200 of 399 rounds counted" in capsys.readouterr().out
+
+
+def test_make_target_has_two_hundred_rounds_and_a_minute_of_outage() -> None:
+    """What is printed is what it would do. A test that had another name would be an error of pytest's."""
+    say = (
+        "env",
+        "-u",
+        "MAKEFLAGS",
+        "-u",
+        "MAKELEVEL",
+        "-u",
+        "ARGS",
+        "make",
+        "-n",
+        "-o",
+        "setup",
+        "test-crash",
+    )
+    said = subprocess.run(say, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+    rounds, outage = said.index("python -m crash \n"), said.index("CLOUDAI_TEST_OUTAGE_SECONDS=60 ")
+    assert rounds < outage
+    (name,) = re.findall(r"tests/integration/test_network_faults\.py::(\w+)", said[outage:])
+    assert f"def {name}(" in (ROOT / "tests/integration/test_network_faults.py").read_text()
