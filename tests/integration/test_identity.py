@@ -6,12 +6,13 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
 
 from support.master_process import MasterProcess
-from support.mount_process import RUN, MountProcess, wait_until
+from support.mount_process import RUN, MountProcess, run_in, wait_until
 
 
 @pytest.fixture
@@ -108,6 +109,10 @@ def test_token_for_one_run_mounts_that_run_alone(
         (user / "training" / "2026-11-20_18-00-00").mkdir()
 
 
+def is_failed(status: dict[str, Any]) -> bool:
+    return bool(status["file"]["state"] == "failed")
+
+
 def test_revoked_token_ends_uploads_and_a_new_one_in_the_file_goes_on(
     tmp_path: Path, master: MasterProcess, mounts: list[MountProcess]
 ) -> None:
@@ -126,10 +131,17 @@ def test_revoked_token_ends_uploads_and_a_new_one_in_the_file_goes_on(
         return any("not authenticated" in entry["reason"] for entry in mount.status()["pending"])
 
     wait_until(is_refused, "the refusal in the status")
+    (run / "kept").write_bytes(b"not lost")
+    wait_until(lambda: is_failed(mount.status(run / "kept")), "the refusal of another file")
+    assert mount.log_text().count("uploads are refused") == 1
     mount.token_file.write_text(master.make_token("user-123"))
     mount.wait_durable()
 
     assert mount.status()["pending_count"] == 0
+    other = MountProcess(tmp_path / "other", master.address, mount.token_file.read_text())
+    mounts.append(other)
+    other.start()
+    assert (run_in(other) / "kept").read_bytes() == b"not lost"
     for secret in (mount.token_file.read_text().strip(),):
         assert secret not in mount.log_text()
         for process in Path("/proc").glob("[0-9]*/cmdline"):

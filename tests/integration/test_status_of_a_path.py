@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 
 from support.master_process import MasterProcess
-from support.mount_process import RUN, MakeMount, MountProcess
+from support.mount_process import RUN, MakeMount, MountProcess, wait_until
+from support.network_proxy import NetworkProxy
+
+MIB = 1024 * 1024
 
 
 def status_of(mount: MountProcess, path: Path) -> list[str]:
@@ -41,3 +45,28 @@ def test_file_is_staged_and_then_durable_and_its_directory_counts_both(
 
     assert status_of(mount, run / "model.bin") == [f"durable 9.8 KiB of 9.8 KiB {model}"]
     assert status_of(mount, run) == ["everything is durable, 2 files"]
+
+
+def test_file_is_uploading_with_the_share_of_it_that_is_at_the_master(
+    mounts: list[MountProcess], master: MasterProcess, tmp_path: Path
+) -> None:
+    with NetworkProxy(master.address) as network:
+        mount = MountProcess(tmp_path / "mount", network.address, master.make_token("user-123"))
+        mounts.append(mount)
+        mount.start()
+        run = mount.make_run(RUN)
+        network.slow_down(bytes_per_second=8 * MIB)
+        (run / "model.bin").write_bytes(os.urandom(64 * MIB))
+
+        def shares() -> list[tuple[int, int]]:
+            line = f"uploading (\\d+) % (\\d+).0 MiB of 64.0 MiB user-123/training/{RUN}/model.bin"
+            found = [re.fullmatch(line, said) for said in status_of(mount, run / "model.bin")]
+            return [(int(one[1]), int(one[2])) for one in found if one]
+
+        wait_until(lambda: any(0 < percent < 100 for percent, _ in shares()), "a part of it")
+
+        ((percent, arrived_mib),) = shares()
+        assert percent == arrived_mib * 100 // 64
+        network.slow_down()
+        mount.wait_durable()
+        assert shares() == []
