@@ -146,8 +146,8 @@ class Rearrangements:
             inside = tree.left_names.inside(replaced) if replaced is not None else ()
             if (
                 (pending is not None and pending.place and not pending.covered_ids)
-                and node.edge_count
-                == 1  # its commit places the first; others may have given it more before a death
+                # (Its commit places the first of its names; others may have given it more before a death.)
+                and node.edge_count == 1
                 and not inside
                 and not _is_needed_by(node, target, holders)
             ):

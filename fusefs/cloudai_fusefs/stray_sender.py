@@ -98,9 +98,8 @@ class StraySender:
             log.warning("%s: what was removed may still be there: %s", self._tree.path, error)
             self._tree.is_in_doubt = True  # news of it were left aside
             if self._tree.is_sealed:
-                self._tree.is_kept = (
-                    False  # no news come any more, with which it would be listed: the next look does
-                )
+                # No news come any more, with which it would be listed: the next look does.
+                self._tree.is_kept = False
         return True
 
     def _forget(self, node_id: int) -> None:

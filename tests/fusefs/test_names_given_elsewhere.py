@@ -109,6 +109,9 @@ async def test_name_that_another_mount_has_given_stays(
     change: Change,
     expected: Contents,
 ) -> None:
+    """W15. What is replaced or removed while its upload is on its way goes at the master where that upload has put it;
+    names that another mount has given it meanwhile stay, with what was written to them.
+    """
     async with open_both(client, run, tmp_path) as (one, other):
         await put_on_its_way(one, master)
         await give_name(other)
