@@ -670,7 +670,7 @@ async def test_drain_sends_complete_files_newest_first_and_then_what_is_still_be
     run: types.Run,
 ) -> None:
     """U2. While a mount ends, complete files are sent before those that are still being written, and the newest of them
-    first.
+    first, once the chunks that are under way have arrived.
     """
     await file_system.namespace.load(file_system.tree.root)
     log = await file_system.create(b"train.log")

@@ -261,7 +261,7 @@ def test_sigterm_sends_the_newest_complete_file_before_older_ones_and_an_open_lo
     draining: MountProcess, network: NetworkProxy, make_mount: MakeMount
 ) -> None:
     """U2. While a mount ends, complete files are sent before those that are still being written, and the newest of them
-    first.
+    first, once the chunks that are under way have arrived.
     """
     other = make_mount("other")
     contents = {name: os.urandom(COMPLETE_BYTES) for name in COMPLETE} | {"train.log": os.urandom(LOG_BYTES)}
