@@ -164,6 +164,9 @@ class RunNodes:
         del self.nodes[node.node_id]
         node.node_id = node_id
         self.nodes[node_id] = node
+        # Those are of the directory with the former id, if the master has that. Who has them now need not wait for this
+        # one, and may be above it by then, so that each would wait for the other.
+        self.left_names.forget(node)
         self.directories_with_stale_rows.add(node)
         if node.pending is not None:
             node.pending.sent = True  # the master has it: who removes it here must ask

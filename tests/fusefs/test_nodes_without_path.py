@@ -13,6 +13,7 @@ import trio
 from google.protobuf.message import Message
 from trio.testing import MockClock
 
+from cloudai_fusefs.commit_order import find_in_the_way
 from cloudai_fusefs.managed_tree import ManagedTree
 from cloudai_fusefs.node import DIRECTORY, FILE, Node
 from cloudai_fusefs.run_tree import RunTree
@@ -29,7 +30,8 @@ from support.two_mounts import open_both
 ROOT_ID = NODE_ID_MIN
 DIRECTORY_ID = NODE_ID_MIN + 1
 FILE_ID = NODE_ID_MIN + 2
-OWN_ID = NODE_ID_MIN + 3
+OTHER_ID = NODE_ID_MIN + 3
+OWN_ID = NODE_ID_MIN + 4
 
 
 def make_tree() -> RunTree:
@@ -110,6 +112,31 @@ def test_directory_made_here_does_not_become_one_in_which_something_is_left() ->
 
     assert tree.is_in_doubt
     assert tree.nodes[DIRECTORY_ID] is directory
+
+
+def test_directory_that_becomes_another_has_left_no_names() -> None:
+    """What has them now may be above it, and each would wait for the other."""
+    tree = make_tree()
+    own = Node(tree, OWN_ID, DIRECTORY)
+    tree.add(tree.root, b"moved", own)
+    tree.note_pending(own).place = True
+    tree.left_names.note(own, (tree.root, b"left"))
+    directory = Node(tree, OWN_ID + 1, DIRECTORY)
+    tree.add(tree.root, b"left", directory)
+    tree.note_pending(directory).place = True
+    assert find_in_the_way(directory) is own
+
+    tree.apply_changes(
+        names.WatchResponse(
+            changes=[
+                names.Change(revision=2, edge_set=edge(ROOT_ID, b"moved", OTHER_ID, DIRECTORY, revision=2))
+            ],
+            revision=2,
+        )
+    )
+
+    assert own.node_id == OTHER_ID
+    assert find_in_the_way(directory) is None
 
 
 def test_staged_file_goes_on_with_the_directory_that_has_taken_the_name_of_its_own() -> None:
