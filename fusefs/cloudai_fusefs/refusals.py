@@ -115,6 +115,7 @@ class Refusals:
         waits = self._tree.is_in_doubt and not self._tree.has_path(node) and note_overtaken(pending)
         if waits:
             pending.due_seconds = trio.current_time() + OVERTAKEN_RETRY_SECONDS
+            self._arm(node, pending)  # what came along with others is put on the agenda by nobody else
         return waits
 
     def note_behind(self, node: Node, before: Node, *, is_moving: bool) -> None:

@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 from trio.testing import MockClock
 
 from cloudai_fusefs.commit_order import find_in_the_way
+from cloudai_fusefs.commit_composer import ComposedCommit, compose_commit
 from cloudai_fusefs.managed_tree import ManagedTree
 from cloudai_fusefs.node import DIRECTORY, FILE, Node
 from cloudai_fusefs.run_tree import RunTree
@@ -172,6 +173,46 @@ async def test_file_in_a_directory_without_a_name_is_not_committed_in_the_root_o
     assert await published(client, run) == {b"directory/file": b"content"}
     assert (await tree_of(client, run)).keys() == {b"", b"directory", b"directory/file"}
     assert file_system.shown().keys() == {b"directory", b"directory/file"}
+
+
+async def test_directory_that_came_along_and_had_no_path_for_a_while_is_committed_in_its_own_time(
+    clock: MockClock,
+    file_system: FileSystemHarness,
+    client: FakeMasterClient,
+    run: types.Run,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Although what needed it is gone by then."""
+    await file_system.mkdir(b"above")
+    await file_system.make_all_durable()
+    await trio.sleep(HEARTBEAT_SECONDS)
+    await file_system.mkdir(b"above/directory")
+    await file_system.write_file(b"above/directory/file", b"content")
+    tree = file_system.tree
+    above = await file_system.find(b"above")
+    directory, file = [await file_system.find(b"above/directory" + name) for name in (b"", b"/file")]
+    await trio.sleep(0.02)
+    await file_system.set_attributes(b"above/directory", mode=0o700)  # due after the file in it
+
+    async def compose_while_news_come(node: Node) -> ComposedCommit | None:
+        item = await compose_commit(node)
+        if node is file and above.is_attached:
+            tree.detach(tree.root, b"above")
+            tree.is_in_doubt = True
+        return item
+
+    with monkeypatch.context() as patched:
+        patched.setattr("cloudai_fusefs.commit_sender.compose_commit", compose_while_news_come)
+        while above.is_attached:
+            await trio.sleep(0.01)
+    tree.detach(directory, b"file")
+    file_system.staging.discard(file)
+    tree.add(tree.root, b"above", above)
+    tree.is_in_doubt = False
+
+    await trio.sleep(10)
+
+    assert (await tree_of(client, run)).keys() == {b"", b"above", b"above/directory"}
 
 
 async def rename_into(mount: FileSystemHarness) -> None:
