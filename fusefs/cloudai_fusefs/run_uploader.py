@@ -241,6 +241,8 @@ class RunUploader:
         while True:
             if isinstance(error, Unauthenticated):
                 # Again each time: somebody may have begun to wait meanwhile.
+                if self._tree.stray_ids:
+                    self._tree.stray_failure = error
                 self.refusals.note_call(error)
             await trio.sleep(self.refusals.take_pause_seconds())
             try:

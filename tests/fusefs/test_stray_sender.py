@@ -11,6 +11,7 @@ from trio.testing import MockClock
 
 from cloudai_fusefs.journal import Journal
 from cloudai_fusefs.run_tree import RunTree
+from cloudai_model.errors import Unauthenticated
 from cloudai_proto.storage.v1 import names_pb2 as names
 from cloudai_proto.storage.v1 import types_pb2 as types
 from fakes.fake_master import FakeMaster, FakeMasterClient
@@ -122,6 +123,23 @@ async def test_outage_among_strays_leaves_them_for_later(
 
     assert set(await tree_of(client, run)) == {b""}
     assert strays_in_journal(file_system) == set()
+
+
+async def test_each_who_waits_is_told_that_the_token_is_refused(
+    clock: MockClock, file_system: FileSystemHarness, client: FakeMasterClient, run: types.Run
+) -> None:
+    """The second too, for whom the strays are not tried again: the master is asked for nothing else by then."""
+    await file_system.sync.load_run(file_system.tree)
+    await leave_strays(file_system, client, run, [file_commit(b"stray", b"x")])
+    client.is_revoked = True
+
+    for _ in range(2):
+        with pytest.raises(Unauthenticated), trio.fail_after(60):
+            await file_system.uploader.wait_strays_removed()
+
+    client.is_revoked = False
+    await trio.sleep(10)
+    assert set(await tree_of(client, run)) == {b""}
 
 
 @pytest.mark.parametrize("is_linked", [True, False], ids=["link", "rename"])
