@@ -408,6 +408,9 @@ class Rearrangements:
         if holder is not None and holder.children:
             self._uploader.tell_kernel(tree.pass_on_name(directory, name, node))
             self._staging.note_news(tree)
+            if holder.is_attached:
+                with suppress(OSError):  # a full disk: the next mount finds it by the path that the rows have
+                    self._staging.note_path(holder)
         elif holder is not None:
             tree.detach(directory, name)
             tree.forget_if_unused(holder)

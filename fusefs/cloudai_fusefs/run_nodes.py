@@ -234,9 +234,13 @@ class RunNodes:
             self.forget_if_unused(node)
 
     def pass_on_name(self, directory: Node, name: bytes, successor: Node) -> list[Invalidation]:
-        """What has the name by older news loses it to another, which is yet to be given it."""
+        """What has the name by older news loses it to another, which is yet to be given it. A directory in which
+        something is yet to be committed stays beside what is none: that would come to be in the run's root.
+        """
         told: list[Invalidation] = []
         node = (directory.children or {})[name]
+        if node.is_directory and not successor.is_directory and stays(node):
+            return self.give_way(directory, name)
         if node.is_directory and successor.is_directory:
             self._move_staying(node, successor, told)
         self._drop_edge(directory, name, told)
@@ -251,7 +255,9 @@ class RunNodes:
                 self._drop_edge(parent, name, [])
 
     def give_way(self, directory: Node, name: bytes) -> list[Invalidation]:
-        """What is staged under the name, a file or symlink, is to be committed beside it, where another needs it."""
+        """What is staged under the name, or in a directory of that name, is to be committed beside it, where another
+        needs it.
+        """
         assert directory.children is not None
         node = directory.children[name]
         told: list[Invalidation] = []

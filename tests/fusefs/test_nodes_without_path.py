@@ -5,6 +5,7 @@ until those news or a listing come.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from pathlib import Path
 from typing import NoReturn
 
@@ -15,6 +16,7 @@ from trio.testing import MockClock
 
 from cloudai_fusefs.commit_order import find_in_the_way
 from cloudai_fusefs.commit_composer import ComposedCommit, compose_commit
+from cloudai_fusefs.journal import Journal
 from cloudai_fusefs.managed_tree import ManagedTree
 from cloudai_fusefs.node import DIRECTORY, FILE, Node
 from cloudai_fusefs.run_tree import RunTree
@@ -273,6 +275,59 @@ async def test_directory_that_becomes_another_while_the_master_is_asked_is_that_
         assert is_whole(one.tree)
         await one.make_all_durable()
         assert one.shown().keys() == (await tree_of(client, run)).keys() - {b""}
+        assert is_whole(one.tree)
+
+
+async def rename_to(mount: FileSystemHarness) -> None:
+    await mount.rename(b"source", b"name")
+
+
+async def link_to(mount: FileSystemHarness) -> None:
+    await mount.link(b"source", b"name")
+
+
+@pytest.mark.parametrize("change", [rename_to, link_to])
+async def test_file_staged_in_a_directory_whose_name_a_file_is_given_meanwhile_replaces_none_in_the_root(
+    clock: MockClock,
+    client: FakeMasterClient,
+    master: FakeMaster,
+    run: types.Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: Callable[[FileSystemHarness], Awaitable[None]],
+) -> None:
+    """Others made the directory while the master was asked, and removed it, which they saw empty."""
+    others_client = master.client(USER)
+    async with open_both(client, run, tmp_path, other_client=others_client) as (one, other):
+        await other.write_file(b"source", b"content")
+        await other.write_file(b"file", b"theirs")
+        await other.make_all_durable()
+        await trio.sleep(HEARTBEAT_SECONDS)
+        call_name = change.__name__.removesuffix("_to")
+        call_now = getattr(client, call_name)
+
+        async def call_late(request: Message) -> Message:
+            await other.mkdir(b"name")
+            await other.make_all_durable()
+            await trio.sleep(1)
+            await one.write_file(b"name/file", b"staged")
+            master.news_latency_seconds = 5.0
+            await other.rmdir(b"name")
+            response: Message = await call_now(request)
+            return response
+
+        with monkeypatch.context() as patched:
+            patched.setattr(client, call_name, call_late)
+            await change(one)
+        with closing(Journal(one.state_dir / "journal.sqlite")) as journal:
+            assert b"name.conflict-1/file" in {record.path for record in journal.records()}
+        await trio.sleep(60)
+
+        contents = {b"file": b"theirs", b"name": b"content", b"name.conflict-1/file": b"staged"}
+        if change is link_to:
+            contents[b"source"] = b"content"
+        assert await published(others_client, run) == contents
+        assert one.shown().keys() == other.shown().keys() == {*contents, b"name.conflict-1"}
         assert is_whole(one.tree)
 
 
