@@ -66,6 +66,7 @@ class Recovery:
         }
         self._moving: dict[Node, Edge] = {}  # which the master has where another row has put something else
         self._stray_edges: dict[int, tuple[Edge, ...]] = {}  # where the master has what has no name here
+        self._became: dict[int, Node] = {}  # directories of rows that the master has under other ids
         self._strays: dict[str, list[StrayRecord]] = defaultdict(list)
         for stray in strays:
             self._strays[stray.task_id].append(stray)
@@ -115,10 +116,13 @@ class Recovery:
             return True
         for stray in self._strays.pop(tree.task_id, []):
             self._recover_stray(tree, stray)
+        if self._became:
+            self._staging.rewrite_strays_in(tree, set(self._became.values()))
         # Not before: what one row replaced, another may give a name again.
         tree.forget_all_unused()
         self._placed_by_path = {node for node in self._placed_by_path if node.tree is not tree}
         self._moving = {node: edge for node, edge in self._moving.items() if node.tree is not tree}
+        self._became = {node_id: node for node_id, node in self._became.items() if node.tree is not tree}
         if records:
             # At the end, so that it goes in full batches.
             for node in list(tree.pending):
@@ -159,20 +163,26 @@ class Recovery:
             return  # of a sealed run it stays, and is shown again
         edges = node.edges
         if stray.places is not None:
-            places = places_of_row(stray.places)
-            edges = tuple(edge for edge in edges if (edge[0].node_id, edge[1]) in places)
+            places = self._find_places(tree, stray.places)
+            edges = tuple(edge for edge in edges if edge in places)
         if edges:
-            self._stray_edges[stray.node_id] = edges
+            self._stray_edges[stray.node_id] = (*self._stray_edges.get(stray.node_id, ()), *edges)
             tree.drop_names(node, edges)
 
+    def _find_places(self, tree: RunTree, row: bytes) -> Sequence[Edge]:
+        """Those whose directory is known."""
+        directories = (
+            (tree.nodes.get(parent_id) or self._became.get(parent_id), name)
+            for parent_id, name in places_of_row(row)
+        )
+        return [(directory, name) for directory, name in directories if directory is not None]
+
     def _recover_stray(self, tree: RunTree, stray: StrayRecord) -> None:
+        if self._became and stray.places is not None:
+            self._hide_stray(tree, stray)  # in directories too of which a row has told what they have become
         edges = self._stray_edges.pop(stray.node_id, ())
         if stray.places is not None:
-            directories = (
-                (tree.nodes.get(parent_id), name) for parent_id, name in places_of_row(stray.places)
-            )
-            known = [(parent, name) for parent, name in directories if parent is not None]
-            tree.stray_names.note(stray.node_id, known)
+            tree.stray_names.note(stray.node_id, self._find_places(tree, stray.places))
         else:
             tree.stray_names.note_anywhere(stray.node_id)
         after = tree.nodes.get(stray.after_node_id)
@@ -210,6 +220,7 @@ class Recovery:
             taken, replaced = self._recover_place(tree, node, record)
             if taken is not node:
                 # The directory is there already: it was replaced here, or made by somebody else too.
+                self._became[record.node_id] = taken
                 taken.attributes = _attributes_of(record)
                 self._staging.note_attributes(taken)
                 if record.xattrs is not None:

@@ -170,6 +170,8 @@ class Staging:
             if is_uncommitted(node) and _is_below_any(node, moved):
                 with suppress(OSError):  # a full disk: the row as it was has to do
                     self.rows.rewrite(node)
+        if moved:
+            self.rewrite_strays_in(tree, moved)
         if not tree.is_in_doubt:
             self._discard_nameless(tree)
 
@@ -229,15 +231,7 @@ class Staging:
             self.note_path(node)
             if node.pending is not None:
                 for stray_id in node.pending.stray_ids:
-                    self._journal.put_stray(
-                        StrayRecord(
-                            node_id=stray_id,
-                            user=node.tree.user,
-                            task_id=node.tree.task_id,
-                            after_node_id=node.node_id,
-                            places=node.tree.stray_names.to_row(stray_id),
-                        )
-                    )
+                    self._put_stray(node.tree, stray_id, node.node_id)
             if replaced is not None and replaced.first_edge is None:
                 # With the same stroke: two rows for one name would leave it to the next mount which counts.
                 self._journal.remove(replaced.node_id)
@@ -246,16 +240,17 @@ class Staging:
         """The node has no name here, and one at the master: removed there soon, or by the next mount."""
         tree.stray_ids.append(node_id)
         with suppress(OSError):  # a full disk: this mount still removes it
-            self._journal.put_stray(
-                StrayRecord(
-                    node_id=node_id,
-                    user=tree.user,
-                    task_id=tree.task_id,
-                    after_node_id=0,
-                    places=tree.stray_names.to_row(node_id),
-                )
-            )
+            self._put_stray(tree, node_id, 0)
         self._on_change(tree.root)
+
+    def rewrite_strays_in(self, tree: RunTree, directories: set[Node]) -> None:
+        """These directories have other ids by now, by which the rows of what is to be removed in them speak of them."""
+        strays = [(stray_id, 0) for stray_id in tree.stray_ids]
+        strays += [(stray_id, node.node_id) for node, of in tree.pending.items() for stray_id in of.stray_ids]
+        for stray_id, after_node_id in strays:
+            if any(parent in directories for parent, _ in tree.stray_names.of(stray_id) or ()):
+                with suppress(OSError):  # a full disk: the next mount does not find what is to be removed
+                    self._put_stray(tree, stray_id, after_node_id)
 
     def forget_stray(self, tree: RunTree, node_id: int) -> None:
         """The node has no name at the master any more that is to be removed there."""
@@ -396,6 +391,17 @@ class Staging:
             staged = StagedFile(path, base, base_generation, read_base, self._descriptors)
         self.space.note_written(staged)
         return staged
+
+    def _put_stray(self, tree: RunTree, stray_id: int, after_node_id: int) -> None:
+        self._journal.put_stray(
+            StrayRecord(
+                node_id=stray_id,
+                user=tree.user,
+                task_id=tree.task_id,
+                after_node_id=after_node_id,
+                places=tree.stray_names.to_row(stray_id),
+            )
+        )
 
     def _record_accepted(self, node: Node, pending: Pending) -> None:
         """As _record. What a loss of power left is as somebody wants it, who has written or touched it: not where that

@@ -21,6 +21,7 @@ from fakes.fake_master import HEARTBEAT_SECONDS, FakeMaster, FakeMasterClient
 from support.file_system_harness import FileSystemHarness, open_file_system
 from support.storage_requests import USER, published, tree_of
 from support.two_mounts import open_both
+from support.under_way import UNDER_WAY_SECONDS, wait_for_commit
 
 FIRST = bytes(CHUNK_BYTES_MAX) + b"first"
 SECOND = bytes(CHUNK_BYTES_MAX) + b"second"
@@ -299,3 +300,43 @@ async def test_directories_that_become_one_leave_nothing_in_the_root_of_the_run(
         assert one.shown().keys() == {b"results", b"results/sub", b"results/sub/deep", b"results/sub/x"}
         tree = await tree_of(client, run)
         assert tree.keys() == {b"", *one.shown()}
+
+
+@pytest.mark.parametrize("is_answered", [True, False])
+async def test_name_that_was_left_in_a_directory_of_both_does_not_come_back_after_two_deaths(
+    clock: MockClock,
+    master: FakeMaster,
+    full_client: FakeMasterClient,
+    run: types.Run,
+    tmp_path: Path,
+    is_answered: bool,
+) -> None:
+    """Its row was written while the directory had the id that it was made with here."""
+    client = master.client(USER)
+    async with open_both(full_client, run, tmp_path, other_client=client) as (one, other):
+        master.news_latency_seconds = 1.0
+        await other.mkdir(b"results")
+        await other.make_all_durable()
+        await one.mkdir(b"results")
+        await one.write_file(b"results/left", b"replaced")
+        await wait_for_commit(master)
+        await one.rename(b"results/left", b"results/f")
+        await one.write_file(b"new", FIRST)
+        await one.rename(b"new", b"results/f")
+        if is_answered:
+            await trio.sleep(2 * UNDER_WAY_SECONDS)
+        one.copy_state(tmp_path / "between")
+    async with open_file_system(full_client, run, tmp_path / "between") as between:
+        await between.sync.load_run(between.tree)
+        await trio.sleep(SETTLED_SECONDS)
+        between.copy_state(tmp_path / "next")
+
+    assert await published(client, run) == {b"results/left": b"replaced"}
+    async with open_file_system(client, run, tmp_path / "next") as mount:
+        await mount.sync.load_run(mount.tree)
+        assert mount.shown().keys() == {b"results", b"results/f"}
+        await mount.make_all_durable()
+        await mount.uploader.wait_strays_removed()
+        await trio.sleep(SETTLED_SECONDS)
+        assert mount.shown().keys() == {b"results", b"results/f"}
+    assert await published(client, run) == {b"results/f": FIRST}
