@@ -14,8 +14,8 @@ import trio
 from google.protobuf.message import Message
 from trio.testing import MockClock
 
-from cloudai_fusefs.commit_order import find_in_the_way
 from cloudai_fusefs.commit_composer import ComposedCommit, compose_commit
+from cloudai_fusefs.commit_order import find_in_the_way
 from cloudai_fusefs.journal import Journal
 from cloudai_fusefs.managed_tree import ManagedTree
 from cloudai_fusefs.node import DIRECTORY, FILE, Node
