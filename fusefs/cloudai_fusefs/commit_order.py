@@ -5,8 +5,18 @@ here and may still have it at the master. Pure state.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator
+from typing import NamedTuple
 
 from cloudai_fusefs.node import Edge, Node
+
+
+class Obstacle(NamedTuple):
+    """What a node waits for: the holder may have the name at the master that the member is to have, which is the node
+    or a directory above it.
+    """
+
+    member: Node
+    holder: Node
 
 
 def order_for_commit(nodes: Iterable[Node]) -> list[Node]:
@@ -29,7 +39,7 @@ def order_for_commit(nodes: Iterable[Node]) -> list[Node]:
     return list(line)
 
 
-def find_in_the_way(node: Node, coming: Collection[Node] = ()) -> Node | None:
+def find_obstacle(node: Node, coming: Collection[Node] = ()) -> Obstacle | None:
     """What may still have the node's name at the master, or that of a directory above which is not there yet.
 
     A directory that is committed there now would become that one, and what is no directory would be refused. A file
@@ -42,7 +52,26 @@ def find_in_the_way(node: Node, coming: Collection[Node] = ()) -> Node | None:
         for holder in left_names.holders(edge, member):
             # (Of two files or symlinks the later takes the name from the earlier.)
             if member.is_directory or holder.is_directory or holder not in coming:
-                return holder
+                return Obstacle(member, holder)
+    return None
+
+
+def find_knot(nodes: Iterable[Node]) -> Node | None:
+    """One of what would wait for ever, as of some directories each waits for the next: with another name for this one
+    they do no more. No change here makes such a circle, but where others move directories one may come about.
+    """
+    seen: set[Node] = set()
+    for node in nodes:
+        line: dict[Node, Obstacle] = {}
+        while node not in seen and (obstacle := find_obstacle(node)) is not None:
+            seen.add(node)
+            line[node] = obstacle
+            node = obstacle.holder
+        if node in line:
+            circle = list(line)[list(line).index(node) :]
+            for member, holder in map(line.__getitem__, circle):
+                if member.is_directory or holder.is_directory:
+                    return member
     return None
 
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from cloudai_fusefs.commit_composer import ComposedCommit, compose_commit
-from cloudai_fusefs.commit_order import find_in_the_way
+from cloudai_fusefs.commit_order import find_knot, find_obstacle
 from cloudai_fusefs.file_content import content_of, is_large
 from cloudai_fusefs.master_client import new_request_id
 from cloudai_fusefs.node import Edge, Node, Pending
@@ -72,14 +72,27 @@ class CommitSender:
             if is_stuck and has_circles:
                 break
             behind, has_circles = still_behind, is_stuck
+        if (knot := find_knot(behind)) is not None:
+            self._untie(knot)
         moving: set[Node] = set()  # what waits, if only by way of others, for bytes that are on their way
         for node in behind:
-            holder = find_in_the_way(node)
-            if holder is not None:
+            obstacle = find_obstacle(node)
+            if obstacle is not None:
+                holder = obstacle.holder
                 is_moving = holder in moving or (holder.pending is not None and holder.pending.uploading)
                 if is_moving:
                     moving.add(node)
                 self._run.refusals.note_behind(node, holder, is_moving=is_moving)
+
+    def _untie(self, node: Node) -> None:
+        """Gives it a name beside, for which nobody waits."""
+        edge = node.first_edge
+        assert edge is not None
+        if node.pending is not None and node.pending.sent:
+            self._tree.left_names.note(node, edge)
+        self._uploader.tell_kernel(self._tree.give_way(*edge))
+        with suppress(OSError):  # a full disk: the next mount finds it by the path that the row has
+            self._uploader.staging.note_path(node)
 
     async def _send_batches(self, nodes: Sequence[Node], *, together: bool) -> list[Node]:
         """As `send`; returns those of the nodes that have something in their way. With `together` that is no file of
@@ -96,7 +109,7 @@ class CommitSender:
                 while position < len(nodes) and len(composed) < COMMIT_NODES_MAX:
                     node = nodes[position]
                     position += 1
-                    if find_in_the_way(node, coming) is not None:
+                    if find_obstacle(node, coming) is not None:
                         behind.append(node)
                         continue
                     item = await self._compose(node)
@@ -115,7 +128,7 @@ class CommitSender:
                 ]
                 if together:
                     coming = {item.node for item in composed}.union(nodes[position:])
-                while late := [item for item in composed if find_in_the_way(item.node, coming) is not None]:
+                while late := [item for item in composed if find_obstacle(item.node, coming) is not None]:
                     # Again: another may be to take the name of one of these.
                     behind += [item.node for item in late]
                     coming = coming.difference(behind)

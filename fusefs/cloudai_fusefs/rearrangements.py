@@ -186,7 +186,7 @@ class Rearrangements:
                     return
             # Who renames knew of one name, and wants it gone.
             with suppress(NotFound):
-                await self._remove(source, old_name, partial(_find_still, node))
+                await self._remove(tree.current(source), old_name, partial(_find_still, node))
             return
 
     # --- within ------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from google.protobuf.message import Message
 from trio.testing import MockClock
 
 from cloudai_fusefs.commit_composer import ComposedCommit, compose_commit
-from cloudai_fusefs.commit_order import find_in_the_way
+from cloudai_fusefs.commit_order import find_obstacle
 from cloudai_fusefs.journal import Journal
 from cloudai_fusefs.managed_tree import ManagedTree
 from cloudai_fusefs.node import DIRECTORY, FILE, Node
@@ -127,7 +127,7 @@ def test_directory_that_becomes_another_has_left_no_names() -> None:
     directory = Node(tree, OWN_ID + 1, DIRECTORY)
     tree.add(tree.root, b"left", directory)
     tree.note_pending(directory).place = True
-    assert find_in_the_way(directory) is own
+    assert find_obstacle(directory) == (directory, own)
 
     tree.apply_changes(
         names.WatchResponse(
@@ -139,7 +139,7 @@ def test_directory_that_becomes_another_has_left_no_names() -> None:
     )
 
     assert own.node_id == OTHER_ID
-    assert find_in_the_way(directory) is None
+    assert find_obstacle(directory) is None
 
 
 def test_staged_file_goes_on_with_the_directory_that_has_taken_the_name_of_its_own() -> None:

@@ -17,11 +17,10 @@ from cloudai_fusefs.commit_composer import ComposedCommit
 from cloudai_fusefs.commit_order import order_for_commit
 from cloudai_fusefs.node import Node
 from cloudai_fusefs.recovery import ContentInDoubt
-from cloudai_fusefs.refusals import OVERTAKEN_SECONDS_MAX
-from cloudai_model.errors import AlreadyExists, DirectoryNotEmpty, NoSpace
+from cloudai_model.errors import DirectoryNotEmpty, NoSpace
 from cloudai_model.limits import INLINE_BYTES_MAX
 from cloudai_proto.storage.v1 import types_pb2 as types
-from fakes.fake_master import FakeMaster, FakeMasterClient
+from fakes.fake_master import HEARTBEAT_SECONDS, FakeMaster, FakeMasterClient
 from support.file_system_harness import FileSystemHarness, open_file_system
 from support.lost_power import lose_power
 from support.storage_requests import commit_one, directory_commit, published, tree_of
@@ -84,30 +83,66 @@ async def test_reader_elsewhere_finds_the_name_at_every_moment(
     assert set(await tree_of(client, run)) == {b"", b"kept", b"two"}
 
 
-async def test_two_that_wait_for_each_other_are_told_of_in_the_end(
+async def test_of_two_directories_that_wait_for_each_other_one_gets_a_name_beside(
     clock: MockClock,
     file_system: FileSystemHarness,
     master: FakeMaster,
     client: FakeMasterClient,
     run: types.Run,
 ) -> None:
-    """Nothing here brings it about; news of others might."""
+    """W16. Of directories that would wait for each other for ever, since several mounts have moved and made them, one
+    becomes `NAME.conflict-1`.
+    """
     await file_system.namespace.load(file_system.tree.root)
     master.go_away()
     await file_system.mkdir(b"one")
     await file_system.mkdir(b"two")
-    await file_system.write_file(b"two/file", b"data")
+    await file_system.write_file(b"one/file", b"first")
+    await file_system.write_file(b"two/file", b"second")
     await file_system.write_file(b"other", b"other")
     root, left_names = file_system.tree.root, file_system.tree.left_names
     left_names.note(await file_system.find(b"one"), (root, b"two"))
     left_names.note(await file_system.find(b"two"), (root, b"one"))
     master.come_back()
 
-    with pytest.raises(AlreadyExists):
+    with trio.fail_after(10):
         await file_system.make_all_durable()
-    assert await published(client, run) == {b"other": b"other"}
-    with trio.fail_after(OVERTAKEN_SECONDS_MAX):
-        await file_system.uploader.drain()
+
+    contents = await published(client, run)
+    assert sorted(contents.values()) == [b"first", b"other", b"second"]
+    assert sum(b".conflict-1/" in path for path in contents) == 1
+    assert {path: shown.content for path, shown in file_system.shown().items()}.keys() == contents.keys() | {
+        path.rpartition(b"/")[0] for path in contents if b"/" in path
+    }
+    assert not left_names
+
+
+async def test_directory_that_waits_for_what_is_in_it_gets_a_name_beside_also_after_a_death(
+    clock: MockClock, master: FakeMaster, client: FakeMasterClient, run: types.Run, tmp_path: Path
+) -> None:
+    async with open_file_system(client, run, tmp_path / "one") as one:
+        await one.namespace.load(one.tree.root)
+        await one.write_file(b"other", b"other")
+        await one.make_all_durable()
+        await trio.sleep(HEARTBEAT_SECONDS)
+        master.latency_seconds = 2.0
+        await one.mkdir(b"above")
+        await one.mkdir(b"above/below")
+        await one.write_file(b"above/below/file", b"content")
+        one.tree.left_names.note(await one.find(b"above/below"), (one.tree.root, b"above"))
+        with trio.fail_after(10):
+            while b"above.conflict-1" not in one.shown():
+                await trio.sleep(0.1)
+        one.copy_state(tmp_path / "next")
+    master.latency_seconds = 0.0
+
+    async with open_file_system(client, run, tmp_path / "next") as mount:
+        await mount.make_all_durable()
+
+    assert await published(client, run) == {
+        b"other": b"other",
+        b"above.conflict-1/below/file": b"content",
+    }
 
 
 async def test_refusal_of_what_left_the_name_is_that_of_who_waits_for_it(
