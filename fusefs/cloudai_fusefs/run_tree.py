@@ -391,7 +391,7 @@ class RunTree(RunNodes):
 
     def _set_edge(self, edge: types.Edge, told: list[Invalidation]) -> None:
         parent = self.nodes.get(edge.parent_node_id)
-        if parent is None or not parent.is_attached:
+        if parent is None or parent.children is None or not parent.is_attached:
             # Removed here in the meantime, and what is below it with it: unless what the master has there came to be
             # after that.
             removed_at_revision = self.answered.touched_revision_of(edge.parent_node_id)
