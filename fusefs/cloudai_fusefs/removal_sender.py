@@ -37,8 +37,8 @@ log = logging.getLogger(__name__)
 GATHER_SECONDS: Final = 0.05
 """From the first of some removals to their call: `rm -r` makes some hundred in it."""
 
-_PASSING: Final = (MasterUnavailable, Unauthenticated, NoSpace, QuotaExceeded)
-"""Failures that say nothing against the removals: these wait on."""
+PASSING: Final = (MasterUnavailable, Unauthenticated, NoSpace, QuotaExceeded)
+"""Failures that say nothing against removals: these wait on."""
 
 
 class RemovalSender:
@@ -87,7 +87,7 @@ class RemovalSender:
             request, removals = self._unanswered
             try:
                 response = await self._client.remove_nodes(request)
-            except _PASSING:
+            except PASSING:
                 # Sent again as it is: whether it was carried out, its request id will tell.
                 raise
             except CloudAIError as error:

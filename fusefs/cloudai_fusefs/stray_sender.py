@@ -14,16 +14,14 @@ from typing import Final
 import trio
 
 from cloudai_fusefs.master_client import MasterClient, new_request_id
+from cloudai_fusefs.removal_sender import PASSING
 from cloudai_fusefs.run_tree import RunTree
 from cloudai_fusefs.staging import Staging
 from cloudai_model.errors import (
     CloudAIError,
     DirectoryNotEmpty,
     MasterUnavailable,
-    NoSpace,
     NotFound,
-    QuotaExceeded,
-    Unauthenticated,
 )
 from cloudai_proto.storage.v1 import names_pb2 as names
 
@@ -90,8 +88,8 @@ class StraySender:
         """False: it is a directory with something in it. A refusal that stays is logged."""
         try:
             await remove_stray(self._client, self._tree, node_id)
-        except (MasterUnavailable, Unauthenticated, NoSpace, QuotaExceeded):
-            raise  # as of removals: nothing against this one
+        except PASSING:
+            raise
         except DirectoryNotEmpty:
             return False
         except CloudAIError as error:
