@@ -11,7 +11,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from cloudai_fusefs.node import FILE, new_node_id
+from cloudai_fusefs.node import new_node_id
 from cloudai_model.errors import InternalError, NoSpace
 from cloudai_model.limits import CHUNK_BYTES_MAX
 from cloudai_proto.storage.v1 import names_pb2 as names
@@ -89,13 +89,13 @@ async def test_names_changed_before_a_lost_commit_is_repeated_stay_as_they_are(
         await first.make_all_durable()
         await first.uploader.wait_strays_removed()
         assert await published(client, run) == expected
-        assert await shown_contents(first) == expected
+        assert await first.shown_contents() == expected
     async with open_file_system(client, run, tmp_path / "next") as mount:
         await mount.make_all_durable()
         await mount.uploader.wait_strays_removed()
         assert await published(client, run) == expected
         assert set(await tree_of(client, run)) - {b""} == expected.keys() | directories
-        assert await shown_contents(mount) == expected
+        assert await mount.shown_contents() == expected
 
 
 async def test_name_that_a_lost_commit_gave_is_not_shown_by_the_next_mount(
@@ -118,10 +118,10 @@ async def test_name_that_a_lost_commit_gave_is_not_shown_by_the_next_mount(
     assert await published(client, run) == {b"name": b"old"}
 
     async with open_file_system(client, run, tmp_path / "next") as mount:
-        assert await shown_contents(mount) == {b"moved": b"new"}
+        assert await mount.shown_contents() == {b"moved": b"new"}
         await mount.make_all_durable()
         await mount.uploader.wait_strays_removed()
-        assert await shown_contents(mount) == {b"moved": b"new"}
+        assert await mount.shown_contents() == {b"moved": b"new"}
         assert await published(client, run) == {b"moved": b"new"}
 
 
@@ -187,11 +187,6 @@ async def lose_commit(
     master.come_back()
 
 
-async def shown_contents(mount: FileSystemHarness) -> Contents:
-    await mount.namespace.load(mount.tree.root)
-    return {path: await mount.read_file(path) for path, shown in mount.shown().items() if shown.kind == FILE}
-
-
 async def test_stray_whose_removal_is_refused_is_shown_again(
     clock: MockClock,
     file_system: FileSystemHarness,
@@ -253,7 +248,7 @@ async def test_stray_that_a_full_master_does_not_remove_is_removed_once_there_is
 
     assert refused_count == 2
     await file_system.uploader.wait_strays_removed()
-    assert await published(client, run) == {b"moved": b"second"} == await shown_contents(file_system)
+    assert await published(client, run) == {b"moved": b"second"} == await file_system.shown_contents()
 
 
 async def test_full_master_is_asked_to_remove_a_stray_every_few_seconds_whatever_is_written_meanwhile(
@@ -316,7 +311,7 @@ async def test_further_name_from_elsewhere_is_renamed_at_the_master_before_a_los
         await mount.make_all_durable()
 
         expected = {b"name": b"content", b"moved": b"content"}
-        assert await published(observer, run) == expected == await shown_contents(mount)
+        assert await published(observer, run) == expected == await mount.shown_contents()
 
 
 @pytest.mark.parametrize("dies", [False, True], ids=["alive", "died"])
@@ -353,9 +348,9 @@ async def test_stray_that_is_still_there_when_its_run_is_sealed_is_shown_again(
             await trio.sleep(1)
             is_sealed.set()
             await trio.sleep(1)
-            assert await shown_contents(mount) == {b"name": b"first", b"moved": b"second"}
+            assert await mount.shown_contents() == {b"name": b"first", b"moved": b"second"}
     if dies:
         await seal(master.client(USER), run)
         observer = master.client(USER)
         async with open_file_system(observer, run, tmp_path / "next", timeo_seconds=TIMEO_SECONDS) as mount:
-            assert await shown_contents(mount) == {b"name": b"first", b"moved": b"second"}
+            assert await mount.shown_contents() == {b"name": b"first", b"moved": b"second"}

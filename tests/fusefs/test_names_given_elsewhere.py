@@ -13,7 +13,6 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from cloudai_fusefs.node import FILE
 from cloudai_model.errors import NotFound
 from cloudai_model.limits import INLINE_BYTES_MAX
 from cloudai_proto.storage.v1 import types_pb2 as types
@@ -28,10 +27,6 @@ LONG: Final = bytes(INLINE_BYTES_MAX + 1)
 
 Change = Callable[[FileSystemHarness], Awaitable[None]]
 Contents = dict[bytes, bytes]
-
-
-async def shown_contents(mount: FileSystemHarness) -> Contents:
-    return {path: await mount.read_file(path) for path, shown in mount.shown().items() if shown.kind == FILE}
 
 
 async def _rename(other: FileSystemHarness) -> None:
@@ -125,7 +120,7 @@ async def test_name_that_another_mount_has_given_stays(
         everything = {**expected, b"kept": kept}
         assert await published(client, run) == everything
         for mount in (one, other):
-            assert await shown_contents(mount) == everything
+            assert await mount.shown_contents() == everything
 
 
 @pytest.mark.parametrize("change", [_replace, _move_and_replace], ids=["replaced", "moved-and-replaced"])
@@ -154,13 +149,13 @@ async def test_name_that_another_mount_has_given_stays_after_a_death(
         async with open_file_system(master.client(USER), run, tmp_path / "next") as mount:
             await mount.sync.load_run(mount.tree)
             everything = {**CHANGES[change], b"kept": kept}
-            assert await shown_contents(mount) == everything
+            assert await mount.shown_contents() == everything
             await mount.make_all_durable()
             await mount.uploader.wait_strays_removed()
             await trio.sleep(SETTLED_SECONDS)
 
             for each in (mount, other):
-                assert await shown_contents(each) == everything
+                assert await each.shown_contents() == everything
         assert await published(master.client(USER), run) == everything
 
 

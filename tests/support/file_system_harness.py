@@ -25,7 +25,7 @@ from cloudai_fusefs.master_client import MasterClient
 from cloudai_fusefs.mount_control import NAMES_DEFAULT, MountConfig
 from cloudai_fusefs.mount_measures import MountMeasures
 from cloudai_fusefs.namespace import AttributeChange, Namespace, Owner
-from cloudai_fusefs.node import SYMLINK, Node
+from cloudai_fusefs.node import FILE, SYMLINK, Node
 from cloudai_fusefs.open_directories import OpenDirectories
 from cloudai_fusefs.open_files import OpenFiles
 from cloudai_fusefs.range_reader import RangeReader
@@ -257,6 +257,13 @@ class FileSystemHarness:
             return await self.read(handle)
         finally:
             self.close_handle(handle)
+
+    async def shown_contents(self) -> dict[bytes, bytes]:
+        """The files that the mount shows, with what is read from them."""
+        await self.namespace.load(self.tree.root)
+        return {
+            path: await self.read_file(path) for path, shown in self.shown().items() if shown.kind == FILE
+        }
 
     async def truncate(self, path: bytes, size_bytes: int) -> None:
         await self._bounded(self.files.truncate, await self.find(path), size_bytes)
