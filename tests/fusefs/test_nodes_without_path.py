@@ -17,7 +17,6 @@ from trio.testing import MockClock
 from cloudai_fusefs.commit_composer import ComposedCommit, compose_commit
 from cloudai_fusefs.commit_order import find_obstacle
 from cloudai_fusefs.journal import Journal
-from cloudai_fusefs.managed_tree import ManagedTree
 from cloudai_fusefs.node import DIRECTORY, FILE, Node
 from cloudai_fusefs.run_tree import RunTree
 from cloudai_model.errors import NoSpace
@@ -28,32 +27,18 @@ from fakes.fake_master import HEARTBEAT_SECONDS, FakeMaster, FakeMasterClient
 from support.file_system_harness import FileSystemHarness
 from support.listings import apply_tree
 from support.storage_requests import USER, published, tree_of
+from support.told_trees import ROOT_ID, edge, listing, make_tree
 from support.two_mounts import open_both
 
-ROOT_ID = NODE_ID_MIN
 DIRECTORY_ID = NODE_ID_MIN + 1
 FILE_ID = NODE_ID_MIN + 2
 OTHER_ID = NODE_ID_MIN + 3
 OWN_ID = NODE_ID_MIN + 4
 
 
-def make_tree() -> RunTree:
+def make_tree_of_two() -> RunTree:
     """`directory`, and a file beside it."""
-    run = types.Run(user="user-123", task="training", name="2026-11-20_15-04-05", task_id="t")
-    run.root_node_id = ROOT_ID
-    managed = ManagedTree()
-    tree = RunTree(run, managed.register, managed.forget_inode)
-    root = types.Node(node_id=ROOT_ID, kind=DIRECTORY, revision=1)
-    edges = [edge(ROOT_ID, b"directory", DIRECTORY_ID, DIRECTORY), edge(ROOT_ID, b"file", FILE_ID)]
-    apply_tree(tree, [names.ListTreeResponse(root=root, edges=edges, revision=1)])
-    return tree
-
-
-def edge(
-    parent_id: int, name: bytes, node_id: int, kind: types.NodeKind = FILE, *, revision: int = 1
-) -> types.Edge:
-    node = types.Node(node_id=node_id, kind=kind, revision=revision, generation=1, link_count=1)
-    return types.Edge(parent_node_id=parent_id, name=name, node=node)
+    return make_tree(edge(ROOT_ID, b"directory", DIRECTORY_ID, DIRECTORY), edge(ROOT_ID, b"file", FILE_ID))
 
 
 def tell_moved(tree: RunTree, revision: int, old: tuple[int, bytes], new: tuple[int, bytes]) -> None:
@@ -77,7 +62,7 @@ def remove_ahead_of_news(tree: RunTree) -> Node:
 
 
 def test_directory_that_is_in_use_no_more_is_known_for_as_long_as_something_is_in_it() -> None:
-    tree = make_tree()
+    tree = make_tree_of_two()
     directory = remove_ahead_of_news(tree)
     directory.lookup_count = 0
     tree.forget_if_unused(directory)
@@ -90,14 +75,13 @@ def test_directory_that_is_in_use_no_more_is_known_for_as_long_as_something_is_i
 
 
 def test_listing_frees_what_was_left_in_a_directory_without_a_name() -> None:
-    tree = make_tree()
+    tree = make_tree_of_two()
     directory = remove_ahead_of_news(tree)
     directory.lookup_count = 0
     tree.forget_if_unused(directory)
     assert tree.is_in_doubt
 
-    root = types.Node(node_id=ROOT_ID, kind=DIRECTORY, revision=1)
-    apply_tree(tree, [names.ListTreeResponse(root=root, edges=[], revision=3)])
+    apply_tree(tree, [listing(3)])
 
     assert tree.nodes.keys() == {ROOT_ID}
     assert not tree.is_in_doubt
@@ -105,7 +89,7 @@ def test_listing_frees_what_was_left_in_a_directory_without_a_name() -> None:
 
 def test_directory_made_here_does_not_become_one_in_which_something_is_left() -> None:
     """That has its news, and they would find nothing in this one."""
-    tree = make_tree()
+    tree = make_tree_of_two()
     directory = remove_ahead_of_news(tree)
     tree.is_in_doubt = False
     own = Node(tree, OWN_ID, DIRECTORY)
@@ -119,7 +103,7 @@ def test_directory_made_here_does_not_become_one_in_which_something_is_left() ->
 
 def test_directory_that_becomes_another_has_left_no_names() -> None:
     """What has them now may be above it, and each would wait for the other."""
-    tree = make_tree()
+    tree = make_tree_of_two()
     own = Node(tree, OWN_ID, DIRECTORY)
     tree.add(tree.root, b"moved", own)
     tree.note_pending(own).place = True
@@ -143,7 +127,7 @@ def test_directory_that_becomes_another_has_left_no_names() -> None:
 
 
 def test_staged_file_goes_on_with_the_directory_that_has_taken_the_name_of_its_own() -> None:
-    tree = make_tree()
+    tree = make_tree_of_two()
     directory = tree.nodes[DIRECTORY_ID]
     file = Node(tree, OWN_ID, FILE)
     tree.add(directory, b"staged", file)
